@@ -1,0 +1,21 @@
+"""Shared fixtures: where the real dataset and the fixtures lie."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
+
+
+@pytest.fixture(scope="session")
+def nudt() -> Path:
+    """The folder of the real NUDT-SIRST: data/NUDT-SIRST, or what $NUDT_SIRST names."""
+    folder = Path(os.environ.get("NUDT_SIRST", ROOT / "data" / "NUDT-SIRST"))
+    if not (folder / "images" / "000001.png").is_file():
+        pytest.skip(f"the real NUDT-SIRST is not at {folder} (set NUDT_SIRST to its folder)")
+    return folder

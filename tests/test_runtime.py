@@ -1,0 +1,232 @@
+"""Starting Jittor: each case in a process of its own, as scripts do it."""
+
+from __future__ import annotations
+
+import os
+import stat
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from utils import environment, runtime
+from utils.errors import UserError
+
+ROOT = Path(environment.ROOT)
+has_gpu = bool(runtime._find_gpu()[0])
+
+
+def python(code, **variables):
+    """Runs code in a new process; a variable that is None is removed."""
+    env = {name: value for name, value in {**os.environ, **variables}.items() if value is not None}
+    return subprocess.run([sys.executable, "-c", code], cwd=ROOT, env=env, text=True,
+                          capture_output=True)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def compiled_core():
+    """The core that Jittor compiles once, 3 minutes, is not part of any test."""
+    run = python("from utils.runtime import start; start('cpu')")
+    assert run.returncode == 0, run.stderr
+
+
+def test_import_of_the_modules_does_no_work():
+    run = python("import sys, utils.runtime; print('jittor_utils' in sys.modules)")
+    assert run.stdout == "False\n"
+
+
+def test_start_describes_in_one_line_and_keeps_jittor_quiet():
+    run = python("from utils.runtime import start; print(start('cpu').describe())")
+    assert run.stdout.startswith("Running on cpu (") and run.stdout.count("\n") == 1
+    assert "Jittor 1.3.11.0 with oneDNN" in run.stdout
+    assert run.stderr == ""
+
+
+def test_jt_starts_by_itself_and_computes():
+    run = python("from utils.runtime import jt, start\n"
+                 "print((jt.array([1., 2.]) * 3).numpy().tolist(), start().device)",
+                 L2SKNET_DEVICE="cpu")
+    assert run.stdout == "[3.0, 6.0] cpu\n", run.stderr
+
+
+def test_process_is_left_as_it_was():
+    """Ctrl-C raises, a killed child does no harm, no helper process stays."""
+    run = python("""
+import glob, os, signal, subprocess, time
+from utils.runtime import start
+start("cpu")
+print(os.environ.get("log_silent"))
+print(sum(len(open(name).read().split()) for name in glob.glob("/proc/self/task/*/children")))
+child = subprocess.Popen(["sleep", "60"])
+child.kill()
+print(child.wait())
+try:
+    os.kill(os.getpid(), signal.SIGINT)
+    time.sleep(5)
+except KeyboardInterrupt:
+    print("interrupted")
+""")
+    assert run.stdout == "None\n0\n-9\ninterrupted\n", run.stderr
+
+
+def test_jittors_warnings_still_show():
+    run = python("from utils.runtime import jt\njt.LOG.i('chatter')\njt.LOG.w('a warning')")
+    assert run.stderr == "jittor: a warning\n"
+
+
+def test_seed_decides_all_generators():
+    code = ("import random, numpy\nfrom utils.runtime import jt, set_seed\nset_seed({})\n"
+            "print(random.random(), numpy.random.rand(), jt.rand(2).numpy())")
+    first, again, other = (python(code.format(seed)).stdout for seed in (1, 1, 2))
+    assert first and first == again
+    assert all(a != b for a, b in zip(first.split(), other.split()))
+
+
+# ---------------------------------------------------------------------------- devices
+
+
+def test_unknown_device_is_refused():
+    with pytest.raises(UserError, match="unknown device 'gpu': choose one of auto, cpu, cuda"):
+        runtime.start("gpu")
+
+
+@pytest.mark.skipif(has_gpu, reason="this machine has a GPU")
+def test_cuda_without_a_gpu_is_a_one_line_error():
+    run = python("""
+import sys
+from utils.errors import UserError
+from utils.runtime import start
+try:
+    start("cuda")
+except UserError as error:
+    print(error, "jittor" in sys.modules, sep="|")
+""")
+    assert run.stdout.startswith("no CUDA: ") and run.stdout.endswith("|False\n"), run.stderr
+
+
+def test_cuda_after_a_start_without_it_is_an_error():
+    run = python("from utils.runtime import start; start('cpu'); start('cuda')")
+    assert "UserError: Jittor was started without CUDA" in run.stderr
+
+
+def make_toolkit(folder, release, cudnn):
+    nvcc = folder / "bin" / "nvcc"
+    nvcc.parent.mkdir(parents=True)
+    nvcc.write_text(f"#!/bin/sh\necho 'Cuda compilation tools, release {release}, V{release}.1'\n")
+    nvcc.chmod(nvcc.stat().st_mode | stat.S_IXUSR)
+    (folder / "lib64").mkdir()
+    (folder / "lib64" / cudnn).touch()
+    return str(nvcc)
+
+
+@pytest.mark.parametrize(("release", "cudnn"), [
+    ("12.4", "libcudnn_ops_infer.so"), ("11.8", "libcudnn_ops_infer.so.8")])
+def test_supported_toolkit_is_used(tmp_path, monkeypatch, release, cudnn):
+    nvcc = make_toolkit(tmp_path / "cuda", release, cudnn)
+    monkeypatch.setattr(runtime, "_find_gpu", lambda: ("Some GPU", ""))
+    monkeypatch.setenv("nvcc_path", nvcc)
+    assert runtime._choose_nvcc("auto", tmp_path) == (nvcc, "Some GPU")
+    assert runtime._choose_nvcc("cpu", tmp_path) == ("", "")
+
+
+@pytest.mark.parametrize(("release", "cudnn", "problem"), [
+    ("13.0", "libcudnn_ops.so.9", "is of CUDA 13, which Jittor does not support"),
+    ("12.4", "libcudnn_ops.so.9", "cuDNN 8 was not found")])
+def test_unsupported_toolkit_is_an_error_or_a_warning(
+        tmp_path, monkeypatch, capsys, release, cudnn, problem):
+    monkeypatch.setattr(runtime, "_find_gpu", lambda: ("Some GPU", ""))
+    monkeypatch.setenv("nvcc_path", make_toolkit(tmp_path / "cuda", release, cudnn))
+    with pytest.raises(UserError, match=problem):
+        runtime._choose_nvcc("cuda", tmp_path)
+    assert runtime._choose_nvcc("auto", tmp_path) == ("", "")
+    captured = capsys.readouterr().err
+    assert captured.startswith("warning: Some GPU is not used: ") and problem in captured
+
+
+# ---------------------------------------------------------------------------- folders
+
+
+def test_jittor_home_is_used_for_this_run_only(tmp_path):
+    """The core compiled in the usual place is found there, whatever $HOME is."""
+    usual = environment.jittor_home()
+    code = ("from utils.runtime import start, jt; start('cpu')\n"
+            "import jittor_utils; print(jittor_utils.home())")
+    for home in (str(tmp_path), "/proc/read-only"):
+        run = python(code, HOME=home, JITTOR_HOME=usual)
+        assert run.stdout == f"{usual}\n" and run.stderr == ""
+    assert not (tmp_path / ".cache").exists()
+
+
+def test_home_that_cannot_be_written_tells_the_cure():
+    run = python("from utils.runtime import start; start('cpu')",
+                 HOME="/proc/read-only", JITTOR_HOME=None)
+    last = run.stderr.splitlines()[-1]
+    assert "/proc/read-only/.cache/jittor" in last and "export JITTOR_HOME=" in last
+
+
+def test_missing_package_names_the_cure():
+    run = python("import sys; sys.modules['jittor'] = None\n"
+                 "from utils.runtime import start; start('cpu')")
+    assert "UserError: jittor is not installed for" in run.stderr.splitlines()[-1]
+
+
+onednn_wheels = pytest.mark.skipif(
+    runtime._installed_file("onednn-cpu-gomp", "libmkldnn.so") is None,
+    reason="the oneDNN wheels exist for x86-64 Linux only")
+
+
+@onednn_wheels
+def test_onednn_is_put_where_jittor_looks(tmp_path):
+    assert runtime._provide_onednn(tmp_path)
+    folder = tmp_path / ".cache/jittor/mkl/dnnl_lnx_2.2.0_cpu_gomp"
+    program = tmp_path / "program.cc"
+    program.write_text("#include <mkldnn.hpp>\nint main() { return dnnl_version()->minor - 2; }\n")
+    subprocess.run(["g++", str(program), f"-I{folder}/include", f"-L{folder}/lib", "-lmkldnn",
+                    f"-Wl,-rpath,{folder}/lib", "-o", str(tmp_path / "program")], check=True)
+    assert subprocess.run([tmp_path / "program"]).returncode == 0
+    # Jittor takes the first folder named dnnl*.
+    assert [path.name for path in folder.parent.glob("*") if path.is_dir()] == [folder.name]
+
+
+@onednn_wheels
+@pytest.mark.parametrize("kind", ["links", "folder link", "half"])
+def test_broken_onednn_is_repaired(tmp_path, kind):
+    folder = tmp_path / ".cache/jittor/mkl/dnnl_lnx_2.2.0_cpu_gomp"
+    folder.parent.mkdir(parents=True)
+    if kind == "folder link":
+        folder.symlink_to(tmp_path / "gone")
+    else:
+        folder.mkdir()
+        (folder / "include").mkdir()
+        (folder / "lib").symlink_to("/gone") if kind == "links" else (folder / "lib").mkdir()
+    assert runtime._provide_onednn(tmp_path)
+    assert (folder / "lib/libmkldnn.so").is_file() and (folder / "include/mkldnn.hpp").is_file()
+
+
+@onednn_wheels
+def test_working_onednn_is_left_alone(tmp_path):
+    folder = tmp_path / ".cache/jittor/mkl/dnnl_lnx_2.2.0_cpu_gomp"
+    folder.mkdir(parents=True)
+    (folder / "lib").symlink_to(Path(sys.prefix) / "lib")
+    (folder / "include").symlink_to(Path(sys.prefix) / "include")
+    if not (folder / "lib/libmkldnn.so").exists():
+        pytest.skip("the wheels are not installed in this environment's lib/")
+    assert runtime._provide_onednn(tmp_path)
+    assert (folder / "lib").is_symlink()
+
+
+@onednn_wheels
+def test_processes_may_place_onednn_at_once(tmp_path):
+    code = ("import sys; from pathlib import Path; from utils import runtime\n"
+            f"sys.exit(not runtime._provide_onednn(Path({str(tmp_path)!r})))")
+    runs = [subprocess.Popen([sys.executable, "-c", code], cwd=ROOT) for _ in range(4)]
+    assert [run.wait() for run in runs] == [0, 0, 0, 0]
+    parent = tmp_path / ".cache/jittor/mkl"
+    assert [path.name for path in parent.glob("*") if path.is_dir()] == ["dnnl_lnx_2.2.0_cpu_gomp"]
+
+
+def test_without_onednn_nothing_is_downloaded_and_a_line_says_so(tmp_path):
+    run = python("from utils.runtime import start; print(start('cpu').describe())", use_mkl="0")
+    assert "without oneDNN (slow)" in run.stdout
+    assert run.stderr.startswith("warning: no oneDNN") and run.stderr.count("\n") == 1

@@ -1,0 +1,353 @@
+"""The one place that imports Jittor, after preparing what Jittor expects of its machine.
+
+    from utils.runtime import start, jt
+    runtime = start("auto")         # "cpu" and "cuda" are demands, "auto" takes what there is
+    print(runtime.describe())
+
+Nothing happens at import. `jt` is Jittor itself, started on first use (with $L2SKNET_DEVICE or
+"auto") if `start` was not called before.
+"""
+
+from __future__ import annotations
+
+import atexit
+import contextlib
+import ctypes
+import fcntl
+import importlib.metadata
+import os
+import platform
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from utils import environment
+from utils.errors import UserError
+
+DEVICES = ("auto", "cpu", "cuda")
+
+_running: Runtime | None = None
+
+
+@dataclass(frozen=True)
+class Runtime:
+    """What the networks run on."""
+
+    device: str  # "cpu" or "cuda"
+    device_name: str
+    onednn: bool  # whether convolutions on the CPU use oneDNN
+    jittor: str
+    python: str
+
+    def describe(self) -> str:
+        """One line for the head of a log."""
+        onednn = ""
+        if self.device == "cpu":
+            onednn = " with oneDNN" if self.onednn else " without oneDNN (slow)"
+        return (f"Running on {self.device} ({self.device_name}), "
+                f"Jittor {self.jittor}{onednn}, Python {self.python}")
+
+
+def start(device: str = "auto") -> Runtime:
+    """Prepares Jittor's environment, imports it and chooses the device.
+
+    Later calls return the same Runtime, on another device if they ask for one.
+
+    Args:
+        device: "cuda" demands a GPU, "cpu" none; "auto" takes a GPU that Jittor can use.
+
+    Raises:
+        UserError: Jittor cannot run here, or not on the device demanded; says what to do.
+    """
+    global _running
+    if device not in DEVICES:
+        raise UserError(f"unknown device {device!r}: choose one of {', '.join(DEVICES)}")
+    if _running is None:
+        _running = _boot(device)
+    elif device not in ("auto", _running.device):
+        import jittor
+
+        if device == "cuda" and not jittor.has_cuda:
+            raise UserError("Jittor was started without CUDA in this process: "
+                            "start it with the device cuda from the beginning")
+        jittor.flags.use_cuda = int(device == "cuda")
+        name = (_find_gpu()[0] or "GPU") if device == "cuda" else _cpu_name()
+        _running = replace(_running, device=device, device_name=name)
+    return _running
+
+
+def set_seed(seed: int) -> None:
+    """Seeds Python's, NumPy's and Jittor's generators."""
+    start_if_needed().set_global_seed(seed)
+
+
+def start_if_needed():
+    """Jittor's module, started on $L2SKNET_DEVICE or "auto" if it was not yet."""
+    if _running is None:
+        start(os.environ.get("L2SKNET_DEVICE", "auto"))
+    return sys.modules["jittor"]
+
+
+def __getattr__(name: str):
+    if name == "jt":
+        return start_if_needed()
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def _warn(message: str) -> None:
+    print(f"warning: {message}", file=sys.stderr, flush=True)
+
+
+# ---------------------------------------------------------------------------- importing Jittor
+
+
+def _boot(device: str) -> Runtime:
+    environment.check_python()
+    environment.check_tools()
+    home = Path(environment.jittor_home())
+    nvcc, gpu = _choose_nvcc(device, home)
+    if "torch" in sys.modules:
+        _warn("PyTorch is loaded in this process; its oneDNN and Jittor's may clash")
+
+    for name, value in {
+        "nvcc_path": nvcc,  # empty: CPU. Jittor would crash on a compiler without a GPU
+        "python_config_path": environment.python_config(),
+        "use_cutt": "0", "use_cutlass": "0", "use_nccl": "0", "use_mpi": "0",  # downloads
+        "FIX_TORCH_ERROR": "0",  # would import PyTorch
+        "cache_name": "default",  # else named after this repository's git branch, and recompiled
+        "gdb_path": "",  # a quarter of a second at every start
+    }.items():
+        os.environ.setdefault(name, value)
+    os.environ["nvcc_path"] = nvcc
+    if str(home) != os.path.expanduser("~"):
+        # Its home, so that nothing is written to the user's. For good: Jittor's compiler processes
+        # look there as well.
+        os.environ["HOME"] = os.environ["JITTOR_HOME"] = str(home)
+
+    try:
+        with _silence():
+            jittor = _import_jittor(home)
+    except ImportError as error:
+        if isinstance(error, ModuleNotFoundError) and not str(error.name).endswith("_core"):
+            raise UserError(f"{error.name} is not installed for {sys.executable}: run "
+                            "`python3 -m utils.environment`, then use .venv/bin/python") from None
+        raise UserError(f"Jittor's compiled code cannot be loaded ({error}): "
+                        f"remove {home}/.cache/jittor/jt* and run again") from None
+    except OSError as error:
+        raise UserError(f"Jittor cannot be set up: {error}; is {home}/.cache/jittor full or "
+                        "not yours? JITTOR_HOME=/another/folder puts it elsewhere") from None
+    except SystemExit:  # it does so after recompiling its own compiler helper
+        raise UserError("Jittor has renewed its compiled core: "
+                        "run the same command again") from None
+    _restore_process(jittor)
+
+    if nvcc and not jittor.has_cuda:
+        raise UserError("Jittor was built but sees no GPU: use --device cpu, or check "
+                        "nvidia-smi and $CUDA_VISIBLE_DEVICES")
+    jittor.flags.use_cuda = int(bool(nvcc))
+    onednn = jittor.compile_extern.mkl_ops is not None
+    if not (onednn or nvcc):
+        _warn("no oneDNN: convolutions will be many times slower; "
+              "`pip install -r requirements.txt` brings it (x86-64 Linux)")
+    return Runtime("cuda" if nvcc else "cpu", gpu if nvcc else _cpu_name(), onednn,
+                   jittor.__version__, platform.python_version())
+
+
+def _import_jittor(home: Path):
+    import jittor_utils  # light: finds g++ and the cache folder
+
+    if not _provide_onednn(home):
+        os.environ["use_mkl"] = "0"  # or it would be downloaded from a university's server
+    core = "cu*/jittor_core*.so" if os.environ["nvcc_path"] else "jittor_core*.so"
+    if not any(Path(jittor_utils.cache_path).glob(core)):
+        print("Jittor compiles its core, once for this environment: about 3 minutes on 2 cores",
+              file=sys.stderr, flush=True)
+    log = jittor_utils.LOG
+    if os.environ.get("log_v", "0") == "0":
+        # Jittor's information lines go, its warnings, errors and progress stay.
+        log.log_silent = 0
+        log._log = _log_quietly
+    import jittor
+
+    return jittor
+
+
+def _log_quietly(level: str, verbose: int, *message) -> None:
+    text = "".join(str(part() if callable(part) else part) for part in message)
+    if level in "we":
+        print(f"jittor: {text}", file=sys.stderr, flush=True)
+    elif level == "f":
+        raise RuntimeError(text)
+
+
+@contextlib.contextmanager
+def _silence():
+    """While Jittor is imported: none of its information lines, and nothing on stdout."""
+    silent = os.environ.get("log_silent")
+    if os.environ.get("log_v", "0") == "0":
+        os.environ["log_silent"] = "1"
+    try:
+        with contextlib.redirect_stdout(sys.stderr):
+            yield
+    finally:
+        os.environ.pop("log_silent", None)
+        if silent is not None:
+            os.environ["log_silent"] = silent
+
+
+def _restore_process(jittor) -> None:
+    """Undoes what importing Jittor did to the whole process."""
+    import jittor_utils
+
+    jittor.flags.log_silent = int(os.environ.get("log_silent", "0"))
+    # Its compiler processes would wait for work that does not come, and outlive a killed parent.
+    if jittor_utils.pool_size:
+        jittor_utils.pool_cleanup()
+        jittor_utils.pool_size = 0
+        atexit.unregister(jittor_utils.pool_cleanup)
+    # Its handlers end the process at once, on Ctrl-C and when a child process is killed.
+    if threading.current_thread() is threading.main_thread():
+        for number in (signal.SIGINT, signal.SIGCHLD):
+            handler = signal.getsignal(number)
+            if handler is not None:
+                signal.signal(number, handler)
+
+
+# ---------------------------------------------------------------------------- oneDNN
+
+
+def _provide_onednn(home: Path) -> bool:
+    """Puts oneDNN where Jittor would download it to; returns whether it is there.
+
+    The files come from the wheels `onednn-cpu-gomp` and `onednn-devel-cpu-gomp`. They are
+    hard-linked or copied, for the folder is shared by all of the user's environments and must
+    outlive this one. A folder that works is left alone, whoever made it.
+    """
+    if os.environ.get("use_mkl") == "0":
+        return False
+    arm = "_aarch64" if platform.machine() == "aarch64" else ""
+    parent = home / ".cache" / "jittor" / "mkl"
+    folder = parent / f"dnnl_lnx_2.2.0_cpu_gomp{arm}"
+
+    def works() -> bool:
+        needed = ("lib/libmkldnn.so", "lib/libdnnl.so.2", "include/mkldnn.hpp")
+        return all((folder / name).is_file() for name in needed)
+
+    if works():
+        return True
+    library = _installed_file("onednn-cpu-gomp", "libmkldnn.so")
+    header = _installed_file("onednn-devel-cpu-gomp", "mkldnn.hpp")
+    if library is None or header is None:
+        return False
+    parent.mkdir(parents=True, exist_ok=True)
+    with open(parent / "l2sknet.lock", "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if works():  # another process was faster
+            return True
+        # Jittor takes the first folder here that is named dnnl*, so a temporary one must not be.
+        with tempfile.TemporaryDirectory(prefix="tmp-", dir=parent) as temporary:
+            fresh = Path(temporary, "fresh")
+            shutil.copytree(header.parent / "oneapi", fresh / "include" / "oneapi")
+            for pattern in ("dnnl*.h*", "mkldnn*.h*"):
+                for file in header.parent.glob(pattern):
+                    shutil.copy(file, fresh / "include")
+            (fresh / "lib").mkdir()
+            try:
+                os.link(library.resolve(), fresh / "lib" / "libdnnl.so.2")
+            except OSError:  # another file system, or one without hard links
+                shutil.copy(library, fresh / "lib" / "libdnnl.so.2")
+            for name in ("libmkldnn.so", "libdnnl.so"):
+                (fresh / "lib" / name).symlink_to("libdnnl.so.2")
+            if os.path.lexists(folder):
+                folder.rename(Path(temporary, "broken"))
+            fresh.rename(folder)
+    return works()
+
+
+def _installed_file(package: str, name: str) -> Path | None:
+    try:
+        files = importlib.metadata.files(package) or []
+    except importlib.metadata.PackageNotFoundError:
+        return None
+    found = (Path(file.locate()).resolve() for file in files if file.name == name)
+    return next((path for path in found if path.is_file()), None)
+
+
+# ---------------------------------------------------------------------------- the device
+
+
+def _choose_nvcc(device: str, home: Path) -> tuple[str, str]:
+    """The CUDA compiler for Jittor and the GPU's name; ("", "") means CPU.
+
+    Raises:
+        UserError: `device` is "cuda" and cannot be had.
+    """
+    if device == "cpu":
+        return "", ""
+    gpu, problem = _find_gpu()
+    if gpu:
+        nvcc, problem = _find_nvcc(home)
+        if nvcc:
+            return nvcc, gpu
+    if device == "cuda":
+        raise UserError(f"no CUDA: {problem}; --device cpu runs without")
+    if gpu:  # worth a word: there is a GPU, and it lies idle
+        _warn(f"{gpu} is not used: {problem}")
+    return "", ""
+
+
+def _find_gpu() -> tuple[str, str]:
+    """Asks the NVIDIA driver for the first GPU: (its name, "") or ("", what is wrong)."""
+    try:
+        driver = ctypes.CDLL("libcuda.so.1")
+    except OSError:
+        return "", "this machine has no NVIDIA driver (libcuda.so.1)"
+    code = driver.cuInit(0)
+    if code:
+        return "", f"the NVIDIA driver does not start (error {code}), see what nvidia-smi says"
+    count, device, name = ctypes.c_int(), ctypes.c_int(), ctypes.create_string_buffer(256)
+    driver.cuDeviceGetCount(ctypes.byref(count))
+    if count.value == 0:
+        return "", "the NVIDIA driver shows no GPU (is $CUDA_VISIBLE_DEVICES set?)"
+    driver.cuDeviceGet(ctypes.byref(device), 0)
+    driver.cuDeviceGetName(name, len(name), device)
+    return name.value.decode(), ""
+
+
+def _find_nvcc(home: Path) -> tuple[str, str]:
+    """The CUDA compiler that Jittor 1.3.11 can use: (its path, "") or ("", what is wrong)."""
+    own = sorted((home / ".cache/jittor/jtcuda").glob("*/bin/nvcc"))  # jittor_utils.install_cuda
+    candidates = [os.environ.get("nvcc_path"), *map(str, own), shutil.which("nvcc"),
+                  "/usr/local/cuda/bin/nvcc", "/opt/cuda/bin/nvcc"]
+    nvcc = next((path for path in candidates if path and os.path.isfile(path)), None)
+    advice = "install CUDA 11 or 12 with cuDNN 8 and put its nvcc on the PATH"
+    if nvcc is None:
+        return "", f"no CUDA compiler (nvcc) was found: {advice}"
+    text = subprocess.run([nvcc, "--version"], capture_output=True, text=True).stdout
+    release = re.search(r"release (\d+)\.", text)
+    major = int(release.group(1)) if release else 0
+    if major not in (11, 12):
+        return "", f"{nvcc} is of CUDA {major or '?'}, which Jittor does not support: {advice}"
+    toolkit = Path(os.path.realpath(nvcc)).parent.parent
+    arch = platform.machine()
+    folders = [toolkit / "bin", toolkit / "lib64", toolkit / f"targets/{arch}-linux/lib",
+               Path(f"/usr/lib/{arch}-linux-gnu"), Path("/usr/lib")]
+    names = ["libcudnn_ops_infer.so"] + ["libcudnn_ops_infer.so.8"] * (major == 11)
+    if not any((folder / name).is_file() for folder in folders for name in names):
+        return "", f"cuDNN 8 was not found beside {toolkit}: {advice}"
+    return nvcc, ""
+
+
+def _cpu_name() -> str:
+    cores = f"{len(os.sched_getaffinity(0))} cores"
+    try:
+        found = re.search(r"^model name\s*: (.+)$", Path("/proc/cpuinfo").read_text(), re.M)
+    except OSError:
+        found = None
+    return f"{found.group(1).strip()}, {cores}" if found else cores
