@@ -1,0 +1,106 @@
+"""LLSKM, the learnable local saliency kernel: centre minus neighbours (paper, Sec. III).
+
+    Y = W_sum * X  −  W * X  +  θ(X) ∘ (W_c * X)
+
+W_sum and W_c are 1×1 kernels: the sum of W over its taps, and its centre tap. θ is one weight per
+image and channel, so all three terms are *one* convolution, with another kernel for each image:
+
+    K_n = δ_centre · (W_sum + θ_n ∘ W_c) − W
+
+which is a convolution grouped over the batch: one pass over memory in place of three.
+"""
+
+from __future__ import annotations
+
+from model.batch_norm import LINEAR, RELU, BatchNorm
+from model.conv import Conv2d, conv2d
+from model.layers import ConvStack, conv1x1
+from utils.runtime import jt
+
+
+def global_average(x):
+    """Mean over height and width of N×C×H×W, N×C×1×1, summed in double precision."""
+    return x.float64().mean((2, 3), keepdims=True).float32()
+
+
+class ChannelAttention(jt.Module):
+    """θ: pooled N×C×1×1 → 1×1 conv C→C/4 → BN → ReLU → 1×1 conv C/4→C → BN → sigmoid."""
+
+    def __init__(self, channels):
+        hidden = channels // 4
+        # Place 0 of the official Sequential is the pooling, which the contrast stage shares.
+        self.avg_channel = ConvStack(
+            (1, conv1x1(channels, hidden), BatchNorm(hidden, RELU)),
+            (4, conv1x1(hidden, channels), BatchNorm(channels, LINEAR)),
+        )
+
+    def execute(self, pooled):
+        return jt.sigmoid(self.avg_channel(pooled))
+
+
+def per_image_conv(x, kernels, padding=0, dilation=1):
+    """Convolves each image of `x` (N×C×H×W) with its own of `kernels` (N×O×C×kh×kw)."""
+    n, c, h, w = x.shape
+    out_channels = kernels.shape[1]
+    y = conv2d(
+        x.reshape(1, n * c, h, w), kernels.reshape(n * out_channels, *kernels.shape[2:]),
+        padding=padding, dilation=dilation, groups=n,
+    )
+    return y.reshape(n, out_channels, h, w)
+
+
+def _by_image(theta):
+    """θ, N×C×1×1, as a factor on the output channels of kernels, N×C×1×1×1."""
+    return theta.float64().reshape(theta.shape[0], theta.shape[1], 1, 1, 1)
+
+
+class LLSKM(jt.Module):
+    """The k×k form.
+
+    Args:
+        channels: C, in and out.
+        kernel_size: k, odd.
+        dilation: d; the padding is d·(k−1)/2, so that the size is kept.
+    """
+
+    def __init__(self, channels, kernel_size, dilation=1):
+        self.conv = Conv2d(channels, channels, kernel_size, bias=False)
+        self.attn = ChannelAttention(channels)
+        self.kernel_size, self.dilation = kernel_size, dilation
+
+    def execute(self, x, pooled):
+        """N×C×H×W and its `global_average` → N×C×H×W."""
+        k, half = self.kernel_size, self.kernel_size // 2
+        weight = self.conv.weight.float64()
+        w_sum = weight.sum((2, 3), keepdims=True)
+        w_centre = weight[:, :, half : half + 1, half : half + 1]
+        centre = w_sum.unsqueeze(0) + _by_image(self.attn(pooled)) * w_centre.unsqueeze(0)
+        kernels = jt.nn.pad(centre, [half] * 4) - weight.unsqueeze(0)
+        return per_image_conv(x, kernels.float32(), self.dilation * (k - 1) // 2, self.dilation)
+
+
+class LLSKM1D(jt.Module):
+    """The separable form: a 1×k and a k×1 convolution stand for W, their outer product.
+
+    W_sum and W_c, per pair of channels the product of the two sums and of the two centre taps,
+    are 1×1 kernels and again one per-image convolution together.
+
+    Args:
+        channels: C, in and out.
+        kernel_size: k, odd.
+    """
+
+    def __init__(self, channels, kernel_size):
+        self.conv_1xn = Conv2d(channels, channels, (1, kernel_size), padding=(0, kernel_size // 2))
+        self.conv_nx1 = Conv2d(channels, channels, (kernel_size, 1), padding=(kernel_size // 2, 0))
+        self.attn = ChannelAttention(channels)
+        self.kernel_size = kernel_size
+
+    def execute(self, x, pooled):
+        """N×C×H×W and its `global_average` → N×C×H×W."""
+        half = self.kernel_size // 2
+        row, column = self.conv_1xn.weight.float64(), self.conv_nx1.weight.float64()
+        w_sum = row.sum((2, 3), keepdims=True) * column.sum((2, 3), keepdims=True)
+        w_centre = row[:, :, :, half : half + 1] * column[:, :, half : half + 1, :]
+        centre = w_sum.unsqueeze(0) + _by_image(self.attn(pooled)) * w_centre.unsqueeze(0)
+        return per_image_conv(x, centre.float32()) - self.conv_nx1(self.conv_1xn(x))

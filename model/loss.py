@@ -1,0 +1,19 @@
+"""SoftIoU, the training loss."""
+
+from __future__ import annotations
+
+
+def soft_iou_loss(pred, mask):
+    """1 − (Σpg + 1)/(Σp + Σg − Σpg + 1), the sums over the whole batch and in double precision.
+
+    Args:
+        pred: probabilities p, N×1×H×W.
+        mask: ground truth g of 0 and 1, of the same shape.
+
+    Returns:
+        A float64 scalar.
+    """
+    pred, mask = pred.float64(), mask.float64()
+    intersection = (pred * mask).sum()
+    union = pred.sum() + mask.sum() - intersection
+    return 1.0 - (intersection + 1.0) / (union + 1.0)

@@ -1,0 +1,174 @@
+"""The layers against NumPy, SciPy and the official formulation."""
+
+from __future__ import annotations
+
+import numpy as np
+import official
+import pytest
+from scipy.signal import correlate2d
+
+from model import batch_norm, layers
+from model.batch_norm import LEAKY, LINEAR, RELU
+from model.conv import conv2d
+from model.llskm import LLSKM, LLSKM1D, global_average
+from utils.runtime import jt, start
+
+
+@pytest.fixture(scope="module", autouse=True)
+def cpu():
+    start("cpu")
+
+
+@pytest.fixture
+def rng():
+    return np.random.default_rng(0)
+
+
+def normal(rng, *shape, dtype=np.float32):
+    return rng.standard_normal(shape).astype(dtype)
+
+
+@pytest.mark.parametrize(
+    ("kernel", "dilation", "stride", "groups"),
+    [((3, 3), 1, 1, 1), ((5, 3), 2, 1, 1), ((3, 3), 1, 2, 1), ((3, 3), 2, 1, 2)],
+)
+def test_convolution(rng, kernel, dilation, stride, groups):
+    x, w = normal(rng, 2, 4, 9, 11), normal(rng, 6, 4 // groups, *kernel)
+    padding = tuple(dilation * (k - 1) // 2 for k in kernel)
+    y = conv2d(jt.array(x), jt.array(w), stride, padding, dilation, groups).numpy()
+    spread = np.zeros((6, 4 // groups, *(dilation * (k - 1) + 1 for k in kernel)))
+    spread[:, :, ::dilation, ::dilation] = w
+    for n in range(2):
+        for o in range(6):
+            first = o // (6 // groups) * (4 // groups)
+            expected = sum(
+                correlate2d(x[n, first + i].astype(float), spread[o, i], "same")
+                for i in range(4 // groups)
+            )
+            np.testing.assert_allclose(y[n, o], expected[::stride, ::stride], atol=2e-5)
+
+
+def test_convolution_gradients(rng):
+    x, w = jt.array(normal(rng, 2, 3, 6, 7)), jt.array(normal(rng, 4, 3, 3, 3))
+    ours = jt.grad(conv2d(x, w, padding=1).sqr().sum(), [x, w])
+    stock = jt.grad(jt.nn.conv2d(x, w, padding=1).sqr().sum(), [x, w])
+    jt.sync_all(True)
+    for a, b in zip(ours, stock):
+        np.testing.assert_allclose(a.numpy(), b.numpy(), rtol=1e-4, atol=1e-3)
+
+
+@pytest.mark.parametrize("slope", [LINEAR, RELU, LEAKY])
+@pytest.mark.parametrize("mean", [0.0, 100.0])
+def test_batch_norm_in_training(rng, slope, mean):
+    x = normal(rng, 4, 3, 8, 8) + np.float32(mean)
+    conv_bias = normal(rng, 3)
+    norm = batch_norm.BatchNorm(3, slope)
+    gamma, beta = normal(rng, 3), normal(rng, 3)
+    norm.weight.update(jt.array(gamma))
+    norm.bias.update(jt.array(beta))
+    norm.train()
+    y = norm(jt.array(x), jt.array(conv_bias)).numpy()
+
+    shifted = x.astype(float) + conv_bias.reshape(1, 3, 1, 1)
+    mu = shifted.mean((0, 2, 3))
+    z = (shifted - mu.reshape(1, 3, 1, 1)) / np.sqrt(
+        shifted.var((0, 2, 3)).reshape(1, 3, 1, 1) + 1e-5)
+    z = z * gamma.reshape(1, 3, 1, 1) + beta.reshape(1, 3, 1, 1)
+    np.testing.assert_allclose(y, np.where(z > 0, z, z * slope), atol=1e-6)
+    np.testing.assert_allclose(norm.running_mean.numpy(), 0.1 * mu, rtol=1e-6, atol=1e-7)
+    unbiased = shifted.var((0, 2, 3), ddof=1)
+    np.testing.assert_allclose(norm.running_var.numpy(), 0.9 + 0.1 * unbiased, rtol=1e-6)
+
+    norm.eval()
+    y = norm(jt.array(x), jt.array(conv_bias)).numpy()
+    z = (shifted - norm.running_mean.numpy().reshape(1, 3, 1, 1)) / np.sqrt(
+        norm.running_var.numpy().astype(float).reshape(1, 3, 1, 1) + 1e-5)
+    z = z * gamma.reshape(1, 3, 1, 1) + beta.reshape(1, 3, 1, 1)
+    np.testing.assert_allclose(y, np.where(z > 0, z, z * slope), rtol=2e-6, atol=2e-6 * (1 + mean))
+
+
+@pytest.mark.parametrize("slope", [LINEAR, RELU, LEAKY])
+def test_batch_norm_of_every_device_is_that_of_the_cpu(rng, slope):
+    values = normal(rng, 4, 3, 8, 8), normal(rng, 3), normal(rng, 3), normal(rng, 4, 3, 8, 8)
+    results = []
+    for function in (batch_norm._NormCPU(slope), lambda *a: batch_norm._norm_any_device(*a, slope)):
+        x, weight, bias, pull = map(jt.array, values)
+        y, mean, var = function(x, weight, bias)
+        gradients = jt.grad((y * pull).sum(), [x, weight, bias])
+        results.append([v.numpy() for v in (y, mean, var, *gradients)])
+    for cpu, other in zip(*results):
+        np.testing.assert_allclose(cpu, other, rtol=1e-5, atol=1e-5)
+
+
+def test_bias_before_batch_norm_has_a_gradient_of_zero(rng):
+    stack = layers.ConvStack((0, layers.conv3x3(2, 3, bias=True), batch_norm.BatchNorm(3, RELU)))
+    stack.train()
+    y = stack(jt.array(normal(rng, 2, 2, 6, 6)))
+    (gradient,) = jt.grad(y.sqr().sum(), [getattr(stack, "0").bias])
+    assert (gradient.numpy() == 0).all()
+
+
+@pytest.mark.parametrize("block", [(LLSKM, 9, 2), (LLSKM, 3, 1), (LLSKM1D, 17), (LLSKM1D, 3)])
+@pytest.mark.parametrize("n", [1, 3])
+def test_llskm_equals_the_official_three_convolutions(rng, block, n):
+    kind, *arguments = block
+    block = kind(8, *arguments)
+    block.eval() if n == 1 else block.train()  # one image has no batch statistics in θ
+    x, pull = jt.array(normal(rng, n, 8, 20, 24)), jt.array(normal(rng, n, 8, 20, 24))
+    results = []
+    for function in (block, lambda *a: official.llskm(block, *a)):
+        y = function(x, global_average(x))
+        parameters = [p for p in block.parameters() if not p.is_stop_grad()]
+        gradients = jt.grad((y * pull).sum(), [x, *parameters])
+        jt.sync_all(True)
+        results.append([v.numpy() for v in (y, *gradients)])
+    for ours, theirs in zip(*results):
+        largest = max(1, np.abs(theirs).max())
+        np.testing.assert_allclose(ours, theirs, rtol=1e-4, atol=1e-5 * largest)
+
+
+def test_llskm_of_a_constant_is_its_centre_term_alone():
+    block = LLSKM(4, 3)
+    block.eval()
+    x = jt.ones((1, 4, 7, 7))
+    pooled = global_average(x)
+    centre = block.conv.weight.numpy()[:, :, 1, 1].sum(1) * block.attn(pooled).numpy()[0, :, 0, 0]
+    inside = block(x, pooled).numpy()[0, :, 1:-1, 1:-1]
+    expected = np.broadcast_to(centre.reshape(4, 1, 1), inside.shape)
+    np.testing.assert_allclose(inside, expected, atol=1e-6)
+
+
+def test_bilinear_resize_has_half_pixel_centres():
+    y = layers.resize_bilinear(jt.array(np.array([[[[0, 4]]]], np.float32)), (1, 4)).numpy()
+    np.testing.assert_array_equal(y[0, 0], [[0, 1, 3, 4]])
+    x = np.arange(12, dtype=np.float32).reshape(1, 1, 3, 4)
+    y = layers.resize_bilinear(jt.array(x), (5, 7)).numpy()[0, 0]
+    # Row 2 of 5 is row 1 of 3 exactly; column 3 of 7 is half way between 1 and 2.
+    np.testing.assert_allclose(y[2, 3], 5.5, rtol=1e-6)
+    assert y[0, 0] == 0 and y[-1, -1] == 11
+
+
+def test_nearest_upsampling_and_its_gradient(rng):
+    x = jt.array(normal(rng, 2, 3, 4, 5))
+    y = layers.upsample_nearest2x(x)
+    np.testing.assert_array_equal(y.numpy(), x.numpy().repeat(2, 2).repeat(2, 3))
+    pull = normal(rng, 2, 3, 8, 10)
+    (gradient,) = jt.grad((y * jt.array(pull)).sum(), [x])
+    expected = pull.reshape(2, 3, 4, 2, 5, 2).sum((3, 5))
+    np.testing.assert_allclose(gradient.numpy(), expected, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("size", [(2, 2), (2, 8), (4, 6)])
+def test_max_pool(rng, size):
+    x = normal(rng, 2, 3, *size)
+    y = layers.max_pool2x2(jt.array(x)).numpy()
+    h, w = size
+    np.testing.assert_array_equal(y, x.reshape(2, 3, h // 2, 2, w // 2, 2).max((3, 5)))
+
+
+def test_max_pool_gives_the_gradient_of_a_tie_to_the_first():
+    x = jt.array(np.ones((1, 1, 4, 4), np.float32))
+    (gradient,) = jt.grad(layers.max_pool2x2(x).sum(), [x])
+    expected = np.zeros((4, 4))
+    expected[::2, ::2] = 1
+    np.testing.assert_array_equal(gradient.numpy()[0, 0], expected)

@@ -1,0 +1,131 @@
+"""Weights and checkpoints: .npz files of plain arrays under the official parameter names.
+
+A file is read without unpickling anything, so one from a stranger can do no harm. Beside the
+weights it may hold `meta` (JSON) and, to resume training, entries that begin with `optimizer/`.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import zipfile
+from pathlib import Path
+
+import numpy as np
+
+from utils import runtime
+from utils.errors import UserError
+from utils.files import atomic_path
+
+META, OPTIMIZER = "meta", "optimizer/"
+
+# Entries of official files that take no part in the output.
+_BATCHES_TRACKED = "num_batches_tracked"
+_DEAD_KERNEL = re.compile(r"contrast\d(_\d)?\.0\.conv\.weight")
+
+
+def checkpoint_folder(output_dir, dataset_name, model_name):
+    """Where the weights of a model trained on a dataset lie."""
+    return Path(output_dir) / "model" / "checkpoints" / dataset_name / model_name
+
+
+def find_weights(output_dir, dataset_name, model_name):
+    """The best weights of a trained model, or the last if none was evaluated, or None."""
+    folder = checkpoint_folder(output_dir, dataset_name, model_name)
+    paths = (folder / "best.npz", folder / "last.npz")
+    return next((path for path in paths if path.is_file()), None)
+
+
+def get_weights(net):
+    """The network's parameters and running statistics, official name → NumPy array."""
+    return {name: variable.numpy() for name, variable in net.state_dict().items()}
+
+
+def save_weights(net, path, meta=None, optimizer=None):
+    """Writes the weights, atomically.
+
+    Args:
+        net: a network of `model.build_model`.
+        path: of the .npz file.
+        meta: what JSON can hold (epoch, configuration, history …).
+        optimizer: arrays to resume from, as `Adam.state_dict` returns them.
+
+    Raises:
+        UserError: a weight is not finite; nothing is written then.
+    """
+    arrays = get_weights(net)
+    broken = [name for name, array in arrays.items() if not np.isfinite(array).all()]
+    if broken:
+        raise UserError(f"{path}: not written, {broken[0]} is not finite; try a lower --lr")
+    arrays.update({OPTIMIZER + name: array for name, array in (optimizer or {}).items()})
+    with atomic_path(path) as temporary:
+        np.savez(temporary, **arrays, **{META: np.array(json.dumps(meta or {}))})
+
+
+def read_arrays(path):
+    """All entries of an .npz file, name → array.
+
+    Raises:
+        UserError: the file is missing, damaged, of another format, or would need unpickling.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise UserError(f"{path}: no such file; train the model first, or name a checkpoint")
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            return {name: file[name] for name in file.files}
+    except (ValueError, OSError, EOFError, zipfile.BadZipFile, AttributeError):
+        raise UserError(
+            f"{path}: not an .npz file of plain arrays, or damaged; take another checkpoint"
+        ) from None
+
+
+def read_meta(path):
+    """The `meta` of a file that `save_weights` wrote; empty if it has none."""
+    with np.load(path, allow_pickle=False) as file:
+        return json.loads(str(file[META])) if META in file.files else {}
+
+
+def load_weights(net, source):
+    """Sets all parameters and running statistics of a network.
+
+    Args:
+        net: a network of `model.build_model`.
+        source: the path of an .npz file, or a dict of official names → arrays.
+
+    Raises:
+        UserError (a ValueError): the file cannot be read; an entry is missing, unexpected or
+            misshaped. The network is then as it was. The unused `conv.weight` of the official 1-D
+            models and `num_batches_tracked` are passed over.
+    """
+    where = "weights" if isinstance(source, dict) else str(source)
+    arrays = source if isinstance(source, dict) else read_arrays(source)
+    own = net.state_dict()
+    given = {
+        name: np.asarray(array) for name, array in arrays.items()
+        if name != META and not name.startswith(OPTIMIZER)
+        and not name.endswith(_BATCHES_TRACKED)
+        and not (name not in own and _DEAD_KERNEL.fullmatch(name) and _is_separable(name, own))
+    }
+    problems = [f"missing {name}" for name in own if name not in given]
+    problems += [f"unexpected {name}" for name in given if name not in own]
+    problems += [
+        f"{name} is {given[name].shape} and not {tuple(own[name].shape)}"
+        for name in own if name in given and given[name].shape != tuple(own[name].shape)
+    ]
+    problems += [
+        f"{name} is of type {array.dtype}" for name, array in given.items()
+        if array.dtype.kind not in "fiu"
+    ]
+    if problems:
+        more = f" and {len(problems) - 3} more" if len(problems) > 3 else ""
+        raise UserError(
+            f"{where}: not the weights of this network ({'; '.join(problems[:3])}{more}); "
+            "is it another model's file?"
+        )
+    for name, variable in own.items():
+        variable.update(runtime.jt.array(np.ascontiguousarray(given[name], np.float32)))
+
+
+def _is_separable(name, own):
+    return name.replace(".conv.", ".conv_1xn.") in own
