@@ -1,0 +1,249 @@
+"""The loader: layouts, everything that can be wrong with a dataset, and the batches."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from utils import datasets
+from utils.datasets import load_split, load_splits, num_train_batches, train_batches
+from utils.errors import UserError
+
+
+def write(folder, sizes, split="train", extension=".png", dtype=np.uint8):
+    """Images of noise with one target each, called 00, 01, ...; returns the arrays."""
+    rng = np.random.default_rng(len(sizes))
+    (folder / "images").mkdir(parents=True, exist_ok=True)
+    (folder / "masks").mkdir(exist_ok=True)
+    images, masks = [], []
+    for index, (height, width) in enumerate(sizes):
+        images.append(rng.integers(0, np.iinfo(dtype).max, (height, width), dtype, endpoint=True))
+        masks.append(np.zeros((height, width), np.uint8))
+        masks[-1][2:4, 3:5] = 1
+        Image.fromarray(images[-1]).save(folder / "images" / f"{index:02d}{extension}")
+        Image.fromarray(masks[-1] * np.uint8(255)).save(folder / "masks" / f"{index:02d}.png")
+    names = [f"{index:02d}" for index in range(len(sizes))]
+    (folder / f"{split}.txt").write_text("\n".join(names))
+    return images, masks
+
+
+@pytest.fixture
+def split(tmp_path):
+    write(tmp_path / "SET", [(16, 16)] * 11)
+    return load_split(tmp_path, "SET", "train")
+
+
+def refused(tmp_path, split="train", **options):
+    with pytest.raises(UserError) as error:
+        load_split(tmp_path, "SET", split, **options)
+    return str(error.value)
+
+
+@pytest.mark.parametrize("extension", [".png", ".bmp", ".TIF", ".tiff", ".PNG"])
+@pytest.mark.parametrize("num_workers", [0, 3])
+def test_arrays_come_back_in_the_order_of_the_list(tmp_path, extension, num_workers):
+    images, masks = write(tmp_path / "SET", [(12, 20), (9, 9), (30, 8)], extension=extension)
+    (tmp_path / "SET" / "train.txt").write_text("02\n00\n01\n")
+    split = load_split(tmp_path, "SET", "train", num_workers=num_workers)
+    assert split.names == ["02", "00", "01"] and len(split) == 3
+    assert split.folder == tmp_path / "SET"
+    for place, index in enumerate([2, 0, 1]):
+        np.testing.assert_array_equal(split.images[place], images[index])
+        np.testing.assert_array_equal(split.masks[place], masks[index])
+        assert split.masks[place].dtype == np.uint8
+
+
+def test_lists_may_have_extensions_blanks_and_foreign_line_ends(tmp_path):
+    write(tmp_path / "SET", [(8, 8)] * 3)
+    (tmp_path / "SET" / "train.txt").write_bytes(
+        b"\xef\xbb\xbf 00.png \r\n\r\n02.BMP\r\n\t01\r\n\r\n"
+    )
+    assert load_split(tmp_path, "SET", "train").names == ["00", "02", "01"]
+
+
+def test_a_dot_in_a_name_is_not_an_extension(tmp_path):
+    write(tmp_path / "SET", [(8, 8)])
+    for kind in ("images", "masks"):
+        (tmp_path / "SET" / kind / "00.png").rename(tmp_path / "SET" / kind / "seq.01.png")
+    (tmp_path / "SET" / "train.txt").write_text("seq.01")
+    assert load_split(tmp_path, "SET", "train").names == ["seq.01"]
+
+
+def test_the_layout_of_other_toolkits(tmp_path):
+    write(tmp_path / "SET", [(8, 8)] * 2)
+    (tmp_path / "SET" / "img_idx").mkdir()
+    (tmp_path / "SET" / "train.txt").rename(tmp_path / "SET" / "img_idx" / "train_SET.txt")
+    assert load_split(tmp_path, "SET", "train").names == ["00", "01"]
+
+
+def test_without_masks(tmp_path):
+    write(tmp_path / "SET", [(8, 8)] * 2, "test")
+    (tmp_path / "SET" / "masks").rename(tmp_path / "elsewhere")
+    split = load_split(tmp_path, "SET", "test", masks_required=False)
+    assert len(split.images) == 2 and split.masks == []
+    assert split.describe() == "SET test: 2 images, 8x8, 8 bit"
+    assert "masks: no such folder" in refused(tmp_path, "test")
+
+
+def test_describe_counts_targets_and_images_without(tmp_path):
+    write(tmp_path / "SET", [(8, 16)] * 3)
+    diagonal = np.zeros((8, 16), np.uint8)
+    diagonal[1, 1] = diagonal[2, 2] = diagonal[6, 9] = 1  # the first two touch at a corner
+    Image.fromarray(diagonal).save(tmp_path / "SET" / "masks" / "01.png")
+    Image.fromarray(diagonal * 0).save(tmp_path / "SET" / "masks" / "02.png")
+    assert load_split(tmp_path, "SET", "train").describe() == (
+        "SET train: 3 images, 16x8, 8 bit; 3 targets on 7 pixels, 1 image without a target"
+    )
+
+
+def test_describe_names_mixed_sizes_and_depths(tmp_path):
+    write(tmp_path / "SET", [(8, 16), (9, 9), (8, 16)])
+    Image.fromarray(np.zeros((9, 9), np.uint16)).save(tmp_path / "SET" / "images" / "01.png")
+    line = load_split(tmp_path, "SET", "train").describe()
+    assert line.startswith("SET train: 3 images, 2 sizes from 9x9 to 16x8, 8 and 16 bit; 3 targets")
+
+
+def test_missing_dataset(tmp_path):
+    text = refused(tmp_path)
+    assert text.startswith(f"{tmp_path / 'SET'}: no dataset 'SET' here; put or link")
+    assert "--dataset_dir" in text and "\n" not in text
+    write(tmp_path / "SET", [(8, 8)])
+    with pytest.raises(UserError, match=f"try --dataset_dir {tmp_path} --dataset_name SET"):
+        load_split(tmp_path / "SET", "SET", "train")
+
+
+@pytest.mark.parametrize(
+    "content, says",
+    [
+        (None, "no test list (nor img_idx/test_SET.txt)"),
+        (b"", "the list is empty"),
+        (b" \r\n\n", "the list is empty"),
+        (b"00\n01\n00.png\n", "named more than once: 00"),
+        (b"\xff\xfe0\x000\x00", "save it as UTF-8"),
+    ],
+)
+def test_bad_lists(tmp_path, content, says):
+    write(tmp_path / "SET", [(8, 8)] * 2)
+    if content is not None:
+        (tmp_path / "SET" / "test.txt").write_bytes(content)
+    text = refused(tmp_path, "test")
+    assert text.startswith(f"{tmp_path / 'SET' / 'test.txt'}: ") and says in text
+    assert "\n" not in text
+
+
+@pytest.mark.parametrize("kind", ["images", "masks"])
+def test_missing_folders(tmp_path, kind):
+    write(tmp_path / "SET", [(8, 8)])
+    (tmp_path / "SET" / kind).rename(tmp_path / "SET" / "other")
+    assert refused(tmp_path).startswith(f"{tmp_path / 'SET' / kind}: no such folder;")
+
+
+def test_all_the_bad_files_are_listed_at_once(tmp_path):
+    root = tmp_path / "SET"
+    write(root, [(16, 16)] * 8)
+    (root / "images" / "01.png").unlink()
+    (root / "masks" / "02.png").unlink()
+    (root / "images" / "03.png").write_bytes(b"not a picture")
+    (root / "masks" / "04.png").write_bytes((root / "masks" / "04.png").read_bytes()[:50])
+    Image.fromarray(np.zeros((16, 12), np.uint8)).save(root / "masks" / "05.png")
+    Image.fromarray(np.arange(256, dtype=np.uint8).reshape(16, 16)).save(root / "masks" / "06.png")
+    # A name in both lists is reported once; 07 is sound, 99 is in the test list alone.
+    (root / "test.txt").write_text("07\n03\n99\n")
+    with pytest.raises(UserError) as error:
+        load_splits(tmp_path, "SET")
+    first, *lines = str(error.value).split("\n")
+    assert first.startswith(f"{root}: 8 files cannot be used")
+    assert [line.strip().split(": ")[0] for line in lines] == [
+        str(root / name)
+        for name in (
+            "images/01",
+            "masks/02",
+            "images/03.png",
+            "masks/04.png",
+            "masks/05.png",
+            "masks/06.png",
+            "images/99",
+            "masks/99",
+        )
+    ]
+    says = ["no such image", "no such mask", "cannot be read", "cannot be read"]
+    says += ["the mask is 12x16 but the image is 16x16", "not a binary mask (values 0, 1, 2, 3"]
+    assert all(word in line for word, line in zip(says, lines))
+
+
+def test_train_batches_hold_resized_images_and_binary_masks(tmp_path):
+    images, masks = write(tmp_path / "SET", [(32, 32), (20, 48)], dtype=np.uint16)
+    split = load_split(tmp_path, "SET", "train")
+    ((names, x, y),) = train_batches(split, 2, 32, seed=0, epoch=1)
+    assert x.shape == y.shape == (2, 1, 32, 32)
+    assert x.dtype == y.dtype == np.float32
+    place = names.index("00")
+    np.testing.assert_array_equal(x[place, 0], images[0].astype(np.float32) / np.float32(65535))
+    np.testing.assert_array_equal(y[place, 0], masks[0])
+    assert set(np.unique(y)) == {0, 1} and 0 <= x.min() and x.max() <= 1
+    assert split.resized(32) is split.resized(32)
+    assert split.images[1].shape == (20, 48)  # the native size is kept for testing
+
+
+def names_of(split, seed=0, epoch=1, batch_size=4, start=0):
+    return [names for names, *_ in train_batches(split, batch_size, 16, seed, epoch, start)]
+
+
+def test_every_image_comes_once_an_epoch(split):
+    batches = names_of(split)
+    assert [len(names) for names in batches] == [4, 4, 3]
+    assert sorted(sum(batches, [])) == split.names
+
+
+def test_the_order_depends_on_seed_and_epoch_alone(split):
+    orders = {(s, e): names_of(split, s, e) for s in (0, 1, 42) for e in (1, 2, 3)}
+    assert len({str(order) for order in orders.values()}) == 9
+    assert orders[42, 2] == names_of(split, 42, 2)
+
+
+def test_start_gives_the_tail_of_the_epoch(split):
+    for start in range(4):
+        assert names_of(split, start=start) == names_of(split)[start:]
+
+
+@pytest.mark.parametrize("batch_size, sizes", [(2, [2] * 5), (5, [5, 5]), (3, [3, 3, 3, 2])])
+def test_a_last_batch_of_one_is_skipped(split, batch_size, sizes):
+    batches = names_of(split, batch_size=batch_size)
+    assert [len(names) for names in batches] == sizes
+    assert num_train_batches(split, batch_size) == len(sizes)
+
+
+def test_too_little_for_batch_norm_is_refused(split, tmp_path):
+    for batch_size in (1, 0, -3):
+        with pytest.raises(UserError, match=f"--batch_size {batch_size}: must be at least 2"):
+            num_train_batches(split, batch_size)
+    write(tmp_path / "ONE", [(8, 8)])
+    with pytest.raises(UserError, match="one image"):
+        num_train_batches(load_split(tmp_path, "ONE", "train"), 8)
+
+
+def test_test_batches_hold_every_image_once_with_its_kind(tmp_path):
+    sizes = [(16, 24), (9, 10), (16, 24), (24, 16), (16, 24), (9, 10), (16, 24)]
+    images, _ = write(tmp_path / "SET", sizes, "test")
+    split = load_split(tmp_path, "SET", "test")
+    batches = list(datasets.test_batches(split, 3))
+    assert [indices for indices, _ in batches] == [[1, 5], [0, 2, 4], [6], [3]]
+    for indices, x in batches:
+        assert x.dtype == np.float32 and x.shape == (len(indices), 1, *sizes[indices[0]])
+        for index, image in zip(indices, x):
+            np.testing.assert_array_equal(image[0], images[index].astype(np.float32) / 255)
+
+
+def test_the_real_dataset(nudt):
+    train, test = load_splits(nudt.parent, nudt.name)
+    assert train.describe() == (
+        f"{nudt.name} train: 663 images, 256x256, 8 bit; "
+        "918 targets on 29337 pixels, 0 images without a target"
+    )
+    assert test.describe() == (
+        f"{nudt.name} test: 664 images, 256x256, 8 bit; "
+        "945 targets on 28315 pixels, 0 images without a target"
+    )
+    assert not set(train.names) & set(test.names)
+    assert num_train_batches(train, 8) == 83
