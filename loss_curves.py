@@ -1,0 +1,108 @@
+"""Draws the loss curves from the training logs: ours, or those of the official PyTorch code.
+
+    python loss_curves.py                                    # the logs of the four models in log/
+    python loss_curves.py PYTORCH/log --framework PyTorch    # a folder of logs, or single files
+
+Writes loss_curves/<framework>/<model>_loss_curve.png (loss on a linear and on a log scale, and
+mIoU) and loss_curves/<framework>/nudt_sirst_comparison.png, all models on both scales.
+"""
+
+from __future__ import annotations
+
+import math
+from argparse import Namespace
+from pathlib import Path
+
+from utils import cli, logs, plots
+from utils.errors import UserError
+from utils.logs import EpochRecord, LogName
+
+
+def main(argv: list[str] | None = None) -> None:
+    parser = cli.make_parser(__doc__)
+    parser.add_argument(
+        "logs", nargs="*", type=Path, metavar="LOG_OR_FOLDER", help="default: <output_dir>/log"
+    )
+    parser.add_argument("--framework", default="Jittor", help="names the folder and the figures")
+    args = parser.parse_args(argv)
+
+    found = find_logs(args)
+    folder = args.output_dir / "loss_curves" / args.framework
+    for dataset, models in found.items():
+        # Only several datasets at once would take each other's file names.
+        prefix = f"{dataset}_" if len(found) > 1 else ""
+        histories = {model: newest_run(model, read) for model, read in models.items()}
+        for model, records in histories.items():
+            path = folder / f"{prefix}{model}_loss_curve.png"
+            plots.save_loss_curve(path, records, f"{model}, {dataset}, {args.framework}")
+            print(f"wrote {path}")
+        path = folder / f"{dataset.lower().replace('-', '_')}_comparison.png"
+        plots.save_comparison(path, histories, f"{dataset}, {args.framework}")
+        print(f"wrote {path}")
+
+
+def find_logs(args: Namespace) -> dict[str, dict[str, dict[Path, list[EpochRecord]]]]:
+    """Reads the logs: by dataset, model and path, those of one model oldest first.
+
+    A log named on the command line is always taken; of a folder, those whose names say that they
+    belong to the chosen datasets and models.
+
+    Raises:
+        UserError: There is no log; says where it looked and what to run.
+    """
+    places = args.logs or [args.output_dir / "log"]
+    read: dict[tuple[str, str], dict[Path, list[EpochRecord]]] = {}
+    other_datasets = set()
+    for place in places:
+        if place in args.logs and not place.is_dir():
+            name = logs.parse_log_name(place, cli.MODEL_NAMES) or LogName("", place.stem)
+            key = (name.dataset or args.dataset_names[0], name.model)
+            read.setdefault(key, {})[place.resolve()] = logs.read_log(place)
+            continue
+        for path in place.glob("*.txt"):
+            name = logs.parse_log_name(path, args.model_names)
+            if not name:
+                continue
+            dataset = name.dataset or args.dataset_names[0]
+            if dataset not in args.dataset_names:
+                other_datasets.add(dataset)
+                continue
+            try:
+                records = logs.read_log(path)
+            except UserError as error:  # a run that has only begun does not stop the others
+                print(f"skipped {error}")
+                continue
+            read.setdefault((dataset, name.model), {})[path.resolve()] = records
+    if not read:
+        hint = f" (there are logs of {', '.join(sorted(other_datasets))})" if other_datasets else ""
+        raise UserError(
+            f"no log of {', '.join(args.model_names)} on {', '.join(args.dataset_names)} in"
+            f" {', '.join(map(str, places))}{hint}; train first (python run_train.py), or name"
+            " logs or their folder (python loss_curves.py LOG_OR_FOLDER)"
+        )
+
+    order = {model: index for index, model in enumerate(cli.MODEL_NAMES)}
+    found: dict[str, dict[str, dict[Path, list[EpochRecord]]]] = {}
+    for dataset, model in sorted(read, key=lambda key: (key[0], order.get(key[1], 99), key[1])):
+        paths = read[dataset, model]
+        oldest_first = sorted(paths, key=lambda path: (logs.log_started(path), path.name))
+        found.setdefault(dataset, {})[model] = {path: paths[path] for path in oldest_first}
+    return found
+
+
+def newest_run(model: str, read: dict[Path, list[EpochRecord]]) -> list[EpochRecord]:
+    """The newest run in the logs of one model; prints what a reader of the curves should know."""
+    records, older_runs = logs.join_logs(read.values())
+    if older_runs:
+        print(
+            f"{model}: {older_runs + 1} runs in {len(read)} logs; the newest is drawn"
+            f" ({list(read)[-1].name}, up to epoch {records[-1].epoch})"
+        )
+    bad = [record.epoch for record in records if not math.isfinite(record.loss)]
+    if bad:
+        print(f"{model}: the loss is not finite in {len(bad)} epochs, first in epoch {bad[0]}")
+    return records
+
+
+if __name__ == "__main__":
+    cli.run(main)

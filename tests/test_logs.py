@@ -1,0 +1,217 @@
+"""The log format: written exactly, read from any source."""
+
+from __future__ import annotations
+
+import math
+import os
+
+import pytest
+
+from utils.errors import UserError
+from utils.logs import (
+    METRICS,
+    EpochRecord,
+    best_epochs,
+    join_logs,
+    log_started,
+    log_time,
+    parse_log_name,
+    read_log,
+    render_log,
+    write_log,
+)
+
+MODELS = ["L2SKNet_UNet", "L2SKNet_FPN", "L2SKNet_1D_UNet", "L2SKNet_1D_FPN"]
+HISTORY = [
+    EpochRecord(
+        1, 0.998524, "Aug  2 04:31:35", 0.971711, 0.018736, 0.795767, 3.753779e-2, 0.030127
+    ),
+    EpochRecord(2, 0.9, "Aug  2 04:32:01"),
+    EpochRecord(3, 0.054183, "Aug 12 04:43:29", 0.942292, 0.906315, 0.971429, 5.91e-6, 0.950567),
+    EpochRecord(4, 0.05, "Aug 12 05:00:00", 0.9, 0.906315, 0.97, 5.92e-6, 0.96),
+]
+TEXT = """\
+Aug  2 04:31:35 Epoch---1, total_loss---0.998524,
+pixAcc 0.971711, mIoU: 0.018736
+Pd: 0.795767, Fa: 0.03753779, fscore: 0.030127
+Best mIoU: 0.018736,when Epoch=1, Best fscore: 0.030127,when Epoch=1
+Best Pd: 0.795767,when Epoch=1, Best Fa: 0.03753779,when Epoch=1
+Aug  2 04:32:01 Epoch---2, total_loss---0.900000,
+Aug 12 04:43:29 Epoch---3, total_loss---0.054183,
+pixAcc 0.942292, mIoU: 0.906315
+Pd: 0.971429, Fa: 0.00000591, fscore: 0.950567
+Best mIoU: 0.906315,when Epoch=3, Best fscore: 0.950567,when Epoch=3
+Best Pd: 0.971429,when Epoch=3, Best Fa: 0.00000591,when Epoch=3
+Aug 12 05:00:00 Epoch---4, total_loss---0.050000,
+pixAcc 0.900000, mIoU: 0.906315
+Pd: 0.970000, Fa: 0.00000592, fscore: 0.960000
+Best mIoU: 0.906315,when Epoch=3, Best fscore: 0.960000,when Epoch=4
+Best Pd: 0.971429,when Epoch=3, Best Fa: 0.00000591,when Epoch=3
+"""
+
+
+@pytest.fixture
+def read(tmp_path):
+    """Reads a text as a log, its lines ended as they are."""
+
+    def read_text(text: str) -> list[EpochRecord]:
+        path = tmp_path / "log.txt"
+        path.write_bytes(text.encode())
+        return read_log(path)
+
+    return read_text
+
+
+def losses(records):
+    return {record.epoch: record.loss for record in records}
+
+
+def test_log_is_written_to_the_letter(tmp_path):
+    assert render_log(HISTORY) == TEXT
+    write_log(tmp_path / "log" / "run.txt", HISTORY)
+    assert (tmp_path / "log" / "run.txt").read_bytes() == TEXT.encode()
+    assert os.listdir(tmp_path / "log") == ["run.txt"]
+
+
+def test_written_log_is_read_back(tmp_path):
+    write_log(tmp_path / "run.txt", HISTORY)
+    assert read_log(tmp_path / "run.txt") == HISTORY
+
+
+def test_log_grows_by_appending_only():
+    for count in range(len(HISTORY)):
+        assert TEXT.startswith(render_log(HISTORY[:count]))
+
+
+def test_date_is_english_with_a_padded_day(monkeypatch):
+    import time
+
+    moment = time.mktime((2024, 8, 2, 4, 31, 35, 0, 0, -1))
+    monkeypatch.setattr(time, "strftime", lambda *_: pytest.fail("strftime knows the locale"))
+    assert log_time(moment) == "Aug  2 04:31:35"
+    assert render_log([EpochRecord(7, 0.5, moment)]) == (
+        "Aug  2 04:31:35 Epoch---7, total_loss---0.500000,\n"
+    )
+
+
+def test_best_is_the_lowest_fa_the_earlier_of_equals_and_never_nan():
+    nan = math.nan
+    records = [
+        EpochRecord(1, 1.0, "", 0.1, nan, 0.8, 3e-5, 0.2),
+        EpochRecord(2, 1.0, "", 0.1, 0.0, 0.9, 1e-5, 0.3),
+        EpochRecord(3, 1.0, "", 0.2, nan, nan, 1e-5, 0.3),
+        EpochRecord(4, 1.0, "", 0.2, 0.5, 0.9, 2e-5, 0.1),
+        EpochRecord(5, 1.0),
+    ]
+    best = {name: record.epoch for name, record in best_epochs(records).items()}
+    assert best == {"pixAcc": 3, "mIoU": 4, "Pd": 2, "Fa": 2, "fscore": 2}
+    assert best_epochs([EpochRecord(1, 1.0)]) == {}
+
+
+def test_official_variants_are_read(read):
+    records = read(
+        "\ufeffNUDT-SIRST\tL2SKNet_UNet\r\n"
+        "\r\n"
+        "*********Aug  2 04:31:35 Epoch---1, total_loss---0.998524,,*********\r\n"
+        "some library: a warning with 3 numbers, loss not among them\r\n"
+        "pixAcc 0.971711, mIoU: 0.018736, nIoU: 0.500000\r\n"
+        "Pd: 0.795767, Fa: 0.03753779, fscore: 0.030127\r\n"
+        "Best mIoU: 0.777777,when Epoch=9, Best nIoU: 0.1,when Epoch=9, Best fscore: 0.8,when\r\n"
+        "Best Pd: 0.777777,when Epoch=9, Best Fa: 0.00000001,when Epoch=9\r\n"
+        "Aug  2 04:32:35 Epoch---2, total_loss---nan, lr---0.000500,\r\n"
+        "Epoch: 3, loss: 1.5e-1\r\n"
+        "[Epoch 4/400] train_loss = 0.25\r\n"
+    )
+    assert [(r.epoch, r.time) for r in records] == [
+        (1, "Aug  2 04:31:35"),
+        (2, "Aug  2 04:32:35"),
+        (3, ""),
+        (4, ""),
+    ]
+    assert [getattr(records[0], name) for name in METRICS] == [
+        *(0.971711, 0.018736, 0.795767, 0.03753779, 0.030127)
+    ]
+    assert math.isnan(records[1].loss) and not records[1].evaluated
+    assert (records[2].loss, records[3].loss) == (0.15, 0.25)
+
+
+def test_a_log_cut_anywhere_gives_no_wrong_number(read):
+    whole = {record.epoch: record for record in HISTORY}
+    for length in range(TEXT.index(",") + 1, len(TEXT)):
+        text = TEXT[:length]
+        if "total_loss---0.998524" not in text:
+            with pytest.raises(UserError, match="no epoch"):
+                read(text)
+            continue
+        records = read(text)
+        for record in records:
+            for name in ("loss", *METRICS):
+                value = getattr(record, name)
+                assert value is None or value == getattr(whole[record.epoch], name), text[-60:]
+        # Every epoch whose line was ended is there.
+        assert len(records) >= text.count(",\n")
+
+
+def test_half_a_line_in_the_middle_is_dropped(read):
+    # The run was killed while it wrote, and the resumed one went on in the same file.
+    records = read(
+        "Aug  2 04:31:35 Epoch---1, total_loss---0.9000,\n"
+        "Aug  2 04:32:35 Epoch---2, total_loss---0.1"
+        "Aug  3 00:00:00 Epoch---3, total_loss---0.800000,\n"
+        "pixAcc 0.9, mIoU: 0.4"
+    )
+    assert losses(records) == {1: 0.9, 3: 0.8}
+    assert records[1].time == "Aug  3 00:00:00"
+    assert records[1].mIoU is None
+
+
+def test_an_epoch_that_appears_again_replaces_the_earlier(read):
+    resumed = [EpochRecord(3, 0.5, "Aug 13 00:00:00"), EpochRecord(5, 0.4, "Aug 13 00:01:00")]
+    records = read(TEXT + render_log(resumed))
+    assert losses(records) == {1: 0.998524, 2: 0.9, 3: 0.5, 4: 0.05, 5: 0.4}
+    assert not records[2].evaluated
+
+
+@pytest.mark.parametrize("text", ["", "\n", "Best mIoU: 0.1,when Epoch=1, loss: 0.2\n", "\0\xff\n"])
+def test_a_file_without_epochs_is_named(read, text):
+    with pytest.raises(UserError, match=r"log\.txt.*Epoch---1, total_loss---"):
+        read(text)
+
+
+def test_a_missing_log_is_named(tmp_path):
+    with pytest.raises(UserError, match="absent.txt"):
+        read_log(tmp_path / "absent.txt")
+
+
+def test_log_names():
+    official = "NUDT-SIRST_L2SKNet_1D_UNet_Fri_Aug__2_04_31_35_2024.txt"
+    assert parse_log_name(official, MODELS) == ("NUDT-SIRST", "L2SKNet_1D_UNet")
+    assert parse_log_name("log/my_own-set_L2SKNet_FPN_20240802_043135.txt", MODELS) == (
+        *("my_own-set", "L2SKNet_FPN"),
+    )
+    assert parse_log_name("L2SKNet_UNet.txt", MODELS) == ("", "L2SKNet_UNet")
+    assert parse_log_name("NUDT-SIRST_DNANet_Fri.txt", MODELS) is None
+    assert parse_log_name("NUDT-SIRST_L2SKNet_UNet2_Fri.txt", MODELS) is None
+
+
+def test_logs_are_ordered_by_the_date_in_their_names(tmp_path):
+    official = log_started("NUDT-SIRST_L2SKNet_UNet_Fri_Aug__2_04_31_35_2024.txt")
+    assert log_started("NUDT-SIRST_L2SKNet_UNet_20240802_043135.txt") == official
+    assert log_started("NUDT-SIRST_L2SKNet_UNet_2024-08-02_04-31-36.txt") == official + 1
+    for name in ("unet.txt", "unet_20249902_043135.txt"):
+        (tmp_path / name).touch()
+        os.utime(tmp_path / name, (1000, 1000))
+        assert log_started(tmp_path / name) == 1000
+
+
+def test_joining_continues_a_run_and_starts_anew_where_epochs_restart():
+    def run(epochs, loss):
+        return [EpochRecord(epoch, loss) for epoch in epochs]
+
+    resumed, left_out = join_logs([run(range(1, 6), 0.9), run(range(4, 8), 0.5)])
+    assert losses(resumed) == {1: 0.9, 2: 0.9, 3: 0.9, 4: 0.5, 5: 0.5, 6: 0.5, 7: 0.5}
+    assert left_out == 0
+
+    newest, left_out = join_logs([run(range(1, 6), 0.9), run([6], 0.8), run([1, 2], 0.7)])
+    assert losses(newest) == {1: 0.7, 2: 0.7}
+    assert left_out == 1

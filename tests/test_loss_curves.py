@@ -1,0 +1,191 @@
+"""loss_curves.py through its command line: which logs it takes, what it draws and says."""
+
+from __future__ import annotations
+
+import math
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import loss_curves
+from utils import plots
+from utils.errors import UserError
+from utils.logs import EpochRecord, write_log
+
+ROOT = Path(loss_curves.__file__).resolve().parent
+MODELS = ["L2SKNet_UNet", "L2SKNet_FPN", "L2SKNet_1D_UNet", "L2SKNet_1D_FPN"]
+
+
+def run(epochs, level=1.0):
+    """A history whose loss falls from `level` and whose mIoU rises."""
+    return [
+        EpochRecord(e, level / e, "Aug  2 04:31:35", 0.9, 1 - 1 / (e + 1), 0.9, 1e-5, 0.9)
+        for e in epochs
+    ]
+
+
+@pytest.fixture
+def drawn(monkeypatch):
+    """What was handed to the drawing functions: the epochs and losses, by file name."""
+    seen = {}
+
+    def losses(records):
+        return {record.epoch: record.loss for record in records}
+
+    def save_loss_curve(path, records, title):
+        seen[path.name] = losses(records)
+
+    def save_comparison(path, histories, title):
+        seen[path.name] = {model: losses(records) for model, records in histories.items()}
+
+    monkeypatch.setattr(plots, "save_loss_curve", save_loss_curve)
+    monkeypatch.setattr(plots, "save_comparison", save_comparison)
+    return seen
+
+
+def read_picture(path):
+    with Image.open(path) as image:
+        return np.asarray(image.convert("RGB"))
+
+
+def colors(path):
+    """The set of RGB colours of more than ten pixels in a picture."""
+    pixels = read_picture(path).reshape(-1, 3)
+    values, counts = np.unique(pixels, axis=0, return_counts=True)
+    return {"#" + bytes(value).hex().upper() for value in values[counts > 10]}
+
+
+def test_command_line_draws_the_four_models(tmp_path):
+    for model in MODELS:
+        write_log(tmp_path / "log" / f"NUDT-SIRST_{model}_20250802_043135.txt", run(range(1, 4)))
+    command = [sys.executable, str(ROOT / "loss_curves.py"), "--output_dir", str(tmp_path)]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+
+    folder = tmp_path / "loss_curves" / "Jittor"
+    names = [f"{model}_loss_curve.png" for model in MODELS] + ["nudt_sirst_comparison.png"]
+    assert sorted(os.listdir(folder)) == sorted(names)
+    for name in names:
+        assert str(folder / name) in done.stdout
+        with Image.open(folder / name) as image:
+            assert image.width == 1050  # 3.5 inches at 300 dots per inch
+            assert round(image.info["dpi"][0]) == 300
+
+
+def test_no_logs_is_one_line_that_says_where_and_what_to_run(tmp_path):
+    command = [sys.executable, str(ROOT / "loss_curves.py"), "--output_dir", str(tmp_path)]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 2
+    assert done.stderr.startswith("error: ") and done.stderr.count("\n") == 1
+    assert str(tmp_path / "log") in done.stderr and "run_train.py" in done.stderr
+    assert not (tmp_path / "loss_curves").exists()
+
+
+def test_official_logs_by_name_go_to_their_framework(tmp_path):
+    log = tmp_path / "official" / "IRSTD-1K_L2SKNet_FPN_Fri_Aug__2_04_31_35_2024.txt"
+    write_log(log, run([1, 2]))
+    other = tmp_path / "official" / "mine.txt"
+    write_log(other, run([1]))
+    arguments = [str(log), str(other), "--dataset_name", "IRSTD-1K", "--framework", "PyTorch"]
+    loss_curves.main([*arguments, "--output_dir", str(tmp_path)])
+    assert sorted(os.listdir(tmp_path / "loss_curves" / "PyTorch")) == [
+        "L2SKNet_FPN_loss_curve.png",
+        "irstd_1k_comparison.png",
+        "mine_loss_curve.png",
+    ]
+
+
+def test_a_folder_gives_the_chosen_datasets_and_models_only(tmp_path, drawn):
+    for name in ("NUDT-SIRST_L2SKNet_UNet", "NUDT-SIRST_L2SKNet_FPN", "SIRST_L2SKNet_UNet"):
+        write_log(tmp_path / f"{name}_20250802_043135.txt", run([1]))
+    (tmp_path / "notes.txt").write_text("no log")
+    base = [str(tmp_path), "--output_dir", str(tmp_path / "out")]
+
+    loss_curves.main(base)
+    assert list(drawn["nudt_sirst_comparison.png"]) == MODELS[:2]
+    drawn.clear()
+    loss_curves.main([*base, "--model_name", "L2SKNet_FPN"])
+    assert set(drawn) == {"L2SKNet_FPN_loss_curve.png", "nudt_sirst_comparison.png"}
+    drawn.clear()
+    loss_curves.main([*base, "--dataset_names", "SIRST", "NUDT-SIRST"])
+    assert set(drawn) == {
+        *("NUDT-SIRST_L2SKNet_UNet_loss_curve.png", "NUDT-SIRST_L2SKNet_FPN_loss_curve.png"),
+        *("SIRST_L2SKNet_UNet_loss_curve.png", "nudt_sirst_comparison.png"),
+        "sirst_comparison.png",
+    }
+    with pytest.raises(UserError, match="there are logs of NUDT-SIRST, SIRST"):
+        loss_curves.main([*base, "--dataset_name", "MWIRST"])
+
+
+def test_a_resumed_run_is_joined(tmp_path, drawn, capsys):
+    log = tmp_path / "log" / "NUDT-SIRST_L2SKNet_UNet_Fri_Aug__2_04_31_35_2024.txt"
+    # The name that sorts last is the older one: dates decide, not letters.
+    write_log(log, run([1, 2, 3]))
+    write_log(log.with_name("NUDT-SIRST_L2SKNet_UNet_20250101_000000.txt"), run([3, 4], level=4))
+    loss_curves.main(["--output_dir", str(tmp_path)])
+    assert drawn["L2SKNet_UNet_loss_curve.png"] == pytest.approx(
+        {1: 1.0, 2: 0.5, 3: 1.333333, 4: 1.0}
+    )
+    assert "runs in" not in capsys.readouterr().out
+
+
+def test_of_several_runs_the_newest_is_drawn(tmp_path, drawn, capsys):
+    for stamp, epochs in (("20250101_000000", range(1, 9)), ("20250102_000000", [1, 2])):
+        write_log(tmp_path / "log" / f"NUDT-SIRST_L2SKNet_UNet_{stamp}.txt", run(epochs))
+    loss_curves.main(["--output_dir", str(tmp_path)])
+    assert list(drawn["L2SKNet_UNet_loss_curve.png"]) == [1, 2]
+    lines = [line for line in capsys.readouterr().out.splitlines() if "runs in" in line]
+    assert len(lines) == 1 and "2 runs" in lines[0] and "20250102_000000" in lines[0]
+
+
+def test_an_empty_log_is_skipped_in_a_folder_and_an_error_by_name(tmp_path, drawn, capsys):
+    empty = tmp_path / "log" / "NUDT-SIRST_L2SKNet_FPN_20250101_000000.txt"
+    write_log(empty, [])
+    write_log(empty.with_name("NUDT-SIRST_L2SKNet_UNet_20250101_000000.txt"), run([1]))
+    loss_curves.main(["--output_dir", str(tmp_path)])
+    assert list(drawn["nudt_sirst_comparison.png"]) == ["L2SKNet_UNet"]
+    assert str(empty) in capsys.readouterr().out
+    with pytest.raises(UserError, match="no epoch"):
+        loss_curves.main([str(empty), "--output_dir", str(tmp_path)])
+    with pytest.raises(UserError, match="absent.txt"):
+        loss_curves.main([str(tmp_path / "absent.txt"), "--output_dir", str(tmp_path)])
+
+
+def test_a_single_epoch_is_visible_and_miou_only_where_scored(tmp_path):
+    loss_color, miou_color = plots.STYLES[0][0], plots.STYLES[2][0]
+    plots.save_loss_curve(tmp_path / "unscored.png", [EpochRecord(1, 0.9)], "one")
+    assert loss_color in colors(tmp_path / "unscored.png")
+    assert miou_color not in colors(tmp_path / "unscored.png")
+    plots.save_loss_curve(tmp_path / "scored.png", run([1, 2, 3]), "three")
+    assert {loss_color, miou_color} <= colors(tmp_path / "scored.png")
+    heights = [len(read_picture(tmp_path / f"{name}.png")) for name in ("unscored", "scored")]
+    assert heights[0] < heights[1]
+
+
+def test_comparison_shows_every_model_in_its_colour(tmp_path):
+    histories = {model: run([1, 2], level=i + 1) for i, model in enumerate(MODELS)}
+    plots.save_comparison(tmp_path / "all.png", histories, "NUDT-SIRST")
+    assert {color for color, _ in plots.STYLES[:4]} <= colors(tmp_path / "all.png")
+
+
+@pytest.mark.filterwarnings("error::UserWarning", "error::RuntimeWarning")
+@pytest.mark.parametrize(
+    "losses",
+    [
+        [math.nan, math.inf],
+        [0.0, 0.0],
+        [0.5, 0.5],
+        [1.0, math.nan, 0.5, 0.0, 1e-7],
+    ],
+)
+def test_odd_losses_are_drawn_without_complaint(tmp_path, losses):
+    records = [EpochRecord(10 + i, loss) for i, loss in enumerate(losses)]
+    plots.save_loss_curve(tmp_path / "odd.png", records, "odd")
+    plots.save_comparison(tmp_path / "both.png", {"a": records, "b": run([1])}, "odd")
+    assert read_picture(tmp_path / "odd.png").shape[1] == 1050
+    assert plots.STYLES[1][0] in colors(tmp_path / "both.png")

@@ -1,0 +1,225 @@
+"""The training log: written from the history of a run, read from any source.
+
+One epoch is five lines (the format of the official PyTorch code), one if it was not evaluated:
+
+    Aug  2 04:31:35 Epoch---1, total_loss---0.998524,
+    pixAcc 0.971711, mIoU: 0.018736
+    Pd: 0.795767, Fa: 0.03753779, fscore: 0.030127
+    Best mIoU: 0.018736,when Epoch=1, Best fscore: 0.030127,when Epoch=1
+    Best Pd: 0.795767,when Epoch=1, Best Fa: 0.03753779,when Epoch=1
+"""
+
+from __future__ import annotations
+
+import math
+import re
+import time
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import NamedTuple
+
+from utils.errors import UserError
+from utils.files import atomic_path
+
+METRICS = ("pixAcc", "mIoU", "Pd", "Fa", "fscore")
+MONTHS = ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec")
+
+# A number counts only when it is seen to end: a run that was killed leaves half of one behind.
+_NUMBER = r"(\d+(?:\.\d*)?(?:e[-+]?\d+)?|nan|inf)(?=[,;)\]\s*]|$)"
+_EPOCH = re.compile(
+    r"(?:([A-Z][a-z]{2} +\d{1,2} +\d\d:\d\d:\d\d)\W*)?"
+    r"\b(?i:epoch)[^\w\n]*(\d+)(?:/\d+)?"
+    r"[^\w\n]+(?i:(?:total|train)?[_ ]?loss[^\w\n]*" + _NUMBER + ")"
+)
+_METRIC = re.compile(r"\b(pixAcc|mIoU|Pd|Fa|f[-_]?score)\b[\s:=]*" + _NUMBER, re.IGNORECASE)
+# The end of a file without a final newline: are these all the decimals the format gives?
+_WHOLE_END = re.compile(
+    r"(?i:loss|pixAcc|mIoU|Pd|fscore)[\s:=-]*\d+\.\d{6}$|Fa[\s:=]*\d+\.\d{8}$|(?i:nan|inf)$"
+)
+_FIELDS = {name.lower(): name for name in METRICS}
+
+
+@dataclass
+class EpochRecord:
+    """What the log says of one epoch.
+
+    Attributes:
+        epoch: Counted from 1.
+        loss: Mean training loss; may be NaN.
+        time: When training ended: `Aug  2 04:31:35`, or seconds since 1970; "" if unknown.
+        pixAcc, mIoU, Pd, Fa, fscore: Scores on the test list; None where it was not evaluated.
+    """
+
+    epoch: int
+    loss: float
+    time: str | float = ""
+    pixAcc: float | None = None
+    mIoU: float | None = None
+    Pd: float | None = None
+    Fa: float | None = None
+    fscore: float | None = None
+
+    @property
+    def evaluated(self) -> bool:
+        """Whether all five scores are known."""
+        return all(getattr(self, name) is not None for name in METRICS)
+
+
+def log_time(seconds: float | None = None) -> str:
+    """Local time as `Aug  2 04:31:35`, in English whatever the locale; the present by default."""
+    now = time.localtime(seconds)
+    clock = f"{now.tm_hour:02d}:{now.tm_min:02d}:{now.tm_sec:02d}"
+    return f"{MONTHS[now.tm_mon - 1]} {now.tm_mday:2d} {clock}"
+
+
+def best_epochs(records: Iterable[EpochRecord]) -> dict[str, EpochRecord]:
+    """The record with the best value of each metric; empty if no epoch was evaluated.
+
+    The lowest Fa, the highest of the others; the earlier epoch of equal ones; NaN is never better
+    than a number.
+    """
+    best: dict[str, EpochRecord] = {}
+    for record in records:
+        _update_best(best, record)
+    return best
+
+
+def _update_best(best: dict[str, EpochRecord], record: EpochRecord) -> None:
+    if not record.evaluated:
+        return
+    for name in METRICS:
+        if name not in best:
+            best[name] = record
+            continue
+        new, old = getattr(record, name), getattr(best[name], name)
+        if (new < old if name == "Fa" else new > old) or (math.isnan(old) and not math.isnan(new)):
+            best[name] = record
+
+
+def render_log(records: Iterable[EpochRecord]) -> str:
+    """The text of the log of these epochs, the `Best` lines as they stood after each of them."""
+    lines = []
+    best: dict[str, EpochRecord] = {}
+    for record in records:
+        stamp = record.time if isinstance(record.time, str) else log_time(record.time)
+        lines.append(f"{stamp} Epoch---{record.epoch}, total_loss---{record.loss:.6f},".lstrip())
+        if not record.evaluated:
+            continue
+        _update_best(best, record)
+        lines += [
+            f"pixAcc {record.pixAcc:.6f}, mIoU: {record.mIoU:.6f}",
+            f"Pd: {record.Pd:.6f}, Fa: {record.Fa:.8f}, fscore: {record.fscore:.6f}",
+            f"Best mIoU: {best['mIoU'].mIoU:.6f},when Epoch={best['mIoU'].epoch}, "
+            f"Best fscore: {best['fscore'].fscore:.6f},when Epoch={best['fscore'].epoch}",
+            f"Best Pd: {best['Pd'].Pd:.6f},when Epoch={best['Pd'].epoch}, "
+            f"Best Fa: {best['Fa'].Fa:.8f},when Epoch={best['Fa'].epoch}",
+        ]
+    return "".join(line + "\n" for line in lines)
+
+
+def write_log(path: str | Path, records: Iterable[EpochRecord]) -> None:
+    """Writes the whole log anew; a reader sees the old one or the new one, never a part."""
+    text = render_log(records)
+    with atomic_path(path) as temporary:
+        temporary.write_bytes(text.encode())
+
+
+def read_log(path: str | Path) -> list[EpochRecord]:
+    """Reads a log of ours, of the official PyTorch code, or one much like them.
+
+    Other lines may stand between; scores may be missing. The last line may be cut off: a value
+    that is not seen to be whole is dropped. An epoch that appears again (a resumed run) replaces
+    the earlier one.
+
+    Returns:
+        The records, by epoch.
+
+    Raises:
+        UserError: The file cannot be read, or holds not one epoch.
+    """
+    path = Path(path)
+    try:
+        text = path.read_text(encoding="utf-8", errors="replace")
+    except OSError as error:
+        raise UserError(f"{path}: cannot read this log ({error.strerror})") from error
+    lines = text.split("\n")
+    if not _WHOLE_END.search(lines[-1]):
+        lines[-1] = re.sub(r"[\d.]+$", "", lines[-1])
+
+    records: dict[int, EpochRecord] = {}
+    record = None
+    for line in lines:
+        if re.search(r"\bbest\b", line, re.IGNORECASE):
+            continue
+        for stamp, epoch, loss in _EPOCH.findall(line):
+            record = EpochRecord(int(epoch), float(loss), stamp)
+            records[record.epoch] = record
+        if record is not None:
+            for name, value in _METRIC.findall(line):
+                setattr(record, _FIELDS[re.sub("[-_]", "", name.lower())], float(value))
+    if not records:
+        raise UserError(
+            f"{path}: no epoch in this log; a line such as"
+            " `Aug  2 04:31:35 Epoch---1, total_loss---0.998524,` is expected"
+        )
+    return sorted(records.values(), key=lambda record: record.epoch)
+
+
+class LogName(NamedTuple):
+    """What the name `<dataset>_<model>_<timestamp>.txt` says; "" for a dataset left out."""
+
+    dataset: str
+    model: str
+
+
+def parse_log_name(path: str | Path, model_names: Sequence[str]) -> LogName | None:
+    """The dataset and model of a log by its name, None if no known model is in it.
+
+    Both names may hold `_` and `-`, so it is the known model names that divide the file name.
+    """
+    for model in model_names:
+        match = re.fullmatch(rf"(?:(.+)_)?{re.escape(model)}(?:[_.-].*)?", Path(path).stem)
+        if match:
+            return LogName(match[1] or "", model)
+    return None
+
+
+def log_started(path: str | Path) -> float:
+    """When a log was begun, in seconds, to put several in order.
+
+    By the timestamp in its name (`20240802_043135`, `2024-08-02_04-31-35` and the official
+    `Fri_Aug__2_04_31_35_2024`), by the file's age if there is none.
+    """
+    stem = Path(path).stem
+    try:
+        match = re.search(r"([A-Z][a-z]{2})_+(\d{1,2})_(\d\d)_(\d\d)_(\d\d)_(\d{4})$", stem)
+        if match:
+            day, hour, minute, second, year = map(int, match.groups()[1:])
+            month = MONTHS.index(match[1]) + 1
+            return datetime(year, month, day, hour, minute, second).timestamp()
+        match = re.search(r"(\d{4})\D?(\d\d)\D?(\d\d)\D?(\d\d)\D?(\d\d)\D?(\d\d)$", stem)
+        if match:
+            return datetime(*map(int, match.groups())).timestamp()
+    except ValueError:  # digits that are no date
+        pass
+    return Path(path).stat().st_mtime
+
+
+def join_logs(histories: Iterable[Sequence[EpochRecord]]) -> tuple[list[EpochRecord], int]:
+    """Joins the logs of one model, oldest first, into the history of its newest run.
+
+    A log that begins after the first epoch of the one before goes on from it, and its epochs
+    replace those of the same number; one that begins at the same epoch or earlier is a new run.
+
+    Returns:
+        The records of the newest run, by epoch, and the number of older runs left out.
+    """
+    run: dict[int, EpochRecord] = {}
+    left_out = 0
+    for records in histories:
+        if run and records[0].epoch <= min(run):
+            run, left_out = {}, left_out + 1
+        run.update({record.epoch: record for record in records})
+    return [run[epoch] for epoch in sorted(run)], left_out
