@@ -1,0 +1,31 @@
+"""Trains one model (or several, one after the other) on the first GPU, or on the CPU.
+
+    python train_device0.py --model_name L2SKNet_UNet --dataset_name NUDT-SIRST --lr 5e-4
+    python train_device0.py --model_name L2SKNet_UNet --resume      # go on where it stopped
+
+After each epoch the test list is scored, the log rewritten, and `last.npz` and, when mIoU has
+risen, `best.npz` saved. Ctrl-C, SIGTERM and --stop_after finish the step and save.
+"""
+
+from __future__ import annotations
+
+from utils import cli
+
+
+def main(argv=None) -> int:
+    """Runs the script with the arguments given, those of the command line by default."""
+    parser = cli.make_parser(__doc__, default_models=["L2SKNet_UNet"])
+    cli.add_training(parser)
+    args = parser.parse_args(argv)
+    from utils.training import train
+
+    for dataset_name in args.dataset_names:
+        for model_name in args.model_names:
+            status = train(model_name, dataset_name, args)
+            if status:
+                return status
+    return 0
+
+
+if __name__ == "__main__":
+    cli.run(main)
