@@ -1,0 +1,152 @@
+"""Everything once, in small: train the four networks, test, score and draw. At most 15 minutes.
+
+    python3 demo.py
+
+Makes the environment in `.venv/` first. Works on pieces of a few images of data/NUDT-SIRST if it is
+there, on sample images of its own if not, and writes only below demo/. A second run trains only
+what is missing; remove demo/ to begin again.
+"""
+
+import sys
+
+from utils import environment
+
+# Small enough for two cores and a quarter of an hour, 3 minutes of it Jittor compiling itself.
+N_TRAIN, N_TEST, SIZE = 48, 24, 128
+TRAINING = ["--image_size", SIZE, "--batch_size", 8, "--epochs", 10, "--lr", 1e-3]
+ROWS = 5  # in the picture of detections
+
+
+def main(argv=None):
+    """Runs the project's scripts one after the other, showing each command line."""
+    import argparse
+    import time
+    from pathlib import Path
+
+    from utils.errors import UserError
+
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
+    args = parser.parse_args(argv)
+    began = time.monotonic()
+    root = Path(environment.ROOT)
+    demo = root / "demo"
+    try:
+        dataset = make_dataset(root / "data", demo / "data")
+        common = ["--dataset_dir", "demo/data", "--dataset_name", dataset, "--output_dir", "demo"]
+        device = ["--device", args.device]
+        run("run_train.py", *common, *device, *TRAINING)
+        run("run_evaluate.py", *common, *device)
+        run("loss_curves.py", *common)
+        draw_detections(demo, dataset)
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+
+    print(f"\nDone in {(time.monotonic() - began) / 60:.1f} minutes. Look at:")
+    for pattern, what in (
+        ("detections.png", "what the networks found, on images of the test list"),
+        ("result/*_comparison.md", "the scores"),
+        ("loss_curves/*/*.png", "the course of training"),
+        ("log/*.txt", "the logs"),
+    ):
+        for path in sorted(demo.glob(pattern)):
+            print(f"  {str(path.relative_to(root)):<58} {what}")
+    if dataset == "SAMPLE":
+        print("These images are synthetic. For the real thing put the dataset in data/NUDT-SIRST "
+              "(README.md says where it is) and run: .venv/bin/python run_train.py")
+    return 0
+
+
+def make_dataset(real, folder):
+    """Writes the demo's dataset if it is not there; returns its name.
+
+    Args:
+        real: the folder in which NUDT-SIRST may lie.
+        folder: the folder to write into.
+    """
+    from utils.synthetic import write_sample_dataset
+
+    if not (real / "NUDT-SIRST").is_dir():
+        if not (folder / "SAMPLE").is_dir():
+            print(f"No {real / 'NUDT-SIRST'}: writing sample images to {folder / 'SAMPLE'}")
+            write_sample_dataset(folder / "SAMPLE", N_TRAIN, N_TEST, SIZE)
+        return "SAMPLE"
+    if not (folder / "NUDT-SIRST-subset").is_dir():
+        copy_subset(real, "NUDT-SIRST", folder / "NUDT-SIRST-subset")
+    return "NUDT-SIRST-subset"
+
+
+def copy_subset(dataset_dir, dataset_name, folder):
+    """Copies a piece with a target from the first images of both lists of a dataset to `folder`."""
+    import os
+    import tempfile
+    from pathlib import Path
+
+    import numpy as np
+    from PIL import Image
+
+    from utils.datasets import load_splits
+
+    print(f"Copying pieces of {N_TRAIN} + {N_TEST} images of {dataset_name} to {folder}")
+    splits = load_splits(dataset_dir, dataset_name)
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=".", dir=folder.parent) as temporary:
+        build = Path(temporary, folder.name)
+        (build / "images").mkdir(parents=True)
+        (build / "masks").mkdir()
+        for list_name, split, count in zip(("train", "test"), splits, (N_TRAIN, N_TEST)):
+            chosen = [i for i, mask in enumerate(split.masks) if mask.any()][:count]
+            for i in chosen:
+                # The target need not be in the middle: the grid's cell that holds its first pixel.
+                corner = np.argwhere(split.masks[i])[0] // SIZE * SIZE
+                rows, columns = (
+                    slice(max(0, min(c, n - SIZE)), max(0, min(c, n - SIZE)) + SIZE)
+                    for c, n in zip(corner, split.masks[i].shape))
+                name = f"{split.names[i]}.png"
+                Image.fromarray(split.images[i][rows, columns]).save(build / "images" / name)
+                Image.fromarray(split.masks[i][rows, columns] * 255).save(build / "masks" / name)
+            text = "".join(f"{split.names[i]}\n" for i in chosen)
+            (build / f"{list_name}.txt").write_text(text)
+        os.rename(build, folder)
+
+
+def draw_detections(demo, dataset):
+    """Draws demo/detections.png from the predictions that run_evaluate.py has written."""
+    from model import MODEL_NAMES
+    from utils.datasets import load_split
+    from utils.figures import detection_figure
+    from utils.scoring import mat_folder, read_prediction
+
+    test = load_split(demo / "data", dataset, "test")
+    rows = [i for i, mask in enumerate(test.masks) if mask.any()][:ROWS]
+    predictions = {
+        model: [read_prediction(mat_folder(demo, dataset, model) / f"{test.names[i]}.mat")
+                for i in rows]
+        for model in MODEL_NAMES
+    }
+    detection_figure(
+        demo / "detections.png", [test.names[i] for i in rows], [test.images[i] for i in rows],
+        [test.masks[i] for i in rows], predictions)
+
+
+def run(script, *arguments):
+    """Shows and runs one of the project's scripts; raises UserError if it fails."""
+    import shlex
+
+    from utils import processes
+    from utils.errors import UserError
+
+    words = [script, *map(str, arguments)]
+    print("\n$ python " + " ".join(map(shlex.quote, words)), flush=True)
+    status, _ = processes.run([sys.executable, *words], cwd=environment.ROOT)
+    if status:
+        raise UserError(f"{script} ended with status {status}, see above; "
+                        "when that is mended, `python3 demo.py` goes on from here")
+
+
+if __name__ == "__main__":
+    if not {"-h", "--help"} & set(sys.argv):
+        environment.reexec()
+    sys.exit(main())
