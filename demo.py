@@ -12,8 +12,8 @@ import sys
 from utils import environment
 
 # Small enough for two cores and a quarter of an hour, 3 minutes of it Jittor compiling itself.
-N_TRAIN, N_TEST, SIZE = 48, 24, 128
-TRAINING = ["--image_size", SIZE, "--batch_size", 8, "--epochs", 10, "--lr", 1e-3]
+N_TRAIN, N_TEST, SIZE = 64, 24, 64
+TRAINING = ["--image_size", SIZE, "--batch_size", 8, "--epochs", 30, "--lr", 5e-3]
 ROWS = 5  # in the picture of detections
 
 

@@ -17,6 +17,7 @@ from pathlib import Path
 
 from utils import cli, processes
 from utils.checkpoint import checkpoint_folder, read_meta
+from utils.errors import UserError
 from utils.logs import EpochRecord, best_epochs
 
 SCRIPT = Path(__file__).resolve().parent / "train_device0.py"
@@ -32,28 +33,27 @@ def main(argv=None) -> int:
     deadline = None if args.stop_after is None else time.monotonic() + 60 * args.stop_after
 
     states = {}
-    stopped = False
+    received = None
     for dataset_name in args.dataset_names:
         for model_name in args.model_names:
             command = training_command(args, dataset_name, model_name)
             minutes = None if deadline is None else (deadline - time.monotonic()) / 60
             if command is None:
                 state = "finished before"
-            elif stopped or (minutes is not None and minutes <= 0):
+            elif received or (minutes is not None and minutes <= 0):
                 state = "not begun"
             else:
                 command += [] if minutes is None else ["--stop_after", str(minutes)]
                 print(f"\n== {model_name} on {dataset_name}", flush=True)
                 status, received = processes.run(command)
-                stopped = received is not None
-                state = "stopped" if stopped else f"failed ({status})" if status else "done"
+                state = "stopped" if received else f"failed ({status})" if status else "done"
                 if state == "done" and training_command(args, dataset_name, model_name):
                     state = "to be resumed"
             states[dataset_name, model_name] = state
 
     print("\n" + summary(args.output_dir, states))
-    if stopped:
-        return 130
+    if received:
+        return 128 + received
     return int(any(state.startswith("failed") for state in states.values()))
 
 
@@ -76,9 +76,11 @@ def training_command(args, dataset_name, model_name):
 
 
 def last_meta(output_dir, dataset_name, model_name):
-    """What the last checkpoint says of the run; empty if there is none."""
-    path = checkpoint_folder(output_dir, dataset_name, model_name) / "last.npz"
-    return read_meta(path) if path.is_file() else {}
+    """What the last checkpoint says of the run; empty if there is none that can be read."""
+    try:
+        return read_meta(checkpoint_folder(output_dir, dataset_name, model_name) / "last.npz")
+    except UserError:  # the training itself will say so
+        return {}
 
 
 def summary(output_dir, states):

@@ -30,7 +30,6 @@ def main(argv=None) -> None:
     from utils import runtime
     from utils.checkpoint import find_weights
     from utils.datasets import load_split
-    from utils.predict import predict_images, predict_split
 
     weights = {}
     for dataset_name in args.dataset_names[:1] if args.input else args.dataset_names:
@@ -45,9 +44,12 @@ def main(argv=None) -> None:
             weights[dataset_name, model_name] = path
 
     print(runtime.start(args.device).describe())
+    # Here and not above: with these Jittor starts, on any device.
+    from utils.predict import input_name, predict_images, predict_split
+
     for (dataset_name, model_name), path in weights.items():
         if args.input:
-            folder = args.output_dir / "result" / args.input.resolve().stem
+            folder = args.output_dir / "result" / input_name(args.input)
             print(f"{args.input}, {model_name} with {path}, to {folder}")
             predict_images(model_name, path, args.input, args.output_dir)
         else:

@@ -17,13 +17,18 @@ def main(argv=None) -> int:
     parser = cli.make_parser(__doc__, default_models=["L2SKNet_UNet"])
     cli.add_training(parser)
     args = parser.parse_args(argv)
-    from utils.training import train
+    # Before the modules below, which would start Jittor on any device.
+    from utils.runtime import start
 
-    for dataset_name in args.dataset_names:
-        for model_name in args.model_names:
-            status = train(model_name, dataset_name, args)
-            if status:
-                return status
+    runtime = start(args.device)
+    from utils.training import StopRequest, train
+
+    with StopRequest(args.stop_after) as stop:
+        print(runtime.describe())
+        for dataset_name in args.dataset_names:
+            for model_name in args.model_names:
+                if not train(model_name, dataset_name, args, stop):
+                    return stop.status
     return 0
 
 

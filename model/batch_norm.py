@@ -108,21 +108,20 @@ class _NormCPU(jt.Function):
         )
 
 
-def _activate(z, slope):
-    if slope == 1.0:
-        return z
-    return jt.maximum(z, 0.0) if slope == 0.0 else jt.ternary(z > 0, z, z * slope)
+def activate(z, slope):
+    """z where it is positive, z·slope elsewhere. (A maximum with 0 would turn NaN into 0.)"""
+    return z if slope == LINEAR else jt.ternary(z > 0, z, z * slope)
 
 
 def _norm_any_device(x, weight, bias, slope):
-    """The same from Jittor's operators, for CUDA."""
+    """The same from Jittor's operators, for CUDA (exercised on the CPU only by the tests)."""
     x64 = x.float64()
     mean = x64.mean((0, 2, 3))
     centred = x64 - mean.reshape(1, -1, 1, 1)
     var = centred.sqr().mean((0, 2, 3))
     scale = weight.float64() / jt.sqrt(var + EPS)
     z = centred * scale.reshape(1, -1, 1, 1) + bias.float64().reshape(1, -1, 1, 1)
-    return _activate(z, slope).float32(), mean, var
+    return activate(z, slope).float32(), mean, var
 
 
 class BatchNorm(jt.Module):
@@ -148,15 +147,19 @@ class BatchNorm(jt.Module):
         """
         if self.is_training():
             return self._train(x, conv_bias)
-        scale = self.weight.float64() / jt.sqrt(self.running_var.float64() + EPS)
         mean = self.running_mean.float64()
         if conv_bias is not None:
             mean = mean - conv_bias.float64()
+        scale = self.weight.float64() / jt.sqrt(self.running_var.float64() + EPS)
         shift = self.bias.float64() - mean * scale
-        scale, shift = (v.float32().reshape(1, -1, 1, 1) for v in (scale, shift))
-        return _activate(x * scale + shift, self.slope)
+        z = x.float64() * scale.reshape(1, -1, 1, 1) + shift.reshape(1, -1, 1, 1)
+        return activate(z, self.slope).float32()
 
     def _train(self, x, conv_bias):
+        count = x.shape[0] * x.shape[2] * x.shape[3]
+        if count < 2:
+            raise ValueError("batch norm has one value a channel to normalise: train on batches "
+                             "of two images or more, and call net.eval() to predict")
         bias = self.bias
         if conv_bias is not None:
             bias = bias + conv_bias * 0.0  # its gradient is zero, not absent
@@ -164,7 +167,6 @@ class BatchNorm(jt.Module):
             y, mean, var = _norm_any_device(x, self.weight, bias, self.slope)
         else:
             y, mean, var = _NormCPU(self.slope)(x, self.weight, bias)
-        count = x.shape[0] * x.shape[2] * x.shape[3]
         unbiased = var.detach() * (count / (count - 1))
         mean = mean.detach()
         if conv_bias is not None:

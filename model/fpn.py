@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from model.batch_norm import LINEAR, RELU, BatchNorm
+from model.batch_norm import LINEAR, RELU, BatchNorm, activate
 from model.contrast import CHANNELS, ContrastNet
 from model.layers import ConvStack, conv1x1, conv3x3, resize_bilinear
 from utils.runtime import jt
@@ -23,7 +23,7 @@ class ResidualBlock(jt.Module):
 
     def execute(self, x):
         skip = x if self.shortcut is None else self.shortcut(x)
-        return jt.maximum(self.body(x) + skip, 0.0)
+        return activate(self.body(x) + skip, RELU)
 
 
 class Level(jt.Module):

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import re
-import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -41,6 +40,12 @@ def get_weights(net):
     return {name: variable.numpy() for name, variable in net.state_dict().items()}
 
 
+def find_not_finite(net):
+    """The name of a parameter or running statistic that holds NaN or infinity, or None."""
+    arrays = get_weights(net)
+    return next((name for name, array in arrays.items() if not np.isfinite(array).all()), None)
+
+
 def save_weights(net, path, meta=None, optimizer=None):
     """Writes the weights, atomically.
 
@@ -53,10 +58,10 @@ def save_weights(net, path, meta=None, optimizer=None):
     Raises:
         UserError: a weight is not finite; nothing is written then.
     """
-    arrays = get_weights(net)
-    broken = [name for name, array in arrays.items() if not np.isfinite(array).all()]
+    broken = find_not_finite(net)
     if broken:
-        raise UserError(f"{path}: not written, {broken[0]} is not finite; try a lower --lr")
+        raise UserError(f"{path}: not written, {broken} is not finite; try a lower --lr")
+    arrays = get_weights(net)
     arrays.update({OPTIMIZER + name: array for name, array in (optimizer or {}).items()})
     with atomic_path(path) as temporary:
         np.savez(temporary, **arrays, **{META: np.array(json.dumps(meta or {}))})
@@ -68,22 +73,30 @@ def read_arrays(path):
     Raises:
         UserError: the file is missing, damaged, of another format, or would need unpickling.
     """
+    return _read(path, lambda file: {name: file[name] for name in file.files})
+
+
+def read_meta(path):
+    """The `meta` of a file that `save_weights` wrote; empty if it has none.
+
+    Raises:
+        UserError: as `read_arrays`.
+    """
+    return _read(path, lambda file: json.loads(str(file[META])) if META in file.files else {})
+
+
+def _read(path, take):
     path = Path(path)
     if not path.is_file():
         raise UserError(f"{path}: no such file; train the model first, or name a checkpoint")
     try:
         with np.load(path, allow_pickle=False) as file:
-            return {name: file[name] for name in file.files}
-    except (ValueError, OSError, EOFError, zipfile.BadZipFile, AttributeError):
+            return take(file)
+    except Exception as error:  # a damaged file makes the decoders raise nearly anything
         raise UserError(
-            f"{path}: not an .npz file of plain arrays, or damaged; take another checkpoint"
-        ) from None
-
-
-def read_meta(path):
-    """The `meta` of a file that `save_weights` wrote; empty if it has none."""
-    with np.load(path, allow_pickle=False) as file:
-        return json.loads(str(file[META])) if META in file.files else {}
+            f"{path}: not an .npz file of plain arrays, or damaged; "
+            "remove it, or take another checkpoint"
+        ) from error
 
 
 def load_weights(net, source):

@@ -45,9 +45,9 @@ def make_parser(doc, default_models=MODEL_NAMES, any_model=False):
         "--device", choices=("auto", "cpu", "cuda"), default="auto",
         help="default auto: a GPU that works, else the CPU",
     )
-    parser.add_argument("--seed", type=int, default=None, help="default 42")
+    parser.add_argument("--seed", type=_seed, default=None, metavar="N", help="default 42")
     parser.add_argument(
-        "--num_workers", "--threads", dest="num_workers", type=positive(int), default=4,
+        "--num_workers", "--threads", dest="num_workers", type=_workers, default=4,
         metavar="N", help="threads that decode images; default 4",
     )
     return parser
@@ -102,6 +102,20 @@ def positive(kind):
 
     parse.__name__ = kind.__name__
     return parse
+
+
+def _seed(text):
+    value = int(text)
+    if not 0 <= value < 2**32:
+        raise argparse.ArgumentTypeError(f"{text} must be from 0 to 2**32 - 1")
+    return value
+
+
+def _workers(text):
+    value = int(text)
+    if value < 0:
+        raise argparse.ArgumentTypeError(f"{text} must not be below zero")
+    return value
 
 
 def _threshold(text):

@@ -8,6 +8,7 @@ from tqdm import tqdm
 
 from evaluation import Evaluator
 from model import soft_iou_loss
+from utils.checkpoint import find_not_finite
 from utils.datasets import num_train_batches, test_batches, train_batches
 from utils.errors import UserError
 from utils.predict import predict
@@ -31,7 +32,7 @@ def train_one_epoch(net, optimizer, split, recipe, epoch, losses, check_stop):
         check_stop: called after every step; may raise Interrupted.
 
     Raises:
-        UserError: a loss is not finite.
+        UserError: a loss or a gradient is not finite.
     """
     net.train()
     total = num_train_batches(split, recipe["batch_size"])
@@ -47,11 +48,12 @@ def train_one_epoch(net, optimizer, split, recipe, epoch, losses, check_stop):
             optimizer.step(loss)
             jt.sync_all(True)
             value = loss.item()
-            if not math.isfinite(value):
+            # The loss alone does not tell: Jittor's sigmoid makes a number of NaN.
+            if not math.isfinite(value) or find_not_finite(net):
                 raise UserError(
-                    f"the loss is {value} in epoch {epoch}, batch {len(losses) + 1}, images "
-                    f"{', '.join(names)}: look at them, or try a lower --lr; "
-                    "the last checkpoint is from before"
+                    f"the loss or its gradient is not finite in epoch {epoch}, batch "
+                    f"{len(losses) + 1}, images {', '.join(names)}: look at them, or try a lower "
+                    "--lr; what was saved is from before"
                 )
             losses.append(value)
             bar.update()

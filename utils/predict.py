@@ -59,6 +59,12 @@ def predict_split(model_name, weights, split, output_dir, dataset_name, batch_si
             bar.update(len(indices))
 
 
+def input_name(path):
+    """What stands for the dataset's name in the results of a file or folder."""
+    path = Path(path).resolve()
+    return path.name if path.is_dir() else path.stem
+
+
 def predict_images(model_name, weights, path, output_dir):
     """Predicts an image file or every image of a folder, one at a time, at its own size.
 
@@ -70,7 +76,7 @@ def predict_images(model_name, weights, path, output_dir):
     """
     files = list_images(path)
     net = load_model(model_name, weights)
-    result = Path(output_dir) / "result" / Path(path).resolve().stem
+    result = Path(output_dir) / "result" / input_name(path)
     stems = Counter(file.stem for file in files)
     for file in tqdm(files, desc=model_name, unit="image", disable=None):
         probability = predict(net, to_float(read_gray(file))[None, None])[0]

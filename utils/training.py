@@ -21,7 +21,7 @@ from utils.engine import Interrupted, evaluate, train_one_epoch
 from utils.errors import UserError
 from utils.logs import METRICS, EpochRecord, best_epochs, log_time, write_log
 from utils.optim import Adam, MultiStepLR
-from utils.runtime import set_seed, start
+from utils.runtime import set_seed
 
 # What a run is made of. A resumed run keeps its own values; only `epochs` may be given anew.
 RECIPE = {"batch_size": 8, "epochs": 400, "lr": 1e-3, "seed": 42, "image_size": 256}
@@ -90,6 +90,9 @@ class Run:
 
         set_seed(self.recipe["seed"])
         self.net = build_model(model_name)
+        size, multiple = self.recipe["image_size"], self.net.multiple
+        if size % multiple:
+            raise UserError(f"--image_size {size}: {model_name} takes multiples of {multiple}")
         self.optimizer = Adam(self.net.parameters(), self.recipe["lr"])
         self.scheduler = MultiStepLR(self.optimizer, MILESTONES, GAMMA)
         if resume:
@@ -126,7 +129,7 @@ class Run:
                 continue
             if resumed is not None and key != "epochs" and value != resumed[key]:
                 raise UserError(
-                    f"--{key} {value}: the run to resume has {resumed[key]}; leave the flag away"
+                    f"--{key} {value}: the run to resume has {resumed[key]}; leave the flag out"
                 )
             recipe[key] = value
         return recipe
@@ -192,52 +195,49 @@ class Run:
         return record
 
 
-def train(model_name, dataset_name, args):
+def train(model_name, dataset_name, args, stop):
     """Trains one network as the flags of `utils.cli.add_training` say.
 
+    Args:
+        stop: a StopRequest.
+
     Returns:
-        The exit status: 0, or 128 + the signal that ended the run early.
+        Whether the run came to its end; False if it was stopped, and saved, before.
     """
-    with StopRequest(args.stop_after) as stop:
-        runtime = start(args.device)
-        # Jittor sets handlers of its own while it starts.
-        for number in stop.signals:
-            signal.signal(number, stop._handle)
-        recipe = {key: getattr(args, key, None) for key in RECIPE}
-        run = Run(model_name, dataset_name, args.output_dir, recipe, args.resume)
-        splits = load_splits(args.dataset_dir, dataset_name, num_workers=args.num_workers)
-        steps = num_train_batches(splits[0], run.recipe["batch_size"])
-        print(runtime.describe())
-        for split in splits:
-            print(split.describe())
-        parameters = sum(p.numel() for p in run.optimizer.parameters)
+    recipe = {key: getattr(args, key, None) for key in RECIPE}
+    run = Run(model_name, dataset_name, args.output_dir, recipe, args.resume)
+    splits = load_splits(args.dataset_dir, dataset_name, num_workers=args.num_workers)
+    steps = num_train_batches(splits[0], run.recipe["batch_size"])
+    for split in splits:
+        print(split.describe())
+    parameters = sum(p.numel() for p in run.optimizer.parameters)
+    print(
+        f"{model_name}: {parameters:,} parameters, {run.recipe['epochs']} epochs of {steps} "
+        f"batches of {run.recipe['batch_size']}, learning rate {run.recipe['lr']:g}, "
+        f"seed {run.recipe['seed']}; log {run.log_path}, weights {run.folder}", flush=True,
+    )
+    if run.epochs_done or run.losses:
+        print(f"resumed after epoch {run.epochs_done} and {len(run.losses)} batches")
+    earlier = run.keep_earlier_run()
+    if earlier:
+        print(f"the checkpoints of an earlier run are now in {earlier}")
+    try:
+        while run.epochs_done < run.recipe["epochs"]:
+            began = time.monotonic()
+            epoch = run.epochs_done + 1
+            evaluated = epoch % args.eval_every == 0 or epoch == run.recipe["epochs"]
+            record = run.run_epoch(*splits, evaluated, args.threshold, stop.check)
+            print(_progress(record, run, time.monotonic() - began), flush=True)
+    except Interrupted:
+        run.save_last()
+        write_log(run.log_path, run.history)
         print(
-            f"{model_name}: {parameters:,} parameters, {run.recipe['epochs']} epochs of {steps} "
-            f"batches of {run.recipe['batch_size']}, learning rate {run.recipe['lr']:g}, "
-            f"seed {run.recipe['seed']}; log {run.log_path}, weights {run.folder}", flush=True,
+            f"stopped in epoch {run.epochs_done + 1} after {len(run.losses)} of {steps} "
+            "batches, all of it saved; the same command with --resume goes on"
         )
-        if run.epochs_done or run.losses:
-            print(f"resumed after epoch {run.epochs_done} and {len(run.losses)} batches")
-        earlier = run.keep_earlier_run()
-        if earlier:
-            print(f"the checkpoints of an earlier run are now in {earlier}")
-        try:
-            while run.epochs_done < run.recipe["epochs"]:
-                began = time.monotonic()
-                epoch = run.epochs_done + 1
-                evaluated = epoch % args.eval_every == 0 or epoch == run.recipe["epochs"]
-                record = run.run_epoch(*splits, evaluated, args.threshold, stop.check)
-                print(_progress(record, run, time.monotonic() - began), flush=True)
-        except Interrupted:
-            run.save_last()
-            write_log(run.log_path, run.history)
-            print(
-                f"stopped in epoch {run.epochs_done + 1} after {len(run.losses)} of {steps} "
-                "batches, all of it saved; the same command with --resume goes on"
-            )
-            return stop.status
+        return False
     print(f"finished: {run.folder}, {run.log_path}")
-    return 0
+    return True
 
 
 def _progress(record, run, seconds):
