@@ -20,8 +20,7 @@ def build_model(name):
         name: one of `MODEL_NAMES`.
 
     Returns:
-        A Jittor module: N×1×H×W images in [0, 1] → probabilities of the same shape. Its attribute
-        `multiple` is what H and W must be multiples of.
+        A Jittor module: N×1×H×W images in [0, 1] → probabilities of the same shape.
 
     Raises:
         ValueError: an unknown name.

@@ -70,9 +70,7 @@ class Head(jt.Module):
 
 
 class FPN(ContrastNet):
-    """The feature pyramid, N×1×H×W → N×1×H×W probabilities; any H and W."""
-
-    multiple = 1
+    """The feature pyramid, N×1×H×W → N×1×H×W probabilities."""
 
     def __init__(self, kernels):
         super().__init__(kernels)

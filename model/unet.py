@@ -4,7 +4,14 @@ from __future__ import annotations
 
 from model.batch_norm import RELU, BatchNorm
 from model.contrast import CHANNELS, ContrastNet
-from model.layers import ConvStack, conv1x1, conv3x3, max_pool2x2, upsample_nearest2x
+from model.layers import (
+    ConvStack,
+    conv1x1,
+    conv3x3,
+    max_pool2x2,
+    pad_to_multiple,
+    upsample_nearest2x,
+)
 from utils.runtime import jt
 
 
@@ -36,9 +43,10 @@ class Up(jt.Module):
 
 
 class UNet(ContrastNet):
-    """The U-shaped network, N×1×H×W → N×1×H×W probabilities; H and W multiples of `multiple`."""
+    """The U-shaped network, N×1×H×W → N×1×H×W probabilities.
 
-    multiple = 8
+    It halves three times: sizes that are no multiples of 8 are padded, and cropped back.
+    """
 
     def __init__(self, kernels):
         super().__init__(kernels)
@@ -51,6 +59,8 @@ class UNet(ContrastNet):
         self.Conv = conv1x1(CHANNELS[0], 1, bias=True)
 
     def execute(self, x):
+        height, width = x.shape[2:]
+        x = pad_to_multiple(x, 8)
         encoded = []
         for level in range(4):
             x = getattr(self, f"Conv{level + 1}")(x if level == 0 else max_pool2x2(x))
@@ -60,4 +70,4 @@ class UNet(ContrastNet):
         for level in (3, 2, 1):
             x = jt.concat([skips[level - 1], getattr(self, f"Up{level + 1}")(x)], 1)
             x = getattr(self, f"Up_conv{level + 1}")(x)
-        return jt.sigmoid(self.Conv(x))
+        return jt.sigmoid(self.Conv(x))[:, :, :height, :width]

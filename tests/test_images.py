@@ -9,7 +9,6 @@ from PIL import Image
 from utils.errors import UserError
 from utils.images import (
     list_images,
-    pad_to_multiple,
     read_gray,
     read_mask,
     resize_image,
@@ -222,21 +221,6 @@ def test_resize_image_is_bilinear_at_both_depths():
 def test_resize_mask_is_nearest():
     np.testing.assert_array_equal(resize_mask(BINARY, (4, 6)), np.kron(BINARY, np.ones((2, 2))))
     assert resize_mask(BINARY, BINARY.shape) is BINARY
-
-
-@pytest.mark.parametrize("shape, padded", [((5, 7), (8, 8)), ((1, 1), (8, 8)), ((8, 17), (8, 24))])
-def test_pad_repeats_the_edge_at_bottom_and_right(shape, padded):
-    batch = np.random.default_rng(0).random((2, 1, *shape), np.float32)
-    out = pad_to_multiple(batch, 8)
-    assert out.shape == (2, 1, *padded) and out.dtype == np.float32
-    rows = np.minimum(np.arange(padded[0]), shape[0] - 1)
-    columns = np.minimum(np.arange(padded[1]), shape[1] - 1)
-    np.testing.assert_array_equal(out, batch[:, :, rows[:, None], columns])
-
-
-def test_pad_leaves_a_fitting_batch_alone():
-    batch = np.zeros((1, 1, 16, 8), np.float32)
-    assert pad_to_multiple(batch, 8) is batch
 
 
 def test_list_images(tmp_path):

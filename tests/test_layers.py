@@ -7,7 +7,7 @@ import official
 import pytest
 from scipy.signal import correlate2d
 
-from model import batch_norm, layers
+from model import MODEL_NAMES, batch_norm, build_model, layers
 from model.batch_norm import LEAKY, LINEAR, RELU
 from model.conv import conv2d
 from model.llskm import LLSKM, LLSKM1D, global_average
@@ -156,6 +156,27 @@ def test_nearest_upsampling_and_its_gradient(rng):
     (gradient,) = jt.grad((y * jt.array(pull)).sum(), [x])
     expected = pull.reshape(2, 3, 4, 2, 5, 2).sum((3, 5))
     np.testing.assert_allclose(gradient.numpy(), expected, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("shape, padded", [((5, 7), (8, 8)), ((1, 1), (8, 8)), ((8, 17), (8, 24))])
+def test_padding_repeats_the_edge_at_bottom_and_right(rng, shape, padded):
+    x = normal(rng, 2, 3, *shape)
+    y = layers.pad_to_multiple(jt.array(x), 8).numpy()
+    assert y.shape == (2, 3, *padded)
+    rows = np.minimum(np.arange(padded[0]), shape[0] - 1)
+    columns = np.minimum(np.arange(padded[1]), shape[1] - 1)
+    np.testing.assert_array_equal(y, x[:, :, rows[:, None], columns])
+    fitting = jt.array(normal(rng, 1, 1, 16, 8))
+    assert layers.pad_to_multiple(fitting, 8) is fitting
+
+
+@pytest.mark.parametrize("name", MODEL_NAMES)
+@pytest.mark.parametrize("size", [(1, 1), (13, 30)])
+def test_networks_take_any_size(rng, name, size):
+    net = build_model(name)
+    net.eval()
+    y = net(jt.array(normal(rng, 2, 1, *size))).numpy()
+    assert y.shape == (2, 1, *size) and np.isfinite(y).all() and (0 < y).all() and (y < 1).all()
 
 
 @pytest.mark.parametrize("size", [(2, 2), (2, 8), (4, 6)])

@@ -151,20 +151,6 @@ def resize_mask(mask: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     return np.asarray(Image.fromarray(mask).resize(size[::-1], Image.Resampling.NEAREST))
 
 
-def pad_to_multiple(batch: np.ndarray, multiple: int) -> np.ndarray:
-    """Pads N×C×H×W at the bottom and right until H and W are multiples of `multiple`.
-
-    The edge is repeated: unlike reflection that works for any H, W >= 1 and mirrors no target
-    into the frame a second time; unlike zeros it makes no step that looks like contrast.
-    Crop the result back with `[..., :H, :W]`.
-    """
-    height, width = batch.shape[-2:]
-    bottom, right = -height % multiple, -width % multiple
-    if not (bottom or right):
-        return batch
-    return np.pad(batch, ((0, 0), (0, 0), (0, bottom), (0, right)), mode="edge")
-
-
 def list_images(path: str | Path) -> list[Path]:
     """The image itself, or the images of a folder (not of its subfolders), sorted by name.
 

@@ -14,7 +14,7 @@ from model import build_model
 from utils.checkpoint import load_weights
 from utils.datasets import test_batches
 from utils.files import atomic_path
-from utils.images import list_images, pad_to_multiple, read_gray, to_float
+from utils.images import list_images, read_gray, to_float
 from utils.runtime import jt
 
 
@@ -29,8 +29,6 @@ def load_model(model_name, weights):
 def predict(net, x):
     """Probability maps of a batch of images of any size.
 
-    Sizes that the network cannot take are padded at the bottom and right, and cropped back.
-
     Args:
         net: a network in evaluation mode.
         x: N×1×H×W float32 in [0, 1].
@@ -38,10 +36,8 @@ def predict(net, x):
     Returns:
         N×H×W float32 probabilities.
     """
-    height, width = x.shape[2:]
     with jt.no_grad():
-        y = net(jt.array(pad_to_multiple(x, net.multiple))).numpy()
-    return y[:, 0, :height, :width]
+        return net(jt.array(x)).numpy()[:, 0]
 
 
 def predict_split(model_name, weights, split, output_dir, dataset_name, batch_size=8):

@@ -90,9 +90,6 @@ class Run:
 
         set_seed(self.recipe["seed"])
         self.net = build_model(model_name)
-        size, multiple = self.recipe["image_size"], self.net.multiple
-        if size % multiple:
-            raise UserError(f"--image_size {size}: {model_name} takes multiples of {multiple}")
         self.optimizer = Adam(self.net.parameters(), self.recipe["lr"])
         self.scheduler = MultiStepLR(self.optimizer, MILESTONES, GAMMA)
         if resume:
@@ -230,7 +227,6 @@ def train(model_name, dataset_name, args, stop):
             print(_progress(record, run, time.monotonic() - began), flush=True)
     except Interrupted:
         run.save_last()
-        write_log(run.log_path, run.history)
         print(
             f"stopped in epoch {run.epochs_done + 1} after {len(run.losses)} of {steps} "
             "batches, all of it saved; the same command with --resume goes on"
