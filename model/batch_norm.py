@@ -18,8 +18,12 @@ _HEADER = """
 #include <cmath>
 """
 
+# -Ofast would fold NaN * 0 into 0, and a ReLU hide that the training has gone wrong.
+_SLOPE = "static volatile double slope_in_memory = {};"
+
 # One channel at a time, so that its second reading finds it in the cache.
 _FORWARD = """
+const double slope = slope_in_memory;
 const int64 N = in0_shape0, C = in0_shape1, S = (int64)in0_shape2 * in0_shape3;
 #pragma omp parallel for
 for (int64 c = 0; c < C; ++c) {
@@ -43,7 +47,7 @@ for (int64 c = 0; c < C; ++c) {
         #pragma omp simd
         for (int64 i = 0; i < S; ++i) {
             double z = x[i] * scale + shift;
-            y[i] = z > 0 ? z : z * SLOPE;
+            y[i] = z > 0 ? z : z * slope;
         }
     }
 }
@@ -52,6 +56,7 @@ for (int64 c = 0; c < C; ++c) {
 # z is the activation's input, recomputed rather than kept. With h = (x − mean)/std,
 # dx = scale·(dz − mean(dz) − h·mean(dz·h)).
 _BACKWARD = """
+const double slope = slope_in_memory;
 const int64 N = in0_shape0, C = in0_shape1, S = (int64)in0_shape2 * in0_shape3;
 #pragma omp parallel for
 for (int64 c = 0; c < C; ++c) {
@@ -62,7 +67,7 @@ for (int64 c = 0; c < C; ++c) {
         const float *x = in0_p + (n * C + c) * S, *dy = in1_p + (n * C + c) * S;
         #pragma omp simd reduction(+ : sum, moment)
         for (int64 i = 0; i < S; ++i) {
-            double dz = x[i] * scale + shift > 0 ? (double)dy[i] : dy[i] * SLOPE;
+            double dz = x[i] * scale + shift > 0 ? (double)dy[i] : dy[i] * slope;
             sum += dz;
             moment += dz * (x[i] - mean);
         }
@@ -76,7 +81,7 @@ for (int64 c = 0; c < C; ++c) {
         float* dx = out0_p + (n * C + c) * S;
         #pragma omp simd
         for (int64 i = 0; i < S; ++i) {
-            double dz = x[i] * scale + shift > 0 ? (double)dy[i] : dy[i] * SLOPE;
+            double dz = x[i] * scale + shift > 0 ? (double)dy[i] : dy[i] * slope;
             dx[i] = scale * (dz - mean_dz - (x[i] - mean) * slope_dz);
         }
     }
@@ -88,7 +93,7 @@ class _NormCPU(jt.Function):
     """Batch statistics, normalisation and activation in two passes over memory."""
 
     def __init__(self, slope):
-        self.header = f"{_HEADER}\n#define EPS {EPS}\n#define SLOPE {slope}\n"
+        self.header = f"{_HEADER}\n#define EPS {EPS}\n{_SLOPE.format(slope)}\n"
 
     def execute(self, x, weight, bias):
         channels = weight.shape

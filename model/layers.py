@@ -56,11 +56,12 @@ def pad_to_multiple(x, multiple):
     The edge is repeated: unlike zeros it makes no step that looks like contrast, and unlike
     reflection it shows no target a second time and works for any size.
     """
-    n, c, h, w = x.shape
-    if h % multiple == 0 and w % multiple == 0:
-        return x
-    padded = [n, c, h + -h % multiple, w + -w % multiple]
-    return x.reindex(padded, ["i0", "i1", f"i2<{h}?i2:{h - 1}", f"i3<{w}?i3:{w - 1}"])
+    height, width = x.shape[2:]
+    if height % multiple:
+        x = jt.concat([x] + [x[:, :, -1:]] * (-height % multiple), 2)
+    if width % multiple:
+        x = jt.concat([x] + [x[:, :, :, -1:]] * (-width % multiple), 3)
+    return x
 
 
 def upsample_nearest2x(x):

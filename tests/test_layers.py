@@ -100,6 +100,16 @@ def test_batch_norm_of_every_device_is_that_of_the_cpu(rng, slope):
         np.testing.assert_allclose(cpu, other, rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.parametrize("slope", [LINEAR, RELU, LEAKY])
+@pytest.mark.parametrize("training", [True, False])
+def test_batch_norm_does_not_hide_nan(rng, slope, training):
+    norm = batch_norm.BatchNorm(3, slope)
+    norm.train() if training else norm.eval()
+    x = normal(rng, 2, 3, 4, 4)
+    x[0, 1, 2, 3] = np.nan
+    assert np.isnan(norm(jt.array(x)).numpy()[0, 1, 2, 3])
+
+
 def test_bias_before_batch_norm_has_a_gradient_of_zero(rng):
     stack = layers.ConvStack((0, layers.conv3x3(2, 3, bias=True), batch_norm.BatchNorm(3, RELU)))
     stack.train()
