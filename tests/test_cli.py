@@ -1,0 +1,144 @@
+"""The flags: official spellings, refusals that name what is known, and quick answers."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+import scripts
+from scripts import ROOT
+
+import run_train
+import train_device0
+from model import MODEL_NAMES
+from utils import cli
+from utils.errors import UserError
+
+SCRIPTS = ("train_device0.py", "test.py", "cal_metrics.py", "run_train.py", "run_evaluate.py",
+           "loss_curves.py")
+
+
+def parse(*words):
+    """The training flags as train_device0.py sees them."""
+    parser = cli.make_parser("doc", default_models=["L2SKNet_UNet"])
+    cli.add_training(parser)
+    return parser.parse_args([str(word) for word in words])
+
+
+def test_defaults_are_those_of_the_readme():
+    args = parse()
+    assert args.model_names == ["L2SKNet_UNet"] and args.dataset_names == ["NUDT-SIRST"]
+    assert args.dataset_dir == ROOT / "data" and args.output_dir == ROOT
+    assert (args.device, args.threshold, args.num_workers) == ("auto", 0.5, 4)
+    assert (args.eval_every, args.stop_after, args.resume) == (1, None, None)
+    # None: the value of the run that is resumed, else of training.RECIPE.
+    assert {args.batch_size, args.epochs, args.lr, args.seed, args.image_size} == {None}
+    from utils.training import RECIPE
+
+    assert RECIPE == {"batch_size": 8, "epochs": 400, "lr": 0.001, "seed": 42, "image_size": 256}
+
+
+def test_both_spellings_mean_the_same():
+    ours = parse("--model_name", "L2SKNet_FPN", "--dataset_name", "A", "--batch_size", 4,
+                 "--epochs", 7, "--num_workers", 2)
+    official = parse("--model_names", "L2SKNet_FPN", "--dataset_names", "A", "--batchSize", 4,
+                     "--nEpochs", 7, "--threads", 2)
+    assert vars(ours) == vars(official)
+    assert (ours.batch_size, ours.epochs, ours.num_workers) == (4, 7, 2)
+    several = parse("--model_name", *MODEL_NAMES, "--dataset_names", "A", "B")
+    assert several.model_names == list(MODEL_NAMES) and several.dataset_names == ["A", "B"]
+
+
+def test_resume_takes_a_path_or_means_the_last_checkpoint():
+    assert parse("--resume").resume == "last"
+    assert parse("--resume", "--lr", 0.1).resume == "last"
+    assert parse("--resume", "some/last.npz").resume == "some/last.npz"
+
+
+@pytest.mark.parametrize(("words", "says"), [
+    (["--modle_name", "L2SKNet_UNet"], "unrecognized arguments: --modle_name"),
+    (["--epoch", "3"], "unrecognized arguments: --epoch"),  # no guessing at abbreviations
+    (["--model_name", "UNet"], "invalid choice: 'UNet'"),
+    (["--model_name", "L2SKNet_UNet", "L2SKNET_FPN"], "invalid choice: 'L2SKNET_FPN'"),
+    (["--device", "gpu"], "invalid choice: 'gpu'"),
+    (["--lr", "fast"], "argument --lr: invalid float value: 'fast'"),
+    (["--lr", "0"], "argument --lr: 0 must be above zero"),
+    (["--lr", "nan"], "argument --lr: nan must be above zero"),
+    (["--epochs", "2.5"], "argument --epochs/--nEpochs: invalid int value: '2.5'"),
+    (["--epochs", "-1"], "-1 must be above zero"),
+    (["--batch_size", "0"], "argument --batch_size/--batchSize: 0 must be above zero"),
+    (["--threshold", "1"], "1 must be from 0 to below 1"),
+    (["--seed", "-1"], "argument --seed: -1 must be from 0 to"),
+    (["--num_workers", "-1"], "-1 must not be below zero"),
+    (["--stop_after", "inf"], "inf must be above zero"),
+    (["--model_name"], "expected at least one argument"),
+])
+def test_unknown_flags_and_values_are_refused(capsys, words, says):
+    for main in (train_device0.main, run_train.main):
+        with pytest.raises(SystemExit) as error:
+            main(words)
+        assert error.value.code == 2
+        message = capsys.readouterr().err
+        assert says in message
+        known = MODEL_NAMES if words[0] == "--model_name" else ("auto", "cpu", "cuda")
+        if "invalid choice" in says:
+            assert all(repr(name) in message[message.index(says):] for name in known)
+        if "unrecognized" in says:
+            usage = message[: message.index(says)]
+            assert all(flag in usage for flag in ("--model_name", "--batch_size", "--epochs"))
+
+
+def test_the_values_that_pytorch_users_give_are_taken():
+    args = parse("--num_workers", 0, "--seed", 0, "--threshold", 0, "--lr", "5e-4")
+    assert (args.num_workers, args.seed, args.threshold, args.lr) == (0, 0, 0, 5e-4)
+
+
+@pytest.mark.parametrize("script", SCRIPTS)
+def test_an_unknown_flag_is_refused_by_every_script(tmp_path, script):
+    result = scripts.run(script, tmp_path, "--unknown")
+    assert result.returncode == 2 and result.stdout == ""
+    assert "usage: " in result.stderr and "unrecognized arguments: --unknown" in result.stderr
+    assert all(f"--{flag}" in result.stderr for flag in ("model_name", "dataset_dir", "device"))
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("script", SCRIPTS)
+def test_help_names_the_models_and_does_not_start_jittor(script):
+    code = ("import runpy, sys\n"
+            f"sys.argv = [{script!r}, '--help']\n"
+            "try:\n"
+            f"    runpy.run_path({script!r}, run_name='__main__')\n"
+            "finally:\n"
+            "    print('jittor' in sys.modules)\n")
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT)
+    assert result.returncode == 0, result.stderr
+    assert result.stdout.endswith("\nFalse\n") and "L2SKNet_1D_FPN" in result.stdout
+    assert "--dataset_name" in result.stdout and "--output_dir" in result.stdout
+
+
+@pytest.mark.parametrize("script", ["train_device0.py", "test.py", "run_evaluate.py"])
+def test_cuda_without_a_gpu_is_refused_in_one_line(tmp_path, monkeypatch, script):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    (tmp_path / "w.npz").touch()
+    flags = ("--weights", tmp_path / "w.npz") if script == "test.py" else ()
+    message = scripts.refused(script, tmp_path, "--device", "cuda", *flags)
+    assert message.startswith("error: no CUDA: ") and message.count("\n") == 1
+    assert "--device cpu" in message
+
+
+def test_a_scripts_end_is_its_exit_status(capsys):
+    def fails(error):
+        def main():
+            raise error
+        return main
+
+    for main, status, says in (
+        (lambda: None, None, ""), (lambda: 3, 3, ""),
+        (fails(UserError("x.png: gone")), 2, "error: x.png: gone\n"),
+        (fails(KeyboardInterrupt()), 130, "interrupted\n"),
+    ):
+        with pytest.raises(SystemExit) as error:
+            cli.run(main)
+        assert error.value.code == status
+        assert capsys.readouterr().err == says

@@ -1,0 +1,194 @@
+"""Prediction: any size, test.py by its real command line, and what it writes."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import scripts
+from PIL import Image
+from scipy.io import loadmat
+
+from model import build_model
+from utils.checkpoint import save_weights
+from utils.datasets import load_split
+from utils.images import read_gray, to_float
+from utils.predict import input_name, load_model, predict, predict_split
+from utils.runtime import jt, set_seed, start
+from utils.synthetic import make_sample, write_sample_dataset
+
+MODEL = "L2SKNet_UNet"
+
+
+@pytest.fixture(scope="module", autouse=True)
+def cpu():
+    start("cpu")
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory):
+    """A dataset, test images of three sizes among it, and weights that tell images apart."""
+    folder = tmp_path_factory.mktemp("predict")
+    data = write_sample_dataset(folder / "data" / "Tiny", 2, 3, scripts.SIZE)
+    for name, size in (("wide", (33, 50)), ("tall", (41, 32)), ("wide_too", (33, 50))):
+        image, _ = make_sample(*size, np.random.default_rng(len(name)))
+        Image.fromarray(image).save(data / "images" / f"{name}.png")
+        with open(data / "test.txt", "a") as file:
+            file.write(f"{name}\n")
+    set_seed(1)
+    net = build_model(MODEL)
+    net.train()  # a few batches give the running statistics sense
+    for _ in range(20):
+        x = np.stack([to_float(read_gray(path))[None, :32, :32]
+                      for path in sorted((data / "images").iterdir())])
+        net(jt.array(x)).sync()
+    save_weights(net, folder / "weights.npz")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def net(place):
+    return load_model(MODEL, place / "weights.npz")
+
+
+def sample(height, width, seed=0):
+    """One image as a batch, float32 in [0, 1]."""
+    return to_float(make_sample(height, width, np.random.default_rng(seed))[0])[None, None]
+
+
+def test_a_size_that_is_no_multiple_of_8_is_padded_and_cropped(net):
+    x = sample(250, 255)
+    by_hand = np.zeros((1, 1, 256, 256), np.float32)
+    by_hand[:, :, :250, :255] = x
+    by_hand[:, :, 250:, :255] = x[:, :, -1:]
+    by_hand[:, :, :, 255:] = by_hand[:, :, :, 254:255]
+    with jt.no_grad():
+        expected = net(jt.array(by_hand)).numpy()
+    y = predict(net, x)
+    assert y.shape == (1, 250, 255) and y.dtype == np.float32
+    np.testing.assert_array_equal(y[0], expected[0, 0, :250, :255])
+    assert 0 < y.min() < y.max() < 1
+
+
+def test_a_size_that_fits_is_left_alone(net):
+    x = sample(40, 64)
+    with jt.no_grad():
+        np.testing.assert_array_equal(predict(net, x)[0], net(jt.array(x)).numpy()[0, 0])
+
+
+@pytest.mark.parametrize("model_name", ["L2SKNet_1D_UNet", "L2SKNet_FPN"])
+@pytest.mark.parametrize("size", [(3, 37), (33, 50)])
+def test_any_size_comes_back(model_name, size):
+    net = build_model(model_name)
+    net.eval()
+    y = predict(net, np.random.default_rng(0).random((1, 1, *size)).astype(np.float32))
+    assert y.shape == (1, *size) and (0 < y).all() and (y < 1).all()
+
+
+def written(out, dataset, name):
+    """The .png and the .mat of a prediction."""
+    folder = out / "result" / dataset
+    image = Image.open(folder / "img" / MODEL / f"{name}.png")
+    assert image.mode == "L"
+    mat = loadmat(folder / "mat" / MODEL / f"{name}.mat")
+    assert [key for key in mat if not key.startswith("__")] == ["T"]
+    return np.asarray(image), mat["T"]
+
+
+def check_pair(image, probability):
+    assert probability.dtype == np.float32 and probability.ndim == 2
+    assert image.dtype == np.uint8
+    np.testing.assert_array_equal(image, np.rint(probability * np.float32(255)))
+
+
+def names_in(folder):
+    return sorted(path.name for path in folder.iterdir())
+
+
+def test_the_test_list_is_predicted(place, net):
+    # Without masks: a test list may have none.
+    output = scripts.succeeds("test.py", place, "--model_names", MODEL, "--weights",
+                              place / "weights.npz", "--batchSize", 2)
+    assert "Tiny test: 6 images, 3 sizes from 32x32 to 50x33, 8 bit" in output
+    names = (place / "data" / "Tiny" / "test.txt").read_text().split()
+    result = place / "out" / "result" / "Tiny"
+    assert names_in(result / "img" / MODEL) == sorted(f"{name}.png" for name in names)
+    assert names_in(result / "mat" / MODEL) == sorted(f"{name}.mat" for name in names)
+    for name in names:
+        image, probability = written(place / "out", "Tiny", name)
+        check_pair(image, probability)
+        x = to_float(read_gray(place / "data" / "Tiny" / "images" / f"{name}.png"))
+        np.testing.assert_allclose(probability, predict(net, x[None, None])[0], atol=1e-5)
+        assert np.ptp(probability) > 1e-3
+
+
+def test_a_batch_of_mixed_sizes_gives_what_single_images_give(place, tmp_path):
+    split = load_split(place / "data", "Tiny", "test", masks_required=False)
+    for batch_size in (1, 4):
+        predict_split(MODEL, place / "weights.npz", split, tmp_path / str(batch_size), "Tiny",
+                      batch_size)
+    for name in split.names:
+        _, single = written(tmp_path / "1", "Tiny", name)
+        _, batched = written(tmp_path / "4", "Tiny", name)
+        np.testing.assert_allclose(batched, single, atol=1e-5)
+
+
+def test_a_folder_of_images(place, net, tmp_path):
+    folder = tmp_path / "my.frames"
+    folder.mkdir()
+    images = {"a_png": sample(32, 32, 1), "a_tif": sample(35, 45, 2), "b": sample(32, 32, 3)}
+    for name, file in zip(images, ("a.png", "a.tif", "b.bmp")):
+        Image.fromarray(np.uint8(np.rint(images[name][0, 0] * 255))).save(folder / file)
+    (folder / "notes.txt").write_text("not an image")
+    (tmp_path / "data").symlink_to(place / "data")
+    scripts.succeeds("test.py", tmp_path, "--input", folder, "--weights", place / "weights.npz")
+    result = tmp_path / "out" / "result"
+    assert names_in(result) == ["my.frames"]
+    assert names_in(result / "my.frames" / "img" / MODEL) == ["a_png.png", "a_tif.png", "b.png"]
+    for name, x in images.items():
+        image, probability = written(tmp_path / "out", "my.frames", name)
+        check_pair(image, probability)
+        np.testing.assert_allclose(probability, predict(net, x)[0], atol=1e-5)
+
+
+def test_results_have_the_name_of_the_folder_or_file(tmp_path, monkeypatch):
+    (tmp_path / "run.1").mkdir()
+    (tmp_path / "run.1" / "x.png").touch()
+    assert input_name(tmp_path / "run.1") == "run.1"
+    assert input_name(tmp_path / "run.1" / "x.png") == "x"
+    monkeypatch.chdir(tmp_path / "run.1")
+    assert input_name(".") == "run.1"
+
+
+def test_a_single_image(place, net, tmp_path):
+    file = place / "data" / "Tiny" / "images" / "wide.png"
+    scripts.succeeds("test.py", tmp_path, "--input", file, "--weights", place / "weights.npz")
+    _, probability = written(tmp_path / "out", "wide", "wide")
+    x = to_float(read_gray(file))[None, None]
+    np.testing.assert_allclose(probability, predict(net, x)[0], atol=1e-5)
+
+
+def trap(folder):
+    """An .npz that writes folder/sprung when it is unpickled."""
+    class Trap:
+        def __reduce__(self):
+            return open, (str(folder / "sprung"), "w")
+
+    np.savez(folder / "trap.npz", Conv1=np.array([Trap()], object))
+    return folder / "trap.npz"
+
+
+def test_what_cannot_be_predicted_is_refused_in_one_line(place, tmp_path):
+    def refused(*flags):
+        message = scripts.refused("test.py", place, *flags)
+        assert message.count("\n") == 1
+        return message
+
+    untrained = refused("--model_name", "L2SKNet_FPN")
+    assert untrained.startswith("error: L2SKNet_FPN is not trained on Tiny; train it (python "
+                                "train_device0.py --model_name L2SKNet_FPN --dataset_name Tiny)")
+    assert "no such image or folder" in refused("--input", tmp_path / "none", "--weights",
+                                                place / "weights.npz")
+    other = refused("--model_name", "L2SKNet_FPN", "--weights", place / "weights.npz")
+    assert "not the weights of this network" in other
+    assert "plain arrays" in refused("--weights", trap(tmp_path))
+    assert not (tmp_path / "sprung").exists()

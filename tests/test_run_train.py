@@ -1,0 +1,148 @@
+"""run_train.py by its real command line: what it skips, resumes, survives and passes on."""
+
+from __future__ import annotations
+
+import argparse
+import re
+import shutil
+import signal
+
+import pytest
+from scripts import SIZE, SMALL, run, signalled, succeeds
+
+import run_train
+from utils import training
+from utils.checkpoint import checkpoint_folder, read_meta
+from utils.datasets import load_splits
+from utils.engine import Interrupted
+from utils.runtime import start
+from utils.synthetic import write_sample_dataset
+
+UNET, FPN, UNET_1D, FPN_1D = "L2SKNet_UNet", "L2SKNet_FPN", "L2SKNet_1D_UNet", "L2SKNet_1D_FPN"
+RECIPE = {"batch_size": 2, "image_size": SIZE, "epochs": 1}
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """A dataset, a finished run of the UNet and a stopped one of the 1-D FPN, of one epoch."""
+    start("cpu")
+    folder = tmp_path_factory.mktemp("run_train")
+    write_sample_dataset(folder / "data" / "Tiny", 4, 2, SIZE)
+    splits = load_splits(folder / "data", "Tiny")
+
+    def stop():
+        raise Interrupted
+
+    training.Run(UNET, "Tiny", folder / "out", RECIPE).run_epoch(*splits, True, 0.5, lambda: None)
+    stopped = training.Run(FPN_1D, "Tiny", folder / "out", RECIPE)
+    with pytest.raises(Interrupted):
+        stopped.run_epoch(*splits, True, 0.5, stop)
+    stopped.save_last()
+    return folder
+
+
+@pytest.fixture
+def place(trained, tmp_path):
+    """A copy, to go on from."""
+    shutil.copytree(trained, tmp_path, dirs_exist_ok=True)
+    return tmp_path
+
+
+def last(place, model_name):
+    return checkpoint_folder(place / "out", "Tiny", model_name) / "last.npz"
+
+
+def states(output):
+    """model → state and epochs, as the table at the end says."""
+    lines = output[output.rindex("\nmodel "):].splitlines()[2:]
+    rows = (re.match(r"(\S+) +Tiny +(\S.*?) +(-|\d+/\d+)(?: |$)", line) for line in lines)
+    return {row[1]: (row[2], row[3]) for row in rows}
+
+
+def test_skips_resumes_and_survives_a_failure(place):
+    last(place, FPN).parent.mkdir(parents=True)
+    last(place, FPN).write_bytes(b"damaged")
+    finished = last(place, UNET).read_bytes()
+    result = run("run_train.py", place, "--model_names", FPN, UNET, FPN_1D, *SMALL, "--epochs", 1)
+    assert result.returncode == 1
+    assert "error: " in result.stderr and "damaged" in result.stderr
+    assert states(result.stdout) == {
+        FPN: ("failed (2)", "-"), UNET: ("finished before", "1/1"), FPN_1D: ("done", "1/1")}
+    assert "resumed after epoch 0 and 1 batches" in result.stdout
+    assert last(place, UNET).read_bytes() == finished
+    record = read_meta(last(place, FPN_1D))["history"][-1]
+    assert f"1/1  {record['mIoU']:.4f}   1 {record['Pd']:.4f}" in result.stdout
+
+
+def test_all_four_are_trained_by_default(place):
+    shutil.rmtree(place / "out")
+    output = succeeds("run_train.py", place, *SMALL, "--epochs", 1, "--lr", 5e-4, "--seed", 7)
+    assert states(output) == dict.fromkeys((UNET, FPN, UNET_1D, FPN_1D), ("done", "1/1"))
+    for model_name in (UNET, FPN, UNET_1D, FPN_1D):
+        assert read_meta(last(place, model_name))["recipe"] == {
+            "batch_size": 2, "epochs": 1, "lr": 5e-4, "seed": 7, "image_size": SIZE}
+    # Again: nothing is left to do.
+    output = succeeds("run_train.py", place, *SMALL, "--epochs", 1)
+    assert {state for state, _ in states(output).values()} == {"finished before"}
+    assert "epoch 1/1" not in output
+
+
+def test_the_time_is_shared_out(place):
+    output = succeeds("run_train.py", place, "--model_name", UNET, FPN_1D, *SMALL,
+                      "--epochs", 500, "--stop_after", 0.03)
+    meta = read_meta(last(place, UNET))
+    assert states(output) == {
+        UNET: ("to be resumed", f"{len(meta['history'])}/500"), FPN_1D: ("not begun", "0/1")}
+    assert len(meta["history"]) >= 1 and "resumed after epoch 1 and 0 batches" in output
+
+
+def test_sigterm_is_passed_on_and_the_training_saves(place):
+    returned, output = signalled(signal.SIGTERM, "epoch 2/", "run_train.py", place,
+                                 "--model_name", UNET, FPN, *SMALL, "--epochs", 500)
+    assert returned == 143
+    stopped = re.search(r"stopped in epoch (\d+) after (\d) of 2 batches", output)
+    done = f"{int(stopped[1]) - 1}/500"
+    assert states(output) == {UNET: ("stopped", done), FPN: ("not begun", "-")}
+    meta = read_meta(last(place, UNET))
+    assert len(meta["history"]) == int(stopped[1]) - 1 and len(meta["losses"]) == int(stopped[2])
+    assert not last(place, FPN).exists()
+
+
+# Which command
+
+
+def words(place, model_name, **flags):
+    """The command line for a model, its flags as a dict; None if there is nothing to do."""
+    args = {**dict.fromkeys(run_train.PASSED_ON), "output_dir": place / "out", **flags}
+    command = run_train.training_command(argparse.Namespace(**args), "Tiny", model_name)
+    if command is None:
+        return None
+    command = list(map(str, command))
+    assert command[1].endswith("train_device0.py")
+    resume = "--resume" in command
+    command = [word for word in command[2:] if word != "--resume"]
+    return {**dict(zip(command[::2], command[1::2])), **({"--resume": True} if resume else {})}
+
+
+def test_flags_of_training_are_passed_on(place):
+    given = {"dataset_dir": place / "data", "device": "cpu", "num_workers": 2, "threshold": 0.4,
+             "eval_every": 5, "batch_size": 4, "epochs": 9, "lr": 5e-4, "seed": 1,
+             "image_size": 64}
+    assert words(place, FPN, **given) == {
+        "--model_name": FPN, "--dataset_name": "Tiny", "--output_dir": str(place / "out"),
+        **{f"--{name}": str(value) for name, value in given.items()}}
+    parser = argparse.ArgumentParser()
+    from utils import cli
+
+    cli.add_training(parser, resume=False)
+    assert vars(parser.parse_args([])).keys() - {"stop_after"} <= set(run_train.PASSED_ON)
+
+
+def test_what_is_resumed_and_what_begins_anew(place):
+    assert words(place, UNET) is None and words(place, UNET, epochs=1) is None
+    assert words(place, UNET, epochs=2)["--resume"]
+    assert words(place, FPN_1D)["--resume"]
+    assert words(place, FPN_1D, lr=1e-3, seed=42)["--resume"]  # as it was trained
+    assert "--resume" not in words(place, FPN_1D, lr=5e-4)  # a new run, the old one kept aside
+    assert "--resume" not in words(place, UNET, batch_size=4)
+    assert "--resume" not in words(place, FPN)

@@ -1,0 +1,361 @@
+"""train_device0.py by its real command line: interrupted, resumed, refused."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import signal
+
+import numpy as np
+import pytest
+from PIL import Image
+from scripts import SIZE, SMALL, refused, signalled, succeeds
+
+from utils import training
+from utils.checkpoint import checkpoint_folder, get_weights, read_arrays, read_meta
+from utils.datasets import load_splits
+from utils.engine import Interrupted, evaluate
+from utils.errors import UserError
+from utils.logs import METRICS, EpochRecord, best_epochs, read_log, render_log
+from utils.predict import load_model
+from utils.runtime import start
+from utils.synthetic import write_sample_dataset
+
+MODELS = ("L2SKNet_UNet", "L2SKNet_1D_FPN")  # the FPN has dropout
+TRAIN, TEST, STEPS, EPOCHS = 12, 3, 6, 3
+RECIPE = {"batch_size": 2, "image_size": SIZE, "epochs": EPOCHS}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def cpu():
+    start("cpu")
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory):
+    """A folder with the dataset; one of its training images has no target."""
+    folder = tmp_path_factory.mktemp("training")
+    data = write_sample_dataset(folder / "data" / "Tiny", TRAIN, TEST, SIZE)
+    Image.new("L", (SIZE, SIZE)).save(data / "masks" / "sample_0005.png")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def splits(place):
+    return load_splits(place / "data", "Tiny")
+
+
+@pytest.fixture(scope="module")
+def whole(place):
+    """Both models trained without interruption, in one command with the official spellings."""
+    output = succeeds("train_device0.py", place, "--model_names", *MODELS, "--dataset_names",
+                      "Tiny", "--batchSize", 2, "--nEpochs", EPOCHS, "--threads", 2,
+                      "--image_size", SIZE, "--lr", 2e-3)
+    return place, output
+
+
+def beside(place, folder):
+    """Links the dataset into another folder, for output that begins empty."""
+    (folder / "data").symlink_to(place / "data")
+    return folder
+
+
+def checkpoints(place, model_name):
+    return checkpoint_folder(place / "out", "Tiny", model_name)
+
+
+def log_text(place, model_name, number=-1):
+    """The log of a model, its time stamps left out."""
+    path = sorted((place / "out" / "log").glob(f"Tiny_{model_name}_*.txt"))[number]
+    return re.sub(r"^[A-Z][a-z]{2} [ \d]\d \d\d:\d\d:\d\d ", "", path.read_text(), flags=re.M)
+
+
+def assert_same_state(place, other, model_name):
+    """Log, weights, moments and schedule of two runs are equal, digit for digit."""
+    assert log_text(place, model_name) == log_text(other, model_name)
+    for name in ("last.npz", "best.npz"):
+        paths = [checkpoints(folder, model_name) / name for folder in (place, other)]
+        a, b = map(read_arrays, paths)
+        assert a.keys() == b.keys()
+        for key in a.keys() - {"meta"}:
+            np.testing.assert_array_equal(a[key], b[key], err_msg=f"{name}: {key}")
+        a, b = ({**read_meta(path), "started": None} for path in paths)
+        for record in a["history"] + b["history"]:
+            record["time"] = ""
+        assert a == b
+
+
+def test_a_run_reports_logs_and_saves(whole):
+    place, output = whole
+    assert "Tiny train: 12 images, 32x32, 8 bit;" in output
+    assert re.search(r"train: .* [1-9]\d* pixels, 1 image without a target\n", output)
+    for model_name in MODELS:
+        folder = checkpoints(place, model_name)
+        assert sorted(path.name for path in folder.iterdir()) == ["best.npz", "last.npz"]
+        (log,) = (place / "out" / "log").glob(f"Tiny_{model_name}_*.txt")
+        history = [EpochRecord(**record) for record in read_meta(folder / "last.npz")["history"]]
+        assert log.read_text() == render_log(history)
+        assert [record.epoch for record in read_log(log)] == [1, 2, 3]
+        assert history[-1].loss < history[0].loss
+        assert f"epoch 3/3: loss {history[-1].loss:.6f}, mIoU {history[-1].mIoU:.4f}" in output
+
+
+@pytest.mark.parametrize("model_name", MODELS)
+def test_best_weights_score_what_the_log_says(whole, splits, model_name):
+    path = checkpoints(whole[0], model_name) / "best.npz"
+    history = read_meta(checkpoints(whole[0], model_name) / "last.npz")["history"]
+    best = best_epochs(EpochRecord(**record) for record in history)["mIoU"]
+    scores = evaluate(load_model(model_name, path), splits[1], 2).compute()
+    assert read_meta(path)["history"][-1]["epoch"] == best.epoch
+    for name in METRICS:
+        assert scores[name] == pytest.approx(getattr(best, name), abs=1e-6)
+
+
+@pytest.mark.parametrize(("model_name", "number", "status"),
+                         [(MODELS[0], signal.SIGTERM, 143), (MODELS[1], signal.SIGINT, 130)])
+def test_an_interrupted_run_ends_like_an_uninterrupted_one(
+    whole, tmp_path, model_name, number, status
+):
+    other = beside(whole[0], tmp_path)
+    flags = ("--model_name", model_name, *SMALL, "--epochs", EPOCHS, "--lr", 2e-3)
+    output = succeeds("train_device0.py", other, *flags, "--stop_after", 1e-4)
+    assert f"stopped in epoch 1 after 1 of {STEPS} batches" in output and "--resume" in output
+
+    returned, output = signalled(number, f"{model_name}: ", "train_device0.py", other, *flags,
+                                 "--resume")
+    assert returned == status
+    assert "resumed after epoch 0 and 1 batches" in output
+    stopped = re.search(rf"stopped in epoch (\d) after (\d) of {STEPS} batches.*--resume", output)
+    folder = checkpoints(other, model_name)
+    meta = read_meta(folder / "last.npz")
+    assert len(meta["history"]) == int(stopped[1]) - 1 and len(meta["losses"]) == int(stopped[2])
+    assert len(read_arrays(folder / "last.npz")) == len(
+        read_arrays(checkpoints(whole[0], model_name) / "last.npz"))
+    assert {path.name for path in folder.iterdir()} <= {"best.npz", "last.npz"}
+
+    output = succeeds("train_device0.py", other, *flags, "--resume")
+    assert f"resumed after epoch {len(meta['history'])} and {stopped[2]} batches" in output
+    assert_same_state(whole[0], other, model_name)
+
+
+def stop_at(call):
+    """A check that raises Interrupted when it is called for the `call`-th time."""
+    calls = iter(range(call - 1))
+
+    def check():
+        if next(calls, None) is None:
+            raise Interrupted
+
+    return check
+
+
+def train_on(model_name, place, splits, resume=None, check=lambda: None, epochs=EPOCHS):
+    """Trains with the public pieces, until the end or an interruption; returns the Run."""
+    run = training.Run(model_name, "Tiny", place / "out", {**RECIPE, "epochs": epochs}, resume)
+    try:
+        while run.epochs_done < epochs:
+            run.run_epoch(*splits, True, 0.5, check)
+    except Interrupted:
+        run.save_last()
+    return run
+
+
+@pytest.mark.parametrize("model_name", MODELS)
+def test_stopping_at_any_place_changes_nothing(
+    place, splits, tmp_path_factory, monkeypatch, model_name
+):
+    # With a rate that falls meanwhile. An epoch makes 6 + 2 calls: a step or a batch tested each.
+    monkeypatch.setattr(training, "MILESTONES", (1, 2))
+    straight, broken = (tmp_path_factory.mktemp(name) for name in ("straight", "broken"))
+    uninterrupted = train_on(model_name, straight, splits)
+    assert uninterrupted.optimizer.lr == pytest.approx(1e-5)
+    places = []
+    for call in (1, 5, 1, 2, 3, 6):
+        run = train_on(model_name, broken, splits, "last" if places else None, stop_at(call))
+        places.append((run.epochs_done, len(run.losses)))
+    # In training; with training just done; twice in the test list; in training; there again.
+    assert places == [(0, 1), (0, 6), (0, 6), (0, 6), (1, 1), (1, 6)]
+    train_on(model_name, broken, splits, "last")
+    assert_same_state(straight, broken, model_name)
+
+
+def test_runs_differ_by_their_seed(place, splits, tmp_path):
+    weights = []
+    for seed in (42, 43):
+        run = training.Run(MODELS[1], "Tiny", tmp_path, {**RECIPE, "seed": seed})
+        run.run_epoch(*splits, False, 0.5, lambda: None)
+        weights.append(get_weights(run.net)["layer0.0.body.0.weight"])
+    assert np.abs(weights[0] - weights[1]).max() > 0.1
+
+
+def test_more_epochs_go_on_and_eval_every_skips_evaluations(whole, tmp_path):
+    other = beside(whole[0], tmp_path)
+    shutil.copytree(whole[0] / "out", other / "out")
+    output = succeeds("train_device0.py", other, "--model_name", MODELS[0], "--resume",
+                      "--epochs", EPOCHS + 3, "--eval_every", 5)
+    assert f"resumed after epoch {EPOCHS} and 0 batches" in output
+    assert log_text(other, MODELS[0]).startswith(log_text(whole[0], MODELS[0]))
+    (log,) = (other / "out" / "log").glob(f"Tiny_{MODELS[0]}_*.txt")
+    assert [(record.epoch, record.evaluated) for record in read_log(log)] == [
+        (1, True), (2, True), (3, True), (4, False), (5, True), (6, True)]
+
+    assert "finished: " in succeeds("train_device0.py", other, "--model_name", MODELS[0],
+                                    "--resume")
+    assert len(read_log(log)) == EPOCHS + 3
+
+
+def test_a_new_run_keeps_the_earlier_one_aside(whole, tmp_path):
+    other = beside(whole[0], tmp_path)
+    shutil.copytree(whole[0] / "out", other / "out")
+    folder = checkpoints(other, MODELS[0])
+    before = {path.name: path.read_bytes() for path in folder.iterdir()}
+    started = read_meta(folder / "last.npz")["started"]
+    output = succeeds("train_device0.py", other, "--model_name", MODELS[0], *SMALL,
+                      "--epochs", 1)
+    earlier = folder / f"earlier_{started}"
+    assert f"earlier run are now in {earlier}\n" in output
+    assert {path.name: path.read_bytes() for path in earlier.iterdir()} == before
+    assert len(read_meta(folder / "last.npz")["history"]) == 1
+    assert len(list((other / "out" / "log").glob(f"Tiny_{MODELS[0]}_*.txt"))) == 2
+    assert log_text(other, MODELS[0], 0) == log_text(whole[0], MODELS[0])
+
+
+def test_stop_after_counts_for_all_models_together(place, tmp_path):
+    other = beside(place, tmp_path)
+    output = succeeds("train_device0.py", other, "--model_name", *MODELS, *SMALL,
+                      "--stop_after", 1e-4)
+    assert output.count("stopped in epoch 1") == 1 and MODELS[1] not in output
+
+
+def test_a_loss_that_is_not_finite_stops_the_run_and_spares_the_checkpoint(place, tmp_path):
+    other = beside(place, tmp_path)
+    flags = ("--model_name", MODELS[0], *SMALL, "--epochs", 2, "--lr", 1e30)
+    succeeds("train_device0.py", other, *flags, "--stop_after", 1e-4)
+    last = checkpoints(other, MODELS[0]) / "last.npz"
+    before = last.read_bytes()
+    error = refused("train_device0.py", other, *flags, "--resume")
+    assert error.count("\n") == 1 and "not finite in epoch 1, batch 2, images sample_" in error
+    order = np.random.default_rng([42, 1]).permutation(TRAIN)[2:4] + 1
+    assert f"images {', '.join(f'sample_{number:04d}' for number in order)}: " in error
+    assert list(last.parent.iterdir()) == [last] and last.read_bytes() == before
+    assert all(np.isfinite(array).all() for name, array in read_arrays(last).items()
+               if name != "meta")
+
+
+@pytest.mark.parametrize(("flag", "value"),
+                         [("lr", 1e-3), ("batch_size", 4), ("seed", 7), ("image_size", 64)])
+def test_a_resumed_run_keeps_its_recipe(whole, flag, value):
+    with pytest.raises(UserError, match=rf"--{flag} {value}: the run to resume has"):
+        training.Run(MODELS[0], "Tiny", whole[0] / "out", {flag: value}, "last")
+
+
+def test_what_cannot_be_resumed_is_refused(whole, tmp_path):
+    other = beside(whole[0], tmp_path)
+    unet, fpn = (checkpoints(whole[0], model_name) for model_name in MODELS)
+    other_lr = refused("train_device0.py", whole[0], "--model_name", MODELS[0], "--resume",
+                       "--lr", 0.5)
+    assert other_lr == "error: --lr 0.5: the run to resume has 0.002; leave the flag out\n"
+    nothing = refused("train_device0.py", other, "--model_name", MODELS[0], "--resume")
+    assert f"{checkpoints(other, MODELS[0]) / 'last.npz'}: nothing to resume" in nothing
+
+    damaged = tmp_path / "damaged.npz"
+    damaged.write_bytes((unet / "last.npz").read_bytes()[:-1000])
+    for path, says in (
+        (fpn / "last.npz", f"is a run of model {MODELS[1]}, not {MODELS[0]}"),
+        (unet / "best.npz", "holds weights only"),
+        (tmp_path / "none.npz", "no such file"),
+        (damaged, "damaged"),
+    ):
+        with pytest.raises(UserError, match=f"^{re.escape(str(path))}: .*{re.escape(says)}"):
+            training.Run(MODELS[0], "Tiny", other / "out", {}, path)
+    with pytest.raises(UserError, match="is a run of dataset Tiny, not Other"):
+        training.Run(MODELS[0], "Other", other / "out", {}, unet / "last.npz")
+    assert not (other / "out").exists()
+
+
+def test_a_run_is_resumed_from_a_path(whole, tmp_path):
+    other = beside(whole[0], tmp_path)
+    last = checkpoints(whole[0], MODELS[0]) / "last.npz"
+    output = succeeds("train_device0.py", other, "--model_name", MODELS[0], "--resume", last,
+                      "--epochs", EPOCHS + 1)
+    assert f"resumed after epoch {EPOCHS}" in output
+    assert len(read_meta(checkpoints(other, MODELS[0]) / "last.npz")["history"]) == EPOCHS + 1
+    assert len(read_meta(last)["history"]) == EPOCHS
+
+
+# Bad datasets
+
+
+@pytest.fixture
+def copy(place, tmp_path):
+    """A copy of the dataset, to be spoilt."""
+    shutil.copytree(place / "data", tmp_path / "data")
+    return tmp_path / "data" / "Tiny"
+
+
+def refuses(folder):
+    message = refused("train_device0.py", folder, *SMALL)
+    assert not (folder / "out").exists()
+    return message
+
+
+def test_all_bad_files_are_named_before_training_starts(copy):
+    for name in ("images/sample_0001", "masks/sample_0002"):
+        (copy / f"{name}.png").unlink()
+    (copy / "images" / "sample_0003.png").write_bytes(b"\x89PNG\r\n\x1a\n nothing")
+    Image.new("L", (30, 34)).save(copy / "masks" / "sample_0004.png")
+    Image.new("L", (SIZE, SIZE), 7).save(copy / "masks" / f"sample_{TRAIN + 1:04d}.png")
+    first, *lines = refuses(copy.parent.parent).splitlines()
+    assert first.startswith(f"error: {copy}: 5 files cannot be used; mend each")
+    for line, (path, says) in zip(lines, (
+        ("images/sample_0001", "no such image"),
+        ("masks/sample_0002", "no such mask"),
+        ("images/sample_0003.png", "cannot be read as an image"),
+        ("masks/sample_0004.png", "the mask is 30x34 but the image is 32x32"),
+        (f"masks/sample_{TRAIN + 1:04d}.png", "not a binary mask (values 7)"),
+    )):
+        assert line.startswith(f"  {copy / path}: ") and says in line and ";" in line
+    assert len(lines) == 5
+
+
+def spoil_dataset(folder):
+    folder.rename(folder.with_name("Other"))
+
+
+def spoil_list(folder):
+    (folder / "test.txt").unlink()
+
+
+def empty_list(folder):
+    (folder / "train.txt").write_text("\n\n")
+
+
+@pytest.mark.parametrize(("spoil", "says"), [
+    (spoil_dataset, "Tiny: no dataset 'Tiny' here; put or link the dataset there"),
+    (spoil_list, "Tiny/test.txt: no test list (nor img_idx/test_Tiny.txt); write one"),
+    (empty_list, "Tiny/train.txt: the list is empty; write"),
+])
+def test_a_dataset_that_is_not_there(copy, spoil, says):
+    spoil(copy)
+    message = refuses(copy.parent.parent)
+    assert message.startswith(f"error: {copy.parent}/{says}") and message.count("\n") == 1
+
+
+def test_a_batch_of_one_is_refused(place, tmp_path):
+    message = refused("train_device0.py", beside(place, tmp_path), "--batch_size", 1)
+    assert message.startswith("error: --batch_size 1: must be at least 2")
+    assert message.count("\n") == 1 and not (tmp_path / "out").exists()
+
+
+def test_images_of_16_bit_and_mixed_sizes_are_trained_and_tested(copy):
+    for index, size in ((1, (40, 33)), (TRAIN + 1, (35, 50))):
+        name = f"sample_{index:04d}.png"
+        image = np.asarray(Image.open(copy / "images" / name)).astype(np.uint16) * 257
+        image = np.pad(image, ((0, size[0] - SIZE), (0, size[1] - SIZE)))
+        Image.fromarray(image).save(copy / "images" / name)
+        mask = np.asarray(Image.open(copy / "masks" / name)) // 255
+        mask = np.pad(mask, ((0, size[0] - SIZE), (0, size[1] - SIZE)))
+        Image.fromarray(mask).save(copy / "masks" / name)
+    output = succeeds("train_device0.py", copy.parent.parent, *SMALL, "--epochs", 1)
+    assert "Tiny train: 12 images, 2 sizes from 32x32 to 33x40, 8 and 16 bit;" in output
+    assert "epoch 1/1: loss 0." in output
