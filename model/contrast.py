@@ -1,4 +1,5 @@
-"""The multi-scale contrast stages, common to all four networks (paper, Sec. III)."""
+"""The multi-scale contrast stages, common to all four networks (Wu et al., TGRS 2024;
+official file model/L2SKNet/L2SKNet.py)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""LLSKM, the learnable local saliency kernel: centre minus neighbours (paper, Sec. III).
+"""LLSKM, the learnable local saliency kernel: centre minus neighbours (Wu et al., TGRS 2024).
 
     Y = W_sum * X  −  W * X  +  θ(X) ∘ (W_c * X)
 
