@@ -143,6 +143,7 @@ def test_entries_that_do_not_fit_are_named(net):
     refuses(net, {**good, name: np.full((1, 4, 1, 1), "1")}, f"{name} is of type <U1")
     refuses(net, {**good, name: good[name].astype(complex)}, f"{name} is of type complex128")
     refuses(net, {**good, name: good[name].astype(object)}, f"{name} is of type object")
+    refuses(net, {**good, name: np.full((1, 4, 1, 1), np.nan)}, f"{name} is not finite")
     refuses(net, {}, "missing ", "and ", " more")
 
 

@@ -118,7 +118,7 @@ def load_weights(net, source):
         name: np.asarray(array) for name, array in arrays.items()
         if name != META and not name.startswith(OPTIMIZER)
         and not name.endswith(_BATCHES_TRACKED)
-        and not (name not in own and _DEAD_KERNEL.fullmatch(name) and _is_separable(name, own))
+        and not (_DEAD_KERNEL.fullmatch(name) and _is_separable(name, own))
     }
     problems = [f"missing {name}" for name in own if name not in given]
     problems += [f"unexpected {name}" for name in given if name not in own]
@@ -129,6 +129,10 @@ def load_weights(net, source):
     problems += [
         f"{name} is of type {array.dtype}" for name, array in given.items()
         if array.dtype.kind not in "fiu"
+    ]
+    problems += [
+        f"{name} is not finite" for name, array in given.items()
+        if array.dtype.kind == "f" and not np.isfinite(array).all()
     ]
     if problems:
         more = f" and {len(problems) - 3} more" if len(problems) > 3 else ""
