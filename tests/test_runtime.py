@@ -55,6 +55,7 @@ def test_process_is_left_as_it_was():
     run = python("""
 import glob, os, signal, subprocess, time
 from utils.runtime import start
+signal.signal(signal.SIGINT, signal.default_int_handler)  # tests in the background ignore it
 start("cpu")
 print(os.environ.get("log_silent"))
 print(sum(len(open(name).read().split()) for name in glob.glob("/proc/self/task/*/children")))
