@@ -12,8 +12,14 @@ from __future__ import annotations
 from utils import cli
 from utils.datasets import load_split
 from utils.errors import UserError
-from utils.reports import Result, describe_counts
-from utils.scoring import mat_folder, save_comparison, save_report, score_predictions
+from utils.reports import Result
+from utils.scoring import (
+    describe_predictions,
+    mat_folder,
+    save_report,
+    save_tables,
+    score_predictions,
+)
 
 
 def main(argv=None) -> None:
@@ -52,13 +58,13 @@ def main(argv=None) -> None:
             )
             folder = mat_folder(args.output_dir, dataset_name, model_name)
             evaluator = score_predictions(split, folder, args.threshold)
-            _, report, roc = save_report(args.output_dir, dataset_name, model_name, evaluator)
-            print(f"{model_name}: {report}, {roc}", flush=True)
+            _, *files = save_report(args.output_dir, dataset_name, model_name, split.names,
+                                    evaluator, describe_predictions(split, folder))
+            print(f"{model_name}:", *files, sep="\n  ", flush=True)
             meta = read_meta(path)
             epoch = f"{len(meta['history'])} of {meta['recipe']['epochs']}" if meta else ""
-            results[model_name] = Result(evaluator.compute(), epoch)
-        over = describe_counts(evaluator)
-        table, *files = save_comparison(args.output_dir, dataset_name, results, over)
+            results[model_name] = Result(evaluator, epoch)
+        table, *files = save_tables(args.output_dir, dataset_name, results)
         print(f"\n{table}")
         print("written:", *files, sep="\n  ")
 
