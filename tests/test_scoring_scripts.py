@@ -16,6 +16,7 @@ from scipy.io import loadmat, savemat
 from evaluation import REFERENCE, Evaluator
 from utils import cli
 from utils.errors import UserError
+from utils.figures import _coarse
 from utils.plots import save_score_curves
 from utils.reports import (
     Result,
@@ -334,6 +335,43 @@ def test_worst_first_among_equal_IoU():
     for pred, mask in ((blank, target), (blank, two), (false, target), (blank, blank)):
         evaluator.update(pred, mask)
     assert worst_first(evaluator.images) == [1, 2, 0, 3]
+
+
+# The qualitative figure
+
+
+def test_qualitative_figure_of_chosen_names(place):
+    other = place.folder / "N"
+    other_formats(place, other)
+    flags = ["--dataset_name", "Tiny", "--pred", place.mat, other]
+    result = place.run("qualitative.py", *flags, "--names", "c", "a", "--surface")
+    assert result.returncode == 0, result.stderr
+    sizes = {}
+    for name in ("Tiny_qualitative", "Tiny_qualitative_3d"):
+        sizes[name] = Image.open(place.folder / "result" / f"{name}.png").size
+        assert (place.folder / "result" / f"{name}.pdf").read_bytes().startswith(b"%PDF")
+    result = place.run("qualitative.py", *flags)
+    assert result.returncode == 0
+    width, height = Image.open(place.folder / "result" / "Tiny_qualitative.png").size
+    assert width == sizes["Tiny_qualitative"][0] and height > sizes["Tiny_qualitative"][1]
+
+
+def test_qualitative_refuses_what_it_cannot_draw(place):
+    flags = ["--dataset_name", "Tiny", "--pred", place.mat]
+    error = place.run("qualitative.py", *flags, "--names", "a", "z").stderr
+    assert error == "error: --names z: not in the test list of Tiny\n"
+    savemat(place.mat / "b.mat", {"T": np.zeros((4, 4))})
+    error = place.run("qualitative.py", *flags, "--names", "b").stderr
+    assert error.startswith(f"error: {place.mat / 'b.mat'}: the prediction is of shape (4, 4)")
+
+
+def test_surface_keeps_a_target_of_one_pixel(tmp_path):
+    mask = np.zeros((200, 300))
+    mask[101, 203] = 1
+    x, y, z = _coarse(mask)
+    assert z.shape == (40, 60) and z.sum() == 1
+    row, column = np.argwhere(z == 1)[0]
+    assert (y[row, column], x[row, column]) == (100, 200)
 
 
 # run_evaluate.py
