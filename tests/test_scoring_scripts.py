@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import base64
 import csv
+import io
 import re
 import subprocess
 import sys
@@ -414,6 +416,18 @@ def test_run_evaluate_predicts_scores_and_compares(place):
     assert "this run" in result.stdout and "not trained" in result.stdout
     assert len(list(saved.glob(f"Tiny_{model}_*.txt"))) == 1
     assert (saved / f"Tiny_{model}.mat").is_file()
+
+    page = (saved / "Tiny_report.html").read_text(encoding="utf-8")
+    assert "python run_evaluate.py --dataset_name Tiny --device cpu" in page
+    assert f">{evaluator.compute()['strict']['hIoU']:.6f}</td>" in page
+    for text in ("3 of 5", "<dt>lr</dt><dd>0.125</dd>", "<dt>numpy</dt>", "not trained", str(path)):
+        assert text in page, text
+    pictures = re.findall(r'<img [^>]*src="data:image/png;base64,([^"]+)"', page)
+    assert len(pictures) == page.count("<img ") == 1 + 1 + 1 + 3  # curves, loss, rows, worst
+    for picture in pictures:
+        Image.open(io.BytesIO(base64.b64decode(picture))).verify()
+    # It stands alone: nothing is loaded, nothing is run.
+    assert not re.search(r"<script|<link|url\(|@import|(src|href)=.?(?!.?data:)", page)
 
 
 # The comparison of run_evaluate.py
