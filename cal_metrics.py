@@ -1,24 +1,35 @@
-"""Scores the predictions of one or several models against the test list.
+"""Scores the predictions of one or several models, ours or anyone's, against the test list.
 
     python cal_metrics.py --model_name L2SKNet_UNet --dataset_name NUDT-SIRST
+    python cal_metrics.py --model_name L2SKNet_UNet L2SKNet_FPN --worst 10
+    python cal_metrics.py --pred result/NUDT-SIRST/mat/L2SKNet_UNet /data/ACM/NUDT-SIRST
 
-Reads result/<dataset>/mat/<model>/NAME.mat (key T, probabilities; what test.py writes, or any
-other method in that form) for every name of the test list. Prints the scores, in the definitions
-of the official code and in strict ones, and writes them to
-result/<dataset>_<model>_<timestamp>.txt and the ROC curve (tpr, fpr) to
-result/<dataset>_<model>.mat.
+Reads result/<dataset>/mat/<model>/ (what test.py writes), or the folders of --pred, for every name
+of the test list: NAME.mat (key T or the only array), NAME.npy or NAME.png; probabilities from 0 to
+1, in 8 or 16 bits from 0 to full scale. Prints the scores in the definitions of the official code
+and in strict ones, and over how much they are. Writes, below result/,
+
+    <dataset>_<model>_<timestamp>.txt   the scores
+    <dataset>_<model>.mat               the ROC curve (tpr, fpr), comparable
+    <dataset>_<model>_per_image.csv     IoU, targets, hits, misses, false pixels; worst first
+    <dataset>[_<model>]_curves.png .pdf ROC and precision-recall of the models together
+    <dataset>_models.md .csv            the scores of several models in one table
+    <dataset>/worst/<model>/            with --worst: pictures of the worst images
 """
 
 from __future__ import annotations
 
 from utils import cli
 from utils.datasets import load_split
+from utils.plots import save_score_curves
+from utils.reports import Result
 from utils.scoring import (
-    listed,
-    mat_folder,
+    describe_predictions,
+    prediction_folders,
     save_report,
+    save_tables,
+    save_worst,
     score_predictions,
-    stale_predictions,
 )
 
 
@@ -26,19 +37,39 @@ def main(argv=None) -> None:
     """Runs the script with the arguments given, those of the command line by default."""
     parser = cli.make_parser(__doc__, default_models=["L2SKNet_UNet"], any_model=True)
     cli.add_threshold(parser)
+    cli.add_pred(parser)
+    parser.add_argument("--worst", type=cli.positive(int), default=0, metavar="N",
+                        help="save pictures of the N worst images of each model")
     args = parser.parse_args(argv)
+    result = args.output_dir / "result"
 
     for dataset_name in args.dataset_names:
+        folders = prediction_folders(args, dataset_name)
         split = load_split(args.dataset_dir, dataset_name, "test", args.num_workers)
-        for model_name in args.model_names:
-            folder = mat_folder(args.output_dir, dataset_name, model_name)
-            evaluator = score_predictions(split, folder, args.threshold)
-            report, *files = save_report(args.output_dir, dataset_name, model_name, evaluator)
-            print(report)
-            stale = stale_predictions(split, folder)
-            if stale:
-                print(f"ignored, not in the test list: {listed(stale)}")
-            print("written:", *files, sep="\n  ", end="\n\n")
+        # All are scored before anything is written: it may be refused.
+        results = {model: Result(score_predictions(split, folder, args.threshold))
+                   for model, folder in folders.items()}
+        evaluators = {model: result.evaluator for model, result in results.items()}
+        written = []
+        for model, evaluator in evaluators.items():
+            source = describe_predictions(split, folders[model])
+            report, *files = save_report(args.output_dir, dataset_name, model, split.names,
+                                         evaluator, source)
+            print(f"{report}\n", flush=True)
+            written += files
+        if len(results) > 1:
+            table, *files = save_tables(args.output_dir, dataset_name, results, trained=False)
+            print(f"{table}\n")
+            written += files
+        stem = dataset_name if len(results) > 1 else f"{dataset_name}_{model}"
+        curves = [result / f"{stem}_curves{suffix}" for suffix in (".png", ".pdf")]
+        save_score_curves(curves, evaluators, f"{dataset_name}, test list")
+        written += curves
+        for model, evaluator in evaluators.items() if args.worst else ():
+            pictures = save_worst(args.output_dir, model, split, folders[model], evaluator,
+                                  args.worst)
+            written.append(f"{pictures[0].parent} ({len(pictures)} pictures)")
+        print("written:", *written, sep="\n  ", end="\n\n")
 
 
 if __name__ == "__main__":

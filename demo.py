@@ -47,6 +47,7 @@ def main(argv=None):
     print(f"\nDone in {(time.monotonic() - began) / 60:.1f} minutes. Look at:")
     for pattern, what in (
         ("detections.png", "what the networks found, on images of the test list"),
+        ("result/*_report.html", "everything about the scores on one page"),
         ("result/*_comparison.md", "the scores"),
         ("loss_curves/*/*.png", "the course of training"),
         ("log/*.txt", "the logs"),

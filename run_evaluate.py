@@ -1,19 +1,31 @@
-"""Tests and scores every trained model, in one table beside the reference table.
+"""Tests and scores every trained model: one table beside the reference table, one report.
 
     python run_evaluate.py --dataset_name NUDT-SIRST
 
 Predicts the test list with the best weights of each model (as test.py does), scores it (as
-cal_metrics.py does), and writes the comparison to result/<dataset>_comparison.md and .csv.
-A model that is not trained is listed as such.
+cal_metrics.py does), and writes the comparison to result/<dataset>_comparison.md and .csv, and all
+there is to see to result/<dataset>_report.html, a page that needs no other file: tables, curves,
+predictions side by side, the worst images, configuration and versions. A model that is not trained
+is listed as such.
 """
 
 from __future__ import annotations
 
+import shlex
+import sys
+
 from utils import cli
 from utils.datasets import load_split
 from utils.errors import UserError
-from utils.reports import Result, describe_counts
-from utils.scoring import mat_folder, save_comparison, save_report, score_predictions
+from utils.html_report import save_page
+from utils.reports import Result
+from utils.scoring import (
+    describe_predictions,
+    mat_folder,
+    save_report,
+    save_tables,
+    score_predictions,
+)
 
 
 def main(argv=None) -> None:
@@ -21,7 +33,10 @@ def main(argv=None) -> None:
     parser = cli.make_parser(__doc__)
     cli.add_threshold(parser)
     cli.add_batch_size(parser)
+    parser.add_argument("--worst", type=cli.positive(int), default=4, metavar="N",
+                        help="the report shows the N worst images of each model; default 4")
     args = parser.parse_args(argv)
+    command = "python run_evaluate.py " + shlex.join(sys.argv[1:] if argv is None else argv)
     # Jittor starts with the first of these.
     from utils.runtime import start
 
@@ -52,14 +67,16 @@ def main(argv=None) -> None:
             )
             folder = mat_folder(args.output_dir, dataset_name, model_name)
             evaluator = score_predictions(split, folder, args.threshold)
-            _, report, roc = save_report(args.output_dir, dataset_name, model_name, evaluator)
-            print(f"{model_name}: {report}, {roc}", flush=True)
+            _, *files = save_report(args.output_dir, dataset_name, model_name, split.names,
+                                    evaluator, describe_predictions(split, folder))
+            print(f"{model_name}:", *files, sep="\n  ", flush=True)
             meta = read_meta(path)
             epoch = f"{len(meta['history'])} of {meta['recipe']['epochs']}" if meta else ""
-            results[model_name] = Result(evaluator.compute(), epoch)
-        over = describe_counts(evaluator)
-        table, *files = save_comparison(args.output_dir, dataset_name, results, over)
+            results[model_name] = Result(evaluator, epoch)
+        table, *files = save_tables(args.output_dir, dataset_name, results)
         print(f"\n{table}")
+        files += save_page(args.output_dir, split, results, weights, args.worst, command,
+                           runtime.describe())
         print("written:", *files, sep="\n  ")
 
 

@@ -1,7 +1,7 @@
 """Scores of infrared small-target detection. NumPy, SciPy and scikit-image only.
 
 `Evaluator` gathers them. The pieces are pure functions, counts first and scores from counts:
-`pixel` (IoU, F-score), `pd_fa` (regions, matching, Pd and Fa) and `roc`.
+`pixel` (IoU, F-score), `pd_fa` (regions, matching, Pd and Fa), `hiou` and `roc`.
 """
 
 from .evaluator import Evaluator

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from . import pd_fa, pixel, roc
+from . import hiou, pd_fa, pixel, roc
 
 
 @dataclass(frozen=True)
@@ -18,6 +18,8 @@ class ImageCounts:
     comparable: pd_fa.RegionCounts
     strict: pd_fa.RegionCounts
     roc: roc.RocCounts
+    strict_roc: roc.RocCounts
+    hiou: hiou.HiouCounts
 
     @property
     def iou(self) -> float:
@@ -41,7 +43,9 @@ class Evaluator:
       matched one; strict does none of the three (see `pd_fa`).
     - nIoU: the mean of each image's IoU. An image without target scores 1 if nothing is detected
       in it, else 0.
-    - AUC: of `roc()`.
+    - hIoU: hierarchical IoU at the threshold (see `hiou`); the comparable one is that of the
+      authors' package.
+    - AUC: of `roc()`, comparable after dividing by the maximum, strict without.
 
     An all-black prediction detects nothing. A score that is over nothing (Pd without any target)
     is 0, never NaN.
@@ -80,13 +84,17 @@ class Evaluator:
         peak = pred.max()
         normalised = pred / peak if peak > 0 else pred
         absolute, relative = pred > self.threshold, normalised > self.threshold
-        targets = pd_fa.find_regions(target)
+        targets, regions = pd_fa.find_regions(target), pd_fa.find_regions(absolute)
+        same = np.array_equal(absolute, relative)  # as a rule: most maxima are close to 1
+        relative_regions = regions if same else pd_fa.find_regions(relative)
         counts = ImageCounts(
             absolute=pixel.pixel_counts(absolute, target),
             relative=pixel.pixel_counts(relative, target),
-            comparable=pd_fa.comparable_counts(pd_fa.find_regions(relative), targets),
-            strict=pd_fa.strict_counts(pd_fa.find_regions(absolute), targets),
+            comparable=pd_fa.comparable_counts(relative_regions, targets),
+            strict=pd_fa.strict_counts(regions, targets),
             roc=roc.roc_counts(normalised, targets),
+            strict_roc=roc.roc_counts(pred, targets),
+            hiou=hiou.hiou_counts(regions, targets),
         )
         self.images.append(counts)
         return counts
@@ -110,6 +118,7 @@ class Evaluator:
         relative = pixel.PixelCounts(*self._total("relative"))
         pixels = sum(absolute)
         n_iou = float(np.mean([image.iou for image in self.images]))
+        hiou_counts = hiou.HiouCounts(*self._total("hiou"))
         return {
             "mIoU": pixel.iou(absolute),
             # The official code divides float32 tensors here; to be equal to it, so do we.
@@ -118,21 +127,39 @@ class Evaluator:
             **_region_scores(self._total("comparable"), pixels),
             "AUC": roc.auc(*self.roc()),
             "nIoU": n_iou,
+            "hIoU": hiou.hiou(hiou_counts, phantoms=True),
             "strict": {
                 "mIoU": pixel.iou(absolute),
                 **_pixel_scores(absolute),
                 **_region_scores(self._total("strict"), pixels),
+                "AUC": roc.auc(*self.roc(strict=True)),
                 "nIoU": n_iou,
+                "hIoU": hiou.hiou(hiou_counts),
             },
         }
 
-    def roc(self) -> tuple[np.ndarray, np.ndarray]:
+    def error_analysis(self) -> dict[str, dict[str, float]]:
+        """What the two factors of the strict hIoU consist of (`hiou.error_analysis`)."""
+        return hiou.error_analysis(hiou.HiouCounts(*self._total("hiou")))
+
+    def roc(self, strict: bool = False) -> tuple[np.ndarray, np.ndarray]:
         """fpr (background pixels) and tpr (targets): 201 points each, threshold 0 first.
+
+        Args:
+            strict: thresholds apply to the predictions themselves; if not, to each divided by its
+                own maximum.
 
         Raises:
             ValueError: no image has been added.
         """
-        return roc.roc_curve(roc.RocCounts(*self._total("roc")))
+        return roc.roc_curve(self._roc_counts(strict))
+
+    def precision_recall(self, strict: bool = False) -> tuple[np.ndarray, np.ndarray]:
+        """Precision and recall of pixels; arguments, points and errors as for `roc`."""
+        return roc.precision_recall_curve(self._roc_counts(strict))
+
+    def _roc_counts(self, strict: bool) -> roc.RocCounts:
+        return roc.RocCounts(*self._total("strict_roc" if strict else "roc"))
 
     def _total(self, kind: str) -> list:
         if not self.images:

@@ -1,4 +1,5 @@
-"""The ROC curve of the official code: targets hit against background pixels lit.
+"""The ROC curve of the official code: targets hit against background pixels lit; and precision
+and recall of pixels at the same thresholds.
 
 A target is hit at a threshold when any of its pixels reaches it, so only its brightest pixel
 matters, and false pixels at all thresholds are one cumulative histogram: no pass per threshold.
@@ -22,6 +23,8 @@ class RocCounts(NamedTuple):
     targets: int
     false_pixels: np.ndarray  # 201, background pixels at or above the threshold
     background: int
+    true_pixels: np.ndarray  # 201, target pixels at or above the threshold
+    target_pixels: int
 
 
 def _reaching(values: np.ndarray) -> np.ndarray:
@@ -39,18 +42,22 @@ def _reaching(values: np.ndarray) -> np.ndarray:
     return reached[::-1].cumsum()[::-1]
 
 
-def roc_counts(normalised: np.ndarray, targets: Regions) -> RocCounts:
+def roc_counts(pred: np.ndarray, targets: Regions) -> RocCounts:
     """Counts of one image.
 
     Args:
-        normalised: H×W float map in [0, 1], already divided by its own maximum.
+        pred: H×W float map in [0, 1]; already divided by its own maximum for the official curve.
         targets: the regions of its mask.
     """
     target = targets.labels > 0
-    background = normalised[~target]
-    peaks = np.zeros(len(targets.areas), dtype=normalised.dtype)
-    np.maximum.at(peaks, targets.labels[target] - 1, normalised[target])
-    return RocCounts(_reaching(peaks), len(peaks), _reaching(background), background.size)
+    background, foreground = pred[~target], pred[target]
+    peaks = np.zeros(len(targets.areas), dtype=pred.dtype)
+    np.maximum.at(peaks, targets.labels[target] - 1, foreground)
+    return RocCounts(
+        _reaching(peaks), len(peaks),
+        _reaching(background), background.size,
+        _reaching(foreground), foreground.size,
+    )  # fmt: skip
 
 
 def roc_curve(counts: RocCounts) -> tuple[np.ndarray, np.ndarray]:
@@ -59,6 +66,16 @@ def roc_curve(counts: RocCounts) -> tuple[np.ndarray, np.ndarray]:
         counts.false_pixels / max(counts.background, 1),
         counts.hits / max(counts.targets, 1),
     )
+
+
+def precision_recall_curve(counts: RocCounts) -> tuple[np.ndarray, np.ndarray]:
+    """(precision, recall) of pixels, 201 points each, threshold 0 first.
+
+    Precision is 1 where nothing is detected: none of that is wrong.
+    """
+    detected = counts.true_pixels + counts.false_pixels
+    precision = np.where(detected == 0, 1.0, counts.true_pixels / np.maximum(detected, 1))
+    return precision, counts.true_pixels / max(counts.target_pixels, 1)
 
 
 def auc(fpr: np.ndarray, tpr: np.ndarray) -> float:

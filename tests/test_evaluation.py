@@ -241,6 +241,162 @@ def test_roc_by_hand():
     assert evaluator.compute()["AUC"] == pytest.approx(1021 / 1022)
 
 
+def test_dividing_by_the_maximum_bends_the_roc_of_faint_maps():
+    # A map of 0.01 over an image without target: divided by its maximum it is lit at every
+    # threshold, for itself only at the first three (0, 0.005 and 0.01).
+    target = squares((10, 10, 2))
+    evaluator = Evaluator()
+    evaluator.update(target, target)
+    evaluator.update(blank() + np.float32(0.01), blank())
+    background = 1020 + 1024
+    fpr, tpr = evaluator.roc()
+    np.testing.assert_allclose(fpr[1:] * background, 1024)
+    assert tpr.tolist() == [1] * 201
+    strict_fpr, strict_tpr = evaluator.roc(strict=True)
+    np.testing.assert_allclose(strict_fpr[[1, 2, 3, 200]] * background, [1024, 1024, 0, 0])
+    assert strict_tpr.tolist() == [1] * 201
+    scores = evaluator.compute()
+    assert scores["AUC"] == pytest.approx(1020 / background)  # no false rate below 1024 / 2044
+    assert scores["strict"]["AUC"] == pytest.approx(1)
+
+
+def test_precision_and_recall_by_hand():
+    mask = blank()
+    mask[10, 10:12] = 1
+    pred = blank()
+    pred[10, 10:12] = 0.8, 0.1
+    pred[0, 0], pred[0, 5] = 0.8, 0.4
+    evaluator = Evaluator()
+    evaluator.update(pred, mask)
+    precision, recall = evaluator.precision_recall()
+    # Divided by 0.8: target pixels at 1 and 0.125, background at 1 and 0.5.
+    np.testing.assert_allclose(precision[[0, 25, 26, 100, 101, 200]],
+                               [2 / 1024, 2 / 4, 1 / 3, 1 / 3, 1 / 2, 1 / 2])
+    assert recall[[0, 25, 26, 200]].tolist() == [1, 1, 0.5, 0.5]
+    precision, recall = evaluator.precision_recall(strict=True)
+    assert (precision[160], recall[160]) == (0.5, 0.5)
+    assert (precision[161], recall[161]) == (1, 0)  # nothing is detected above 0.8
+
+
+# Hierarchical IoU
+
+
+def test_hiou_by_hand():
+    # A target of 16 pixels under a region of 16, 8 in common: IoU 8 / 24, but centroids only 2
+    # apart: a pair. A target without region, and two regions without target.
+    mask = squares((10, 10, 4), (24, 24, 2))
+    pred = squares((10, 12, 4), (2, 2, 1), (2, 28, 1))
+    evaluator = Evaluator()
+    evaluator.update(pred, mask)
+    parts = evaluator.error_analysis()
+    assert parts["localisation"] == pytest.approx(
+        {"IoU": 1 / 4, "s2m": 0, "m2s": 0, "interference": 2 / 4, "perception": 1 / 4}
+    )
+    assert parts["segmentation"] == pytest.approx(
+        {"IoU": 8 / 24, "merging": 0, "interference": 8 / 24, "perception": 8 / 24}
+    )
+    scores = evaluator.compute()
+    assert scores["hIoU"] == scores["strict"]["hIoU"] == pytest.approx(1 / 12)
+
+
+def test_hiou_tells_one_region_over_two_targets_and_two_over_one():
+    two, one = squares((10, 10, 2), (10, 13, 2)), blank()
+    one[10:12, 10:15] = 1  # over both, centroid 1.5 from either
+    evaluator = Evaluator()
+    evaluator.update(one, two)
+    parts = evaluator.error_analysis()
+    assert parts["localisation"]["s2m"] == parts["localisation"]["IoU"] == 1 / 2
+    assert parts["segmentation"] == pytest.approx(
+        {"IoU": 4 / 10, "merging": 4 / 10, "interference": 2 / 10, "perception": 0}
+    )
+    evaluator = Evaluator()
+    evaluator.update(two, one)
+    parts = evaluator.error_analysis()
+    assert parts["localisation"]["m2s"] == parts["localisation"]["IoU"] == 1 / 2
+    assert parts["segmentation"]["perception"] == pytest.approx(6 / 10)
+
+
+def test_a_large_target_is_matched_by_overlap_beyond_three_pixels():
+    mask, pred = blank(), blank()
+    mask[10, 2:18] = pred[10, 2:11] = 1  # 9 of 16 pixels, centroids 3.5 apart
+    scores = evaluate((pred, mask))
+    assert scores["strict"]["Pd"] == 0
+    assert scores["hIoU"] == pytest.approx(9 / 16)
+
+
+def test_package_counts_phantoms_in_hiou_and_strict_does_not():
+    target = squares((10, 10, 2))
+    # Missed without any region: 1 of 2 objects; the package counts a false region as well.
+    scores = evaluate((target, target), (blank(), target))
+    assert (scores["hIoU"], scores["strict"]["hIoU"]) == (pytest.approx(1 / 3), 1 / 2)
+    # Nothing there and nothing detected: no error; the package counts two.
+    scores = evaluate((target, target), (blank(), blank()))
+    assert (scores["hIoU"], scores["strict"]["hIoU"]) == (pytest.approx(1 / 3), 1)
+
+
+def scenes(count):
+    """Random targets, and predictions that move, drop, split and invent some; some empty."""
+    rng = np.random.default_rng(11)
+    for index in range(count):
+        mask, pred = blank(48, 48), blank(48, 48)
+        for _ in range(0 if index % 7 == 0 else rng.integers(1, 7)):
+            row, column, height, width = *rng.integers(4, 38, 2), *rng.integers(1, 7, 2)
+            mask[row : row + height, column : column + width] = 1
+            if index % 5 == 0 or rng.random() < 0.2:
+                continue
+            row, column = (row, column) + rng.integers(-2, 3, 2)
+            pred[row : row + height, column : column + width] = rng.uniform(0.4, 1)
+        if index % 5:
+            pred[tuple(rng.integers(0, 48, (2, rng.integers(0, 5))))] = 0.9
+        yield pred, mask > 0
+
+
+def test_equals_pyirstdmetrics_where_the_definitions_meet():
+    import py_irstd_metrics as package
+
+    evaluator, images = Evaluator(), list(scenes(210))
+    target_scores = package.ProbabilityDetectionAndFalseAlarmRate()
+    hiou = package.MatchingBasedMetrics(matching_method=package.OPDCMatching())
+    analysis = package.HierarchicalIoUBasedErrorAnalysis()
+    whole = {"with_dynamic": False, "with_binary": True, "sample_based": False}
+    pixels = package.CMMetrics(metric_handlers={
+        "mIoU": package.IoUHandler(**whole),
+        "precision": package.PrecisionHandler(**whole),
+        "recall": package.RecallHandler(**whole),
+        "fscore": package.FmeasureHandler(**whole, beta=1),
+        "nIoU": package.IoUHandler(with_binary=True),
+    })
+    clean = 0  # neither target nor region: our IoU is 1, theirs 0
+    for pred, mask in images:
+        evaluator.update(pred, mask)
+        clean += not mask.any() and not (pred > 0.5).any()
+        for theirs in (target_scores, hiou, analysis, pixels):
+            theirs.update(pred.astype(np.float64), mask)
+    scores, strict = evaluator.compute(), evaluator.compute()["strict"]
+    assert 0 < clean and 0 < strict["Pd"] < 1 and 0 < strict["hIoU"] < 1
+
+    expected = {name: float(value["binary"]) for name, value in pixels.get().items()}
+    expected["nIoU"] += clean / len(images)
+    assert {name: strict[name] for name in expected} == pytest.approx(expected, abs=1e-12)
+    # They match in order, we optimally: here other pairs (so Fa differs), but as many.
+    expected = target_scores.get()
+    assert strict["Pd"] == pytest.approx(expected["probability_detection"].item(), abs=1e-12)
+    assert scores["hIoU"] == pytest.approx(hiou.get()["hiou"].item(), abs=1e-12)
+
+    expected, parts = analysis.get(), evaluator.error_analysis()
+    names = {"IoU": "iou", "merging": "mrg_err", "interference": "itf_err", "perception": "pcp_err"}
+    for ours, theirs in names.items():
+        value = expected[f"seg_{theirs}"].item()
+        assert parts["segmentation"][ours] == pytest.approx(value, abs=1e-12)
+    phantoms = sum((not mask.any()) + (not (pred > 0.5).any()) for pred, mask in images)
+    objects = round(sum(sum(image.hiou[:5]) for image in evaluator.images))
+    for ours, theirs in (("IoU", "iou"), ("s2m", "s2m_err"), ("m2s", "m2s_err")):
+        value = expected[f"loc_{theirs}"].item() * (objects + phantoms) / objects
+        assert parts["localisation"][ours] == pytest.approx(value, abs=1e-12)
+    for part in parts.values():
+        assert sum(part.values()) == pytest.approx(1)
+
+
 # Defined results
 
 
@@ -254,9 +410,10 @@ def test_all_black_prediction_detects_nothing():
     scores = evaluate((blank(), squares((10, 10, 3))))
     assert finite(scores)
     for kind in (scores, scores["strict"]):
-        for name in ("mIoU", "fscore", "precision", "recall", "Pd", "Fa", "nIoU"):
+        for name in ("mIoU", "fscore", "precision", "recall", "Pd", "Fa", "nIoU", "hIoU"):
             assert kind[name] == 0, name
-    assert scores["AUC"] == 0.5  # the diagonal: all at threshold 0, nothing above
+    # The diagonal: all at threshold 0, nothing above.
+    assert scores["AUC"] == scores["strict"]["AUC"] == 0.5
 
 
 def test_image_without_target():

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import base64
 import csv
+import io
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -13,7 +16,19 @@ from PIL import Image
 from scipy.io import loadmat, savemat
 
 from evaluation import REFERENCE, Evaluator
-from utils.reports import Result, comparison_table, render_csv, render_markdown, render_text
+from utils import cli
+from utils.errors import UserError
+from utils.figures import _coarse
+from utils.plots import save_score_curves
+from utils.reports import (
+    Result,
+    comparison_table,
+    render_csv,
+    render_markdown,
+    render_text,
+    worst_first,
+)
+from utils.scoring import find_predictions, prediction_folders, read_prediction
 
 ROOT = Path(__file__).resolve().parent.parent
 NAMES = ("a", "b", "c")
@@ -67,7 +82,7 @@ def place(tmp_path):
 def value(report, heading):
     """The two figures of a line of a report."""
     line = next(line for line in report.splitlines() if line.startswith(heading + " "))
-    return line.split()[1:]
+    return line.split()[1:3]
 
 
 def test_report_and_roc_are_those_of_the_evaluator(place):
@@ -88,6 +103,9 @@ def test_report_and_roc_are_those_of_the_evaluator(place):
         assert value(report, heading) == expected
     assert value(report, "Fa") == [f"{4 / pixels:.2e}"] * 2
     assert value(report, "nIoU") == ["-", f"{scores['nIoU']:.6f}"]
+    assert f"3 .mat in {place.mat}" in report
+    for heading, over in (("mIoU", f"{pixels} pixels"), ("nIoU", "3 images"), ("Pd", "3 targets")):
+        assert re.search(rf"^{heading} .*  {over}$", report, re.MULTILINE)
 
     roc = loadmat(place.folder / "result" / "Tiny_M.mat")
     fpr, tpr = evaluator.roc()
@@ -121,7 +139,7 @@ def test_stale_files_are_ignored_with_a_word(place):
     savemat(place.mat / "old.mat", {"T": np.ones((3, 3))})
     result = place.score()
     assert result.returncode == 0
-    assert "ignored, not in the test list: old.mat" in result.stdout
+    assert "ignored, not in the test list: old.mat\n" in result.stdout
     assert "not in the test list" not in clean
     assert value(result.stdout, "mIoU") == value(clean, "mIoU")
 
@@ -130,7 +148,7 @@ def test_missing_predictions_are_named_and_counted(place):
     (place.mat / "b.mat").unlink()
     (place.mat / "c.mat").unlink()
     error = place.refused()
-    assert "2 of 3 predictions missing: b.mat, c.mat;" in error and "test.py" in error
+    assert "2 of 3 predictions missing: b, c (.mat, .npy, .png);" in error and "test.py" in error
 
 
 def test_model_without_predictions(place):
@@ -142,8 +160,9 @@ def test_model_without_predictions(place):
     ("content", "message"),
     [
         ({"T": np.zeros((24, 40), np.float32)}, "prediction is 24x40 but its mask is 24x41"),
-        ({"T": np.zeros((1, 24, 41), np.float32)}, "height x width, not of shape (1, 24, 41)"),
+        ({"T": np.zeros((2, 24, 41), np.float32)}, "height x width, not of shape (2, 24, 41)"),
         ({"P": np.zeros((24, 41)), "Q": np.zeros(3)}, "holds no array T but P, Q"),
+        ({}, "holds no array T but nothing"),
         ({"T": np.full((24, 41), 255.0)}, "values from 255.0 to 255.0"),
         ({"T": np.full((24, 41), np.nan)}, "NaN"),
         ({"T": "text"}, "height x width"),
@@ -168,6 +187,198 @@ def test_several_unusable_predictions_are_counted(place):
     assert "a.mat" in error and "and 2 more files" in error
 
 
+# Predictions of any method
+
+
+def other_formats(place, folder):
+    """The predictions of M in another form for each image, in 8 and 16 bits and as bool."""
+    folder.mkdir()
+    a, b, c = (place.preds[name] for name in NAMES)
+    savemat(folder / "a.mat", {"prob": a[None, None]})
+    Image.fromarray(np.rint(b * 65535).astype(np.uint16)).save(folder / "b.png")
+    np.save(folder / "c.npy", (c > 0.5)[..., None])
+    evaluator = Evaluator()
+    evaluator.update(a, place.masks["a"])
+    evaluator.update(np.float32(np.rint(b * 65535)) / np.float32(65535), place.masks["b"])
+    evaluator.update(c > 0.5, place.masks["c"])
+    return evaluator.compute()
+
+
+def test_pred_takes_mat_png_and_npy_of_any_folder(place):
+    scores = other_formats(place, place.folder / "theirs")
+    result = place.run("cal_metrics.py", "--pred", "theirs", "--dataset_name", "Tiny")
+    assert result.returncode == 0, result.stderr
+    assert "theirs on Tiny" in result.stdout
+    assert "1 .mat and 1 .png and 1 .npy in theirs" in result.stdout
+    for key, heading in (("fscore", "F-score"), ("AUC", "AUC"), ("hIoU", "hIoU")):
+        expected = [f"{scores[key]:.6f}", f"{scores['strict'][key]:.6f}"]
+        assert value(result.stdout, heading) == expected
+    assert (place.folder / "result" / "Tiny_theirs.mat").is_file()
+
+
+def test_eight_bits_and_the_order_of_formats(place, tmp_path):
+    grey = np.arange(256, dtype=np.uint8).reshape(16, 16)
+    Image.fromarray(grey).save(tmp_path / "x.png")
+    np.save(tmp_path / "y.npy", grey)
+    savemat(tmp_path / "y.mat", {"T": grey / 255, "other": grey})
+    (tmp_path / "x.txt").write_text("no prediction")
+    found = find_predictions(tmp_path)
+    assert {stem: path.name for stem, path in found.items()} == {"x": "x.png", "y": "y.mat"}
+    for path in (*found.values(), tmp_path / "y.npy"):
+        np.testing.assert_allclose(read_prediction(path), grey / 255, rtol=1e-7)
+
+
+def test_masks_of_0_and_1_in_8_bits_are_refused(place):
+    # Divided by 255 they would all be black, without a word.
+    for name in NAMES:
+        (place.mat / f"{name}.mat").unlink()
+        Image.fromarray(place.masks[name]).save(place.mat / f"{name}.png")
+    assert "save masks with 0 and 255" in place.refused()
+
+
+@pytest.mark.parametrize("content", [b"", b"no array", np.array([{"an": "object"}])])
+def test_unusable_npy_is_named(place, content):
+    (place.mat / "b.mat").unlink()
+    path = place.mat / "b.npy"
+    if isinstance(content, bytes):
+        path.write_bytes(content)
+    else:
+        np.save(path, content, allow_pickle=True)
+    error = place.refused()
+    assert str(path) in error and "not a .npy file that can be read" in error
+
+
+@pytest.mark.parametrize(
+    ("flags", "expected"),
+    [
+        ("", {"Default": "out/result/D/mat/Default"}),
+        ("--model_name A B", {"A": "out/result/D/mat/A", "B": "out/result/D/mat/B"}),
+        ("--pred x/one two", {"one": "x/one", "two": "two"}),
+        ("--pred x/one two --model_name A B", {"A": "x/one", "B": "two"}),
+        ("--pred two --model_name A", {"A": "two"}),
+        ("--pred x --model_name one", {"one": "x/one"}),
+        ("--pred x --model_name A B", {"A": "x/A", "B": "x/B"}),
+        ("--pred x/one x/two --model_name A", "2 folders but 1 of --model_name"),
+        ("--pred one x/one", "several models of this name"),
+        ("--pred one --dataset_name D E", "of which dataset"),
+    ],
+)
+def test_which_folders_are_meant(flags, expected, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "x" / "one").mkdir(parents=True)
+    parser = cli.make_parser("", default_models=["Default"], any_model=True)
+    cli.add_pred(parser)
+    args = parser.parse_args(["--output_dir", "out", "--dataset_name", "D", *flags.split()])
+    if isinstance(expected, str):
+        with pytest.raises(UserError, match=expected):
+            prediction_folders(args, "D")
+    else:
+        found = prediction_folders(args, "D")
+        assert {name: str(path) for name, path in found.items()} == expected
+        assert list(found) == list(expected)
+
+
+def test_several_models_in_one_table_and_one_figure(place):
+    scores = other_formats(place, place.folder / "theirs")
+    result = place.run("cal_metrics.py", "--pred", place.mat, "theirs", "--model_name", "Ours",
+                       "Theirs", "--dataset_name", "Tiny")  # fmt: skip
+    assert result.returncode == 0, result.stderr
+    saved = place.folder / "result"
+    rows = list(csv.DictReader((saved / "Tiny_models.csv").read_text().splitlines()))
+    assert [row["model"] for row in rows] == ["Ours", "Theirs"]
+    assert float(rows[1]["strict_hIoU"]) == scores["strict"]["hIoU"]
+    counts = {"threshold": "0.5", "images": "3", "images_without_target": "0", "targets": "3"}
+    assert counts.items() <= rows[0].items() and rows[0]["pixels"] == str(24 * (40 + 41 + 42))
+    table = (saved / "Tiny_models.md").read_text()
+    assert "| Theirs | " in table and "3 targets, " in table and "reference" not in table
+    assert Image.open(saved / "Tiny_curves.png").size[0] > 2000
+    assert (saved / "Tiny_curves.pdf").read_bytes().startswith(b"%PDF")
+
+
+def test_curves_of_an_all_black_and_of_a_perfect_model(tmp_path):
+    evaluators = {"black": Evaluator(), "perfect": Evaluator()}
+    mask = np.zeros((16, 16))
+    mask[4:6, 4:6] = 1
+    for (_, evaluator), pred in zip(evaluators.items(), (0 * mask, mask)):
+        evaluator.update(pred, mask)
+    save_score_curves([tmp_path / "curves.png"], evaluators, "extremes")
+    assert Image.open(tmp_path / "curves.png").size[0] > 2000
+
+
+# Per image
+
+
+def test_per_image_lines_have_the_worst_first(place):
+    place.masks["c"][20, 1:4] = 1  # missed
+    Image.fromarray(255 * place.masks["c"]).save(place.folder / "data/Tiny/masks/c.png")
+    place.score("--worst", "2")
+    text = (place.folder / "result" / "Tiny_M_per_image.csv").read_text()
+    rows = list(csv.DictReader(text.splitlines()))
+    # a is perfect; b has 12 target pixels and 4 false ones; c finds 15 of 18.
+    assert [row["name"] for row in rows] == ["b", "c", "a"]
+    assert [float(row["IoU"]) for row in rows] == pytest.approx([12 / 16, 15 / 18, 1], abs=1e-6)
+    keys = ("targets", "hits", "misses", "false_regions", "false_pixels")
+    assert [[int(row[key]) for key in keys] for row in rows] == [
+        [1, 1, 0, 1, 4], [2, 1, 1, 0, 0], [1, 1, 0, 0, 0]
+    ]  # fmt: skip
+
+    worst = place.folder / "result" / "Tiny" / "worst" / "M"
+    assert sorted(path.name for path in worst.iterdir()) == ["1_b.png", "2_c.png"]
+    place.score("--worst", "1")  # nothing of the former run is left
+    assert [path.name for path in worst.iterdir()] == ["1_b.png"]
+
+
+def test_worst_first_among_equal_IoU():
+    evaluator = Evaluator()
+    blank, target, two = np.zeros((3, 16, 16))
+    target[4, 4] = two[4, 4] = two[12, 12] = 1
+    false = 0 * blank
+    false[0, 15] = 1
+    for pred, mask in ((blank, target), (blank, two), (false, target), (blank, blank)):
+        evaluator.update(pred, mask)
+    assert worst_first(evaluator.images) == [1, 2, 0, 3]
+
+
+# The qualitative figure
+
+
+def test_qualitative_figure_of_chosen_names(place):
+    other = place.folder / "N"
+    other_formats(place, other)
+    flags = ["--dataset_name", "Tiny", "--pred", place.mat, other]
+    result = place.run("qualitative.py", *flags, "--names", "c", "a", "--surface")
+    assert result.returncode == 0, result.stderr
+    sizes = {}
+    for name in ("Tiny_qualitative", "Tiny_qualitative_3d"):
+        sizes[name] = Image.open(place.folder / "result" / f"{name}.png").size
+        assert (place.folder / "result" / f"{name}.pdf").read_bytes().startswith(b"%PDF")
+    result = place.run("qualitative.py", *flags)
+    assert result.returncode == 0
+    width, height = Image.open(place.folder / "result" / "Tiny_qualitative.png").size
+    assert width == sizes["Tiny_qualitative"][0] and height > sizes["Tiny_qualitative"][1]
+
+
+def test_qualitative_refuses_what_it_cannot_draw(place):
+    flags = ["--dataset_name", "Tiny", "--pred", place.mat]
+    error = place.run("qualitative.py", *flags, "--names", "a", "z").stderr
+    assert error == "error: --names z: not in the test list of Tiny\n"
+    savemat(place.mat / "b.mat", {"T": np.zeros((4, 4))})
+    error = place.run("qualitative.py", *flags, "--names", "b").stderr
+    assert error.startswith(f"error: {place.mat / 'b.mat'}: the prediction is of shape (4, 4)")
+
+
+def test_surface_keeps_a_target_of_one_pixel(tmp_path):
+    mask = np.zeros((200, 300))
+    mask[101, 203] = 1
+    x, y, z = _coarse(mask)
+    assert z.shape == (40, 60) and z.sum() == 1
+    row, column = np.argwhere(z == 1)[0]
+    assert (y[row, column], x[row, column]) == (100, 200)
+
+
+# run_evaluate.py
+
+
 def test_run_evaluate_without_a_trained_model(place):
     result = place.run("run_evaluate.py", "--dataset_name", "Tiny")
     assert result.returncode == 2
@@ -181,7 +392,8 @@ def test_run_evaluate_predicts_scores_and_compares(place):
     code = (
         "from model import build_model\n"
         "from utils.checkpoint import save_weights\n"
-        f"meta = {{'history': [{{}}, {{}}, {{}}], 'recipe': {{'epochs': 5}}}}\n"
+        f"history = [{{'epoch': e, 'loss': 0.5, 'mIoU': 0.1}} for e in (1, 2, 3)]\n"
+        f"meta = {{'history': history, 'recipe': {{'epochs': 5, 'lr': 0.125}}}}\n"
         f"save_weights(build_model({model!r}), {str(path)!r}, meta)"
     )
     subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True)
@@ -205,6 +417,18 @@ def test_run_evaluate_predicts_scores_and_compares(place):
     assert len(list(saved.glob(f"Tiny_{model}_*.txt"))) == 1
     assert (saved / f"Tiny_{model}.mat").is_file()
 
+    page = (saved / "Tiny_report.html").read_text(encoding="utf-8")
+    assert "python run_evaluate.py --dataset_name Tiny --device cpu" in page
+    assert f">{evaluator.compute()['strict']['hIoU']:.6f}</td>" in page
+    for text in ("3 of 5", "<dt>lr</dt><dd>0.125</dd>", "<dt>numpy</dt>", "not trained", str(path)):
+        assert text in page, text
+    pictures = re.findall(r'<img [^>]*src="data:image/png;base64,([^"]+)"', page)
+    assert len(pictures) == page.count("<img ") == 1 + 1 + 1 + 3  # curves, loss, rows, worst
+    for picture in pictures:
+        Image.open(io.BytesIO(base64.b64decode(picture))).verify()
+    # It stands alone: nothing is loaded, nothing is run.
+    assert not re.search(r"<script|<link|url\(|@import|(src|href)=.?(?!.?data:)", page)
+
 
 # The comparison of run_evaluate.py
 
@@ -214,7 +438,7 @@ def results(place):
     evaluator = Evaluator()
     for name in NAMES:
         evaluator.update(place.preds[name], place.masks[name])
-    return {"L2SKNet_UNet": Result(evaluator.compute(), "3 of 5"), "L2SKNet_FPN": None}
+    return {"L2SKNet_UNet": Result(evaluator, "3 of 5"), "L2SKNet_FPN": None}
 
 
 def test_comparison_sets_our_scores_beside_the_reference(results):
@@ -251,7 +475,7 @@ def test_csv_holds_every_score_at_full_precision(results):
     rows = list(csv.DictReader(render_csv("Tiny", results).splitlines()))
     ours, scores = rows[0], results["L2SKNet_UNet"].scores
     assert (ours["model"], ours["source"], ours["epoch"]) == ("L2SKNet_UNet", "this run", "3 of 5")
-    for key in ("mIoU", "nIoU", "pixAcc", "fscore", "precision", "recall", "Pd", "Fa", "AUC"):
+    for key in ("mIoU", "nIoU", "pixAcc", "fscore", "precision", "recall", "Pd", "Fa", "hIoU"):
         assert float(ours[key]) == scores[key]
     assert float(ours["strict_Fa"]) == scores["strict"]["Fa"]
     assert rows[3]["source"] == "not trained" and rows[3]["mIoU"] == ""

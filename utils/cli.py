@@ -61,6 +61,20 @@ def add_threshold(parser):
     )
 
 
+def add_pred(parser):
+    """--pred: folders of predictions in place of result/<dataset>/mat/<model>.
+
+    --model_name is then None where it is not given, see `scoring.prediction_folders`.
+    """
+    parser.set_defaults(model_names=None, default_models=parser.get_default("model_names"))
+    parser.add_argument(
+        "--pred", nargs="+", type=Path, metavar="DIR",
+        help="folders with predictions (NAME.mat, .npy or .png) of any method, called as "
+        "--model_name says, else by the folders' names; or one folder that holds a folder for each "
+        "--model_name; default result/<dataset>/mat/<model>",
+    )
+
+
 def add_batch_size(parser, default=8):
     """--batch_size, its default shown but None, so that a resumed run can tell."""
     parser.add_argument(

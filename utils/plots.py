@@ -1,4 +1,4 @@
-"""The loss curves, at the size of a paper column (3.5 inches wide, 300 dots per inch).
+"""Curves of training and of scores, at the size of a paper's columns, 300 dots per inch.
 
 Matplotlib is imported when a figure is made, and draws to files only (no window, no pyplot).
 """
@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from evaluation import Evaluator
 from utils.files import atomic_path
 from utils.logs import EpochRecord
 
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 WIDTH = 3.5  # inches: one column
+FULL_WIDTH = 7.16  # both columns
 DPI = 300
 # Okabe and Ito's colours, told apart by colour-blind readers; the dashes tell them apart in grey.
 STYLES = (
@@ -116,6 +118,61 @@ def save_comparison(
             title=title,
             title_fontsize=8,
         )
+
+
+def save_score_curves(
+    paths: Sequence[str | Path], evaluators: Mapping[str, Evaluator], title: str
+) -> None:
+    """Draws the comparable ROC on a linear and a log false-alarm axis, and precision-recall.
+
+    Args:
+        paths: The files to write; the suffix chooses the format.
+        evaluators: By the name that the legend shows.
+        title: What stands above the figure.
+    """
+    import matplotlib
+    from matplotlib.figure import Figure
+
+    with matplotlib.rc_context(RC):
+        rows = math.ceil(len(evaluators) / 2)
+        figure = Figure(figsize=(FULL_WIDTH, 2.35 + 0.14 * rows), layout="constrained")
+        linear, log, pixels = figure.subplots(1, 3)
+        rates, hits = [], []
+        for index, (name, evaluator) in enumerate(evaluators.items()):
+            color, dashes = STYLES[index % len(STYLES)]
+            style = {"color": color, "linestyle": dashes}
+            fpr, tpr = evaluator.roc()
+            precision, recall = evaluator.precision_recall()
+            at = round(evaluator.threshold * (len(fpr) - 1))
+            scores = evaluator.compute()
+            label = f"{name} (AUC {scores['AUC']:.4f}, F-score {scores['fscore']:.4f})"
+            # From (0, 0), where no pixel is lit, to (1, 1).
+            linear.plot([*fpr, 0], [*tpr, 0], label=label, **style)
+            log.plot(np.where(fpr > 0, fpr, np.nan), tpr, **style)
+            pixels.plot(recall[1:], precision[1:], **style)
+            for axis, x, y in ((log, fpr[at], tpr[at]), (pixels, recall[at], precision[at])):
+                axis.plot(x, y, "o", color=color, markeredgewidth=0)
+            rates.append(fpr[1:][fpr[1:] > 0])
+            hits.append(tpr)
+        linear.set(xlim=(-0.02, 1), ylim=(0, 1.02), ylabel="Targets hit")
+        lowest = min((rate.min() for rate in rates if len(rate)), default=1e-6)
+        log.set(xscale="log", xlim=(min(lowest, 0.1) / 1.5, 1))
+        bottom = min(hit.min() for hit in hits)
+        log.set_ylim(bottom - 0.05 * (1.001 - bottom), 1 + 0.04 * (1.001 - bottom))
+        pixels.set(xlim=(-0.02, 1.02), ylim=(0, 1.02), xlabel="Recall of pixels",
+                   ylabel="Precision of pixels")
+        linear.set_xlabel("False-alarm rate (background pixels)")
+        log.set_xlabel("False-alarm rate, log scale")
+        for axis, name in zip((linear, log, pixels), ("ROC", "ROC, log", "Precision-recall")):
+            axis.grid(True)
+            _note(axis, name)
+        handles, labels = linear.get_legend_handles_labels()
+        figure.legend(handles, labels, loc="outside upper center", ncols=2 if rows > 1 else 1,
+                      title=f"{title}; each map divided by its maximum; dots: threshold "
+                      f"{evaluator.threshold:g}", title_fontsize=8)
+        for path in paths:
+            with atomic_path(path) as temporary:
+                figure.savefig(temporary, dpi=DPI)
 
 
 @contextmanager

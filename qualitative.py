@@ -1,0 +1,61 @@
+"""Draws a visual comparison: image, ground truth and several models' predictions side by side.
+
+    python qualitative.py --names 000001 000124 000563
+    python qualitative.py --model_name L2SKNet_UNet L2SKNet_1D_UNet --surface
+    python qualitative.py --pred result/NUDT-SIRST/mat/L2SKNet_UNet /data/ACM/NUDT-SIRST
+
+Takes predictions where cal_metrics.py does. Detections are circled, an inset zooms in; --surface
+draws everything once more as surfaces in 3-D. Writes result/<dataset>_qualitative.png and .pdf, and
+result/<dataset>_qualitative_3d.png and .pdf.
+"""
+
+from __future__ import annotations
+
+from utils import cli
+from utils.datasets import load_split
+from utils.errors import UserError
+from utils.figures import detection_figure, surface_figure
+from utils.scoring import listed, prediction_folders, read_predictions, some_rows
+
+
+def main(argv=None) -> None:
+    """Runs the script with the arguments given, those of the command line by default."""
+    parser = cli.make_parser(__doc__, any_model=True)
+    cli.add_threshold(parser)
+    cli.add_pred(parser)
+    parser.add_argument("--names", nargs="+", metavar="NAME",
+                        help="of the test list; default four with a target, evenly chosen")
+    parser.add_argument("--surface", action="store_true", help="surfaces in 3-D as well")
+    args = parser.parse_args(argv)
+
+    for dataset_name in args.dataset_names:
+        folders = prediction_folders(args, dataset_name)
+        split = load_split(args.dataset_dir, dataset_name, "test", args.num_workers)
+        rows = choose(split, args.names)
+        chosen = (
+            [split.names[row] for row in rows],
+            [split.images[row] for row in rows],
+            [split.masks[row] for row in rows],
+            {model: read_predictions(split, folder, rows) for model, folder in folders.items()},
+        )
+        stem = args.output_dir / "result" / f"{dataset_name}_qualitative"
+        paths = [stem.with_name(f"{stem.name}{suffix}") for suffix in (".png", ".pdf")]
+        detection_figure(paths, *chosen, threshold=args.threshold)
+        if args.surface:
+            paths += [stem.with_name(f"{stem.name}_3d{suffix}") for suffix in (".png", ".pdf")]
+            surface_figure(paths[2:], *chosen)
+        print("written:", *paths, sep="\n  ")
+
+
+def choose(split, names):
+    """Indices of the names in a split; without names, of some images with a target."""
+    if names:
+        unknown = [name for name in names if name not in split.names]
+        if unknown:
+            raise UserError(f"--names {listed(unknown)}: not in the test list of {split.name}")
+        return [split.names.index(name) for name in names]
+    return some_rows(split)
+
+
+if __name__ == "__main__":
+    cli.run(main)
