@@ -11,8 +11,8 @@ from scipy.io import loadmat
 from model import build_model
 from utils.checkpoint import save_weights
 from utils.datasets import load_split
-from utils.images import read_gray, to_float
-from utils.predict import input_name, load_model, predict, predict_split
+from utils.images import input_name, read_gray, to_float
+from utils.predict import load_model, predict, predict_split
 from utils.runtime import jt, set_seed, start
 from utils.synthetic import make_sample, write_sample_dataset
 

@@ -78,6 +78,15 @@ def read_gray(path: str | Path) -> np.ndarray:
     return _gray(_open(Path(path)), Path(path))
 
 
+def read_size(path: str | Path) -> tuple[int, int] | None:
+    """Height and width by the file's header alone; None if that cannot be read."""
+    try:
+        with Image.open(path) as image:
+            return image.height, image.width
+    except Exception:  # `read_gray` will say what is wrong
+        return None
+
+
 def read_mask(path: str | Path) -> np.ndarray:
     """Reads a binary mask: 0 is background; 1, 255 or the full 16-bit scale is target.
 
@@ -129,6 +138,22 @@ def to_float(image: np.ndarray) -> np.ndarray:
     return image.astype(np.float32) / np.float32(np.iinfo(image.dtype).max)
 
 
+def stretch(image: np.ndarray) -> np.ndarray:
+    """Spreads the grey levels that an image has over [0, 1], for cameras of 10 to 14 bits.
+
+    From the 0.01 to the 99.99 percentile, so that some dead or hot pixels do not decide it; what
+    lies beyond is clipped. An image of one grey level becomes 0.
+
+    Args:
+        image: H×W uint8 or uint16.
+
+    Returns:
+        H×W float32.
+    """
+    low, high = np.percentile(image, (0.01, 99.99)).astype(np.float32)
+    return np.clip((image - low) / max(high - low, np.float32(1)), 0, 1)
+
+
 def resize_image(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     """Bilinear resize (Pillow's, which averages when shrinking) of an H×W uint8 or uint16.
 
@@ -172,3 +197,9 @@ def list_images(path: str | Path) -> list[Path]:
         kinds = ", ".join(extension[1:] for extension in EXTENSIONS)
         raise UserError(f"{path}: no image in this folder; it must hold files of type {kinds}")
     return found
+
+
+def input_name(path: str | Path) -> str:
+    """What stands for the dataset's name in the results of a file or folder."""
+    path = Path(path).resolve()
+    return path.name if path.is_dir() else path.stem

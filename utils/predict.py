@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +13,6 @@ from model import build_model
 from utils.checkpoint import load_weights
 from utils.datasets import test_batches
 from utils.files import atomic_path
-from utils.images import list_images, read_gray, to_float
 from utils.runtime import jt
 
 
@@ -40,6 +38,38 @@ def predict(net, x):
         return net(jt.array(x)).numpy()[:, 0]
 
 
+def predict_tiles(net, image, tile):
+    """The probability map of an image from overlapping tiles, in the memory of one of them.
+
+    Not the map of the whole frame: theta is a statistic of what the network sees at once.
+
+    Args:
+        net: a network in evaluation mode.
+        image: H×W float32 in [0, 1].
+        tile: side of the tiles; neighbours overlap by a quarter of it, or more, and each pixel
+            is taken from the tile in which it lies farther from the border.
+
+    Returns:
+        H×W float32 probabilities.
+    """
+    result = np.empty_like(image)
+    for top, bottom, first_row, last_row in _tile_spans(image.shape[0], tile):
+        for left, right, first_column, last_column in _tile_spans(image.shape[1], tile):
+            part = predict(net, image[None, None, top:bottom, left:right])[0]
+            result[first_row:last_row, first_column:last_column] = part[
+                first_row - top : last_row - top, first_column - left : last_column - left]
+    return result
+
+
+def _tile_spans(size, tile):
+    """Along one axis: where each tile begins and ends, and where the pixels taken from it do."""
+    overlap = tile // 4
+    count = max(1, -(-(size - overlap) // (tile - overlap)))
+    starts = np.linspace(0, max(size - tile, 0), count).astype(int)
+    cuts = [0, *(starts[1:] + starts[:-1] + tile) // 2, size]
+    return [(start, min(start + tile, size), *cuts[i : i + 2]) for i, start in enumerate(starts)]
+
+
 def predict_split(model_name, weights, split, output_dir, dataset_name, batch_size=8):
     """Predicts every image of a split and writes one .png and one .mat of each.
 
@@ -53,31 +83,6 @@ def predict_split(model_name, weights, split, output_dir, dataset_name, batch_si
             for index, probability in zip(indices, predict(net, x)):
                 save_prediction(probability, result, model_name, split.names[index])
             bar.update(len(indices))
-
-
-def input_name(path):
-    """What stands for the dataset's name in the results of a file or folder."""
-    path = Path(path).resolve()
-    return path.name if path.is_dir() else path.stem
-
-
-def predict_images(model_name, weights, path, output_dir):
-    """Predicts an image file or every image of a folder, one at a time, at its own size.
-
-    The results go where `predict_split` puts them, with the name of the file or folder for that of
-    the dataset. Of `a.png` and `a.tif` in one folder they are called `a_png` and `a_tif`.
-
-    Raises:
-        UserError: no image there, or one that cannot be read.
-    """
-    files = list_images(path)
-    net = load_model(model_name, weights)
-    result = Path(output_dir) / "result" / input_name(path)
-    stems = Counter(file.stem for file in files)
-    for file in tqdm(files, desc=model_name, unit="image", disable=None):
-        probability = predict(net, to_float(read_gray(file))[None, None])[0]
-        name = file.stem if stems[file.stem] == 1 else f"{file.stem}_{file.suffix[1:]}"
-        save_prediction(probability, result, model_name, name)
 
 
 def save_prediction(probability, result, model_name, name):

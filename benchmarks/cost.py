@@ -1,0 +1,162 @@
+"""What the networks cost: parameters, multiply-accumulates, latency and memory.
+
+    python benchmarks/cost.py                       one image of 256x256 on the current device
+    python benchmarks/cost.py --size 2160 3840      height and width
+
+GMAC counts every convolution, the functional ones included: "official" as the paper's code computes
+it, three convolutions in each LLSKM and the 1x1 convolutions of the FPN after the resize; "ours" as
+we do, one convolution for the three and the resize by two matrix products, counted as well.
+Latency: from an image in NumPy to its probabilities in NumPy, the median and the quartiles.
+Memory: how far one image raises the peak of the process, on the CPU.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import multiprocessing
+import sys
+import time
+from pathlib import Path
+from unittest import mock
+
+import numpy as np
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
+
+from utils import cli  # noqa: E402
+
+COLUMNS = ("model", "parameters", "GMAC official", "GMAC ours", "latency", "quartiles", "memory")
+
+
+def main(argv=None) -> None:
+    parser = cli.make_parser(__doc__)
+    parser.add_argument("--size", type=cli.positive(int), nargs="+", default=[256],
+                        metavar="PIXELS", help="side, or height and width; default 256")
+    parser.add_argument("--runs", type=cli.positive(int), default=20, help="timed; default 20")
+    args = parser.parse_args(argv)
+    if len(args.size) > 2:
+        parser.error("--size takes one or two numbers")
+    height, width = args.size[0], args.size[-1]
+    # Each in a process of its own: a peak of memory is a process's, and stays.
+    fork = multiprocessing.get_context("fork")
+    for index, name in enumerate(args.model_names):
+        process = fork.Process(
+            target=_child, args=(name, height, width, args.runs, args.device, index == 0))
+        process.start()
+        process.join()
+        if process.exitcode:
+            sys.exit(process.exitcode)
+
+
+def _child(name, height, width, runs, device, first):
+    cli.run(lambda: print_row(name, height, width, runs, device, first))
+
+
+def print_row(name, height, width, runs, device, first):
+    """Measures a network and prints its row of the table, with the heading if it is the first."""
+    from utils import runtime
+
+    run = runtime.start(device)
+    if first:
+        print(f"{run.describe()}\n1x1x{height}x{width}, {runs} runs\n")
+        print("| " + " | ".join(COLUMNS) + " |\n|" + "---|" * len(COLUMNS))
+    from model import build_model
+
+    net = build_model(name)
+    parameters = count_parameters(net)
+    net.eval()
+    official, ours = count_gmac(net, height, width)
+    memory, seconds = measure(net, height, width, runs)
+    low, middle, high = (1000 * s for s in np.percentile(seconds, (25, 50, 75)))
+    peak = "-" if memory is None or run.device == "cuda" else f"{memory / 1e6:.0f} MB"
+    print(f"| {name} | {parameters:,} | {official:.3f} | {ours:.3f} | {middle:.1f} ms | "
+          f"{low:.1f}-{high:.1f} | {peak} |", flush=True)
+
+
+def count_parameters(net) -> int:
+    """The trainable parameters of a network in training mode; all take part in the output."""
+    return sum(p.numel() for p in net.parameters() if not p.is_stop_grad())
+
+
+def count_gmac(net, height, width):
+    """GMAC of all convolutions for one image: in the official formulation, and in ours.
+
+    Nothing is computed: Jittor knows the shapes when it has built the graph.
+    """
+    from official import llskm
+
+    import model.fpn
+    from model.fpn import Fuse
+    from model.llskm import LLSKM, LLSKM1D
+    from utils.runtime import jt
+
+    def fuse(block, coarse, fine):
+        return block.feature_high(model.fpn.resize_bilinear(coarse, fine.shape[2:])) + fine
+
+    def resize(x, size):
+        return jt.zeros((*x.shape[:2], *size))
+
+    ours = _count(net, height, width)
+    with contextlib.ExitStack() as stack:
+        for kind, execute in ((LLSKM, llskm), (LLSKM1D, llskm), (Fuse, fuse)):
+            stack.enter_context(mock.patch.object(kind, "execute", execute))
+        stack.enter_context(mock.patch.object(model.fpn, "resize_bilinear", resize))
+        official = _count(net, height, width)
+    return official, ours
+
+
+def _count(net, height, width):
+    """The multiply-accumulates of every call of `conv2d`, in thousands of millions."""
+    import official
+
+    from model import conv, layers, llskm
+    from utils.runtime import jt
+
+    conv2d, total = conv.conv2d, 0
+
+    def counted(x, weight, *args, **kwargs):
+        nonlocal total
+        y = conv2d(x, weight, *args, **kwargs)
+        # Each output value of an O×C/groups×kh×kw weight takes C/groups·kh·kw of them.
+        total += y.shape[0] * y.shape[2] * y.shape[3] * weight.numel()
+        return y
+
+    with contextlib.ExitStack() as stack:
+        for module in (conv, layers, llskm, official):
+            stack.enter_context(mock.patch.object(module, "conv2d", counted))
+        x = np.zeros((1, 1, height, width), np.float32)
+        with jt.no_grad():
+            net(jt.array(x))
+    return total / 1e9
+
+
+def measure(net, height, width, runs):
+    """The rise of the process's peak memory in bytes (None: unknown), and seconds of each run."""
+    from utils.predict import predict
+    from utils.runtime import jt
+
+    predict(net, np.zeros((1, 1, 64, 64), np.float32))  # Jittor compiles
+    x = np.random.default_rng(0).random((1, 1, height, width), np.float32)
+    jt.gc()
+    before = _status("VmRSS")
+    predict(net, x)
+    peak = _status("VmHWM")
+    memory = None if before is None or peak is None else peak - before
+    seconds = []
+    for _ in range(runs):
+        began = time.perf_counter()
+        predict(net, x)
+        seconds.append(time.perf_counter() - began)
+    return memory, seconds
+
+
+def _status(field):
+    """A field of /proc/self/status in bytes, or None where there is no such file."""
+    with contextlib.suppress(OSError):
+        lines = Path("/proc/self/status").read_text().splitlines()
+        return 1024 * int(dict(line.split(":", 1) for line in lines)[field].split()[0])
+
+
+if __name__ == "__main__":
+    cli.run(main)

@@ -1,0 +1,435 @@
+"""test.py --input: any image or folder, the lists of detections, the overlays."""
+
+from __future__ import annotations
+
+import csv
+import importlib.util
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from brightness import GAIN, LEVEL, brightness_net, save_brightness_weights
+from PIL import Image
+from scipy.io import loadmat
+
+from utils import frames, memory
+from utils.detections import Detection, find_detections
+from utils.errors import UserError
+from utils.images import read_size, stretch
+from utils.overlays import DETECTION, INSET, draw_overlay
+from utils.predict import predict, predict_tiles
+from utils.runtime import start
+
+ROOT = Path(__file__).resolve().parent.parent
+UNET = "L2SKNet_UNet"
+
+
+@pytest.fixture(scope="module", autouse=True)
+def cpu():
+    start("cpu")
+
+
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory):
+    return save_brightness_weights(tmp_path_factory.mktemp("weights") / "brightness.npz")
+
+
+@pytest.fixture
+def script(weights):
+    """test.py's main, with the weights by hand. (`import test` would be Python's own tests.)"""
+    spec = importlib.util.spec_from_file_location("test_script", ROOT / "test.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return lambda *flags: module.main(
+        ["--device", "cpu", "--weights", str(weights), *map(str, flags)])
+
+
+def scene(height=20, width=30, dtype=np.uint8, full=255):
+    """Two targets on a background of a fifth; what is found in it."""
+    image = np.full((height, width), full // 5, dtype)
+    image[4:6, 10:13] = full * 4 // 5
+    image[12, 3] = image[13, 4] = full
+    peaks = [round(float(1 / (1 + np.exp(-GAIN * (x - LEVEL)))), 6) for x in (1, 0.8)]
+    return image, [
+        Detection(3.5, 12.5, 3, 12, 4, 13, 2, peaks[0]),
+        Detection(11.0, 4.5, 10, 4, 12, 5, 6, peaks[1]),
+    ]
+
+
+def read_table(path):
+    with open(path, newline="", encoding="utf-8") as file:
+        return list(csv.DictReader(file))
+
+
+# Detections
+
+
+def test_detections_by_hand():
+    probability = np.zeros((6, 8), np.float32)
+    probability[0, 0] = 0.6
+    probability[2:4, 3:6] = 0.7
+    probability[4, 6] = 0.75  # touches by a corner: the same region
+    probability[5, 1:3] = 0.5  # not above the threshold
+    assert find_detections(probability) == [
+        Detection(round((2 * (3 + 4 + 5) + 6) / 7, 3), round((3 * 2 + 3 * 3 + 4) / 7, 3),
+                  3, 2, 6, 4, 7, 0.75),
+        Detection(0.0, 0.0, 0, 0, 0, 0, 1, round(float(np.float32(0.6)), 6)),
+    ]
+    assert [found.area for found in find_detections(probability, 0.4)] == [7, 1, 2]
+    assert find_detections(probability, 0.75) == []
+
+
+def test_of_equal_peaks_the_larger_comes_first():
+    probability = np.zeros((9, 9))
+    probability[0, 0] = probability[4:6, 4:6] = 0.9
+    assert [found.area for found in find_detections(probability)] == [4, 1]
+
+
+# Grey levels
+
+
+def test_stretch_spreads_the_grey_levels_in_use():
+    image = np.tile(np.arange(6000, 6200, dtype=np.uint16), (200, 1))
+    spread = stretch(image)
+    assert spread.dtype == np.float32 and (spread.min(), spread.max()) == (0, 1)
+    np.testing.assert_allclose(spread[0], np.arange(200) / 199, atol=1e-6)
+    image[0, 0], image[9, 9] = 65535, 0  # a hot and a dead pixel
+    again = stretch(image)
+    np.testing.assert_allclose(again[50], spread[50], atol=1e-6)
+    assert (again[0, 0], again[9, 9]) == (1, 0)
+    assert (stretch(np.full((3, 4), 77, np.uint8)) == 0).all()
+
+
+# Overlays
+
+
+def count(picture, color):
+    """Pixels of exactly this colour."""
+    wanted = [int(color[i : i + 2], 16) for i in (1, 3, 5)]
+    return int((np.asarray(picture) == wanted).all(axis=2).sum())
+
+
+@pytest.mark.parametrize(
+    ("shape", "size"), [((256, 256), (512, 512)), ((40, 64), (512, 320)), ((1, 1), (8, 8)),
+                        ((512, 640), (640, 512))])
+def test_small_images_are_enlarged(shape, size):
+    overlay = draw_overlay(np.zeros(shape, np.uint8), [])
+    assert overlay.size == size and count(overlay, DETECTION) == count(overlay, INSET) == 0
+
+
+def test_a_ring_surrounds_each_detection_and_leaves_it_visible():
+    image = np.zeros((256, 256), np.uint8)
+    image[100:104, 60:64] = image[200:203, 150:153] = 255
+    overlay = np.asarray(draw_overlay(image, find_detections(image / 255)))
+    ring = [int(DETECTION[i : i + 2], 16) for i in (1, 3, 5)]
+    for y, x in ((102, 62), (201.5, 151.5)):  # edges between pixels, times two in the overlay
+        around = overlay[int(2 * y) - 24 : int(2 * y) + 24, int(2 * x) - 24 : int(2 * x) + 24]
+        rows, columns = np.nonzero((around == ring).all(axis=2))
+        assert len(rows) > 20
+        radii = np.hypot(rows + 0.5 - 24, columns + 0.5 - 24)
+        assert 6 < radii.min() and radii.max() - radii.min() < 3  # one circle about the middle
+        assert (around[22:26, 22:26] == 255).all()
+
+
+def test_the_inset_enlarges_the_strongest_in_a_corner_without_detections():
+    rng = np.random.default_rng(0)
+    image = rng.integers(90, 110, (256, 256), dtype=np.uint8)
+    image[40:43, 30:33] = 255
+    image[225:228, 225:228] = 250
+    found = find_detections(image / 255)
+    assert found[0].x == 31
+    overlay = np.asarray(draw_overlay(image, found))
+    frame = (overlay == [int(INSET[i : i + 2], 16) for i in (1, 3, 5)]).all(axis=2)
+    rows, columns = np.nonzero(frame)
+    # Farthest from (31, 41) is the lower right, taken by a detection; then the upper right.
+    assert rows.min() == 0 and columns.max() == 511
+    inset = overlay[: rows[columns == 511].max() + 1, columns[rows == 0].min() :]
+    assert inset.shape[0] == inset.shape[1] > 0.3 * 512
+    zoom = inset.shape[0] / 24
+    assert (inset == 255).all(axis=2).sum() == pytest.approx(9 * zoom**2, rel=0.01)
+
+
+def test_no_inset_where_all_corners_are_taken():
+    image = np.zeros((256, 256), np.uint8)
+    for y, x in ((20, 20), (20, 230), (230, 20), (230, 230)):
+        image[y : y + 3, x : x + 3] = 255
+    assert count(draw_overlay(image, find_detections(image / 255)), INSET) == 0
+    image[230:233, 230:233] = 0
+    assert count(draw_overlay(image, find_detections(image / 255)), INSET) > 0
+
+
+def test_overlays_of_deep_images_are_not_black():
+    image = np.random.default_rng(0).integers(6000, 6500, (64, 64), dtype=np.uint16)
+    levels = np.asarray(draw_overlay(image, []))
+    assert levels.min() == 0 and levels.max() == 255 and 100 < levels.mean() < 155
+
+
+# Memory
+
+
+def test_memory_is_stated(tmp_path, monkeypatch):
+    files = [tmp_path / "small.png", tmp_path / "large.png", tmp_path / "broken.png"]
+    Image.new("L", (64, 32)).save(files[0])
+    Image.new("L", (3840, 2160)).save(files[1])
+    files[2].write_text("no image")
+    assert [read_size(file) for file in files] == [(32, 64), (2160, 3840), None]
+    monkeypatch.setattr(memory, "free_bytes", lambda: 16e9)
+    line = memory.check_memory(files, [UNET], None)
+    need = 200e6 + 3840 * 2160 * memory.BYTES_PER_PIXEL[UNET]
+    assert f"3840x2160, about {need / 1e9:.1f} GB" in line and "16.0 GB are free" in line
+    monkeypatch.setattr(memory, "free_bytes", lambda: None)
+    assert memory.check_memory(files, [UNET], None).endswith("of memory with L2SKNet_UNet")
+    assert memory.check_memory(files[2:], [UNET], None) == "no image that can be read"
+
+
+def test_an_image_too_large_for_the_memory_is_refused(tmp_path, monkeypatch):
+    files = [tmp_path / "large.png"]
+    Image.new("L", (3840, 2160)).save(files[0])
+    monkeypatch.setattr(memory, "free_bytes", lambda: 4e9)
+    with pytest.raises(UserError, match="3840x2160 needs about .* 4.0 GB are free") as error:
+        memory.check_memory(files, ["L2SKNet_FPN", "L2SKNet_1D_UNet"], None)
+    text = str(error.value)
+    assert text.startswith(f"{files[0]}: ") and "\n" not in text
+    assert "with L2SKNet_1D_UNet" in text and "take L2SKNet_FPN" in text and "--tile" in text
+    assert "a tile of 1024x1024" in memory.check_memory(files, ["L2SKNet_1D_UNet"], 1024)
+
+
+def test_free_memory_of_this_machine():
+    total = next(int(line.split()[1]) * 1024 for line in open("/proc/meminfo")
+                 if line.startswith("MemTotal"))
+    assert 10e6 < memory.free_bytes() <= total
+
+
+# Tiles
+
+
+@pytest.mark.parametrize("shape", [(40, 56), (16, 100), (64, 16), (9, 9)])
+def test_tiles_equal_the_whole_where_theta_is_fixed(shape):
+    image = np.random.default_rng(1).random(shape, np.float32)
+    net = brightness_net()
+    whole = predict(net, image[None, None])[0]
+    np.testing.assert_allclose(whole, 1 / (1 + np.exp(-GAIN * (image - LEVEL))), atol=1e-4)
+    np.testing.assert_allclose(predict_tiles(net, image, 16), whole, atol=1e-6)
+
+
+def test_tiles_differ_from_the_whole_by_theta():
+    image = np.full((16, 28), 0.2, np.float32)
+    image[:, 14:] = 0.8
+    net = brightness_net(attention=1.0)
+
+    def expected(x, mean):
+        theta = 1 / (1 + np.exp(mean))
+        return 1 / (1 + np.exp(-GAIN * (2 * theta * x - LEVEL)))
+
+    # 16 and 12 columns are seen beside the left and the right half, padded to 16 by the edge.
+    whole = predict(net, image[None, None])[0]
+    mean = (14 * 0.2 + 18 * 0.8) / 32  # padded by four columns of the edge
+    np.testing.assert_allclose(whole, expected(image, mean), atol=1e-4)
+    tiled = predict_tiles(net, image, 16)
+    means = np.where(np.arange(28) < 14, (14 * 0.2 + 2 * 0.8) / 16, (2 * 0.2 + 14 * 0.8) / 16)
+    np.testing.assert_allclose(tiled, expected(image, means[None]), atol=1e-4)
+    assert np.abs(tiled - whole).max() > 0.1
+
+
+# The script
+
+
+def test_a_folder_of_every_mode_by_the_real_command_line(tmp_path, weights):
+    folder, result = tmp_path / "frames", tmp_path / "found"
+    folder.mkdir()
+    image, expected = scene()
+    gray = Image.fromarray(image)
+    gray.save(folder / "gray.png")
+    gray.save(folder / "gray.bmp")
+    for mode in ("RGB", "RGBA", "P", "LA"):
+        gray.convert(mode).save(folder / f"{mode}.png")
+    Image.fromarray(image * np.uint16(257)).save(folder / "deep.tif")
+    Image.fromarray(np.rot90(image).copy()).save(folder / "turned.png")
+    Image.new("L", (7, 5)).save(folder / "dark.png")
+    (folder / "broken.png").write_text("no image")
+    (folder / "cut.png").write_bytes((folder / "turned.png").read_bytes()[:60])
+    (folder / "notes.txt").touch()
+    run = subprocess.run(
+        [sys.executable, ROOT / "test.py", "--input", folder, "--output", result, "--weights",
+         weights, "--device", "cpu"], capture_output=True, text=True, cwd=tmp_path)
+    assert run.returncode == 2, run.stderr
+    error = run.stderr[run.stderr.index("error: ") :].splitlines()
+    assert error[0] == "error: 2 of 11 images could not be used:"
+    assert [line.split(":")[0].strip() for line in error[1:]] == [
+        str(folder / "broken.png"), str(folder / "cut.png")]
+    assert "9 images in " in run.stdout and "16 detections in 8 of them" in run.stdout
+    assert "largest 30x20" in run.stdout and "Traceback" not in run.stderr
+
+    names = ["LA", "P", "RGB", "RGBA", "dark", "deep", "gray_bmp", "gray_png", "turned"]
+    for kind, suffix in (("img", "png"), ("mat", "mat"), ("overlay", "png")):
+        files = sorted(path.name for path in (result / kind / UNET).iterdir())
+        assert files == [f"{name}.{suffix}" for name in names]
+    for name in names[:4] + names[5:8]:
+        probability = loadmat(result / "mat" / UNET / f"{name}.mat")["T"]
+        assert probability.dtype == np.float32 and (probability > 0.5).sum() == 8
+        picture = np.asarray(Image.open(result / "img" / UNET / f"{name}.png"))
+        np.testing.assert_array_equal(picture, np.round(probability * 255))
+
+    rows = read_table(result / "detections" / f"{UNET}.csv")
+    found = {}
+    for row in rows:
+        found.setdefault(row.pop("file"), []).append(row)
+    assert sorted(found) == ["LA.png", "P.png", "RGB.png", "RGBA.png", "deep.tif", "gray.bmp",
+                             "gray.png", "turned.png"]
+    turned = found.pop("turned.png")
+    for detections in found.values():
+        for row, wanted in zip(detections, expected):
+            values = [float(row[key]) for key in Detection._fields]
+            np.testing.assert_allclose(values, wanted, rtol=0, atol=2e-4)
+    # Turned to the left, (x, y) goes to (y, 29 − x).
+    assert [(float(row["x"]), float(row["y"])) for row in turned] == [(12.5, 25.5), (4.5, 18)]
+
+    content = json.loads((result / "detections" / f"{UNET}.json").read_text())
+    assert (content["model"], content["threshold"]) == (UNET, 0.5)
+    assert "centre of the top left pixel is (0, 0)" in content["coordinates"]
+    images = {entry["file"]: entry for entry in content["images"]}
+    assert images["dark.png"] == {"file": "dark.png", "width": 7, "height": 5, "detections": []}
+    assert images["turned.png"]["width"] == 20
+    listed = [each["area"] for each in images["gray.png"]["detections"]]
+    assert listed == [int(row["area"]) for row in found["gray.png"]] == [2, 6]
+    assert [entry["file"] for entry in content["unreadable"]] == ["broken.png", "cut.png"]
+    assert not list(folder.glob("*.csv")) and len(list(tmp_path.iterdir())) == 2
+
+
+def test_one_image_goes_to_result(tmp_path, script, capsys):
+    image, expected = scene()
+    Image.fromarray(image).save(tmp_path / "one.png")
+    script("--input", tmp_path / "one.png", "--output_dir", tmp_path, "--no_overlay",
+           "--threshold", 0.9999999)
+    result = tmp_path / "result" / "one"
+    assert sorted(path.name for path in result.iterdir()) == ["detections", "img", "mat"]
+    (row,) = read_table(result / "detections" / f"{UNET}.csv")  # the other is at 0.999994
+    assert (row["file"], row["area"]) == ("one.png", str(expected[0].area))
+    assert "1 image in " in capsys.readouterr().out
+
+
+def test_dim_sixteen_bits_need_stretch_and_are_told_so(tmp_path, script, capsys):
+    image, expected = scene(dtype=np.uint16, full=4095)
+    Image.fromarray(image).save(tmp_path / "raw.png")
+    table = tmp_path / "out" / "detections" / f"{UNET}.csv"
+    script("--input", tmp_path / "raw.png", "--output", tmp_path / "out")
+    assert read_table(table) == []
+    assert "14 bits or less" in capsys.readouterr().out
+    script("--input", tmp_path / "raw.png", "--output", tmp_path / "out", "--stretch")
+    assert [float(row["x"]) for row in read_table(table)] == [found.x for found in expected]
+    assert "14 bits" not in capsys.readouterr().out
+
+
+def test_tiles_by_flag(tmp_path, script):
+    image = np.zeros((70, 150), np.uint8)
+    image[65, 145] = image[3:5, 70] = 255
+    Image.fromarray(image).save(tmp_path / "a.png")
+    script("--input", tmp_path / "a.png", "--output", tmp_path / "out", "--tile", 64)
+    rows = read_table(tmp_path / "out" / "detections" / f"{UNET}.csv")
+    assert [(row["x"], row["y"]) for row in rows] == [("70.0", "3.5"), ("145.0", "65.0")]
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--output", "x"], "--output goes with --input"),
+        (["--threshold", "0.4"], "--threshold goes with --input"),
+        (["--stretch"], "--stretch goes with --input"),
+        (["--tile", "128"], "--tile goes with --input"),
+        (["--input", ".", "--tile", "8"], "must be at least 64"),
+    ],
+)
+def test_flags_that_do_nothing_are_refused(script, capsys, flags, message):
+    with pytest.raises(SystemExit) as stop:
+        script(*flags)
+    assert stop.value.code == 2 and message in capsys.readouterr().err
+
+
+def test_bad_inputs(tmp_path, script, monkeypatch):
+    with pytest.raises(UserError, match="nowhere: no such image or folder"):
+        script("--input", tmp_path / "nowhere")
+    with pytest.raises(UserError, match="no image in this folder"):
+        script("--input", tmp_path)
+    bad = tmp_path / "bad.png"
+    bad.write_text("no image")
+    with pytest.raises(UserError) as error:
+        script("--input", bad, "--output", tmp_path / "out")
+    assert str(error.value).startswith(f"{bad}: cannot be read") and "\n" not in str(error.value)
+    assert not (tmp_path / "out").exists()
+
+    good = tmp_path / "good.png"
+    Image.fromarray(scene()[0]).save(good)
+    with pytest.raises(UserError, match="results cannot be written.*--output"):
+        script("--input", good, "--output", bad)
+    monkeypatch.setattr(memory, "free_bytes", lambda: 1e8)
+    with pytest.raises(UserError, match=r"good.png: 30x20 needs about 0.2 GB.*0.1 GB are free"):
+        script("--input", good, "--output", tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_many_bad_images_are_counted_not_listed(tmp_path, script):
+    for index in range(30):
+        (tmp_path / f"{index:02}.png").write_text("no image")
+    with pytest.raises(UserError, match="30 of 30 images could not be used") as error:
+        script("--input", tmp_path, "--output", tmp_path / "out")
+    lines = str(error.value).splitlines()
+    assert len(lines) == 22 and lines[-1].strip() == "and 10 more"
+
+
+# Streams
+
+
+@pytest.fixture
+def stream(tmp_path, weights):
+    """predict_frames over twelve images."""
+    files = [tmp_path / f"{index:02}.png" for index in range(12)]
+    for file in files:
+        Image.fromarray(scene()[0]).save(file)
+    options = frames.Options(num_workers=2, overlays=False)
+    return lambda: frames.predict_frames(UNET, weights, files, tmp_path / "out", options)
+
+
+def test_frames_are_read_ahead_but_not_all(stream, monkeypatch):
+    read, seen = [], []
+    read_gray, predict_one = frames.read_gray, frames.predict
+
+    def counting_read(path):
+        read.append(path.name)
+        return read_gray(path)
+
+    def counting_predict(net, x):
+        seen.append(len(read))
+        return predict_one(net, x)
+
+    monkeypatch.setattr(frames, "read_gray", counting_read)
+    monkeypatch.setattr(frames, "predict", counting_predict)
+    outcome = stream()
+    assert [frame.file for frame in outcome.frames] == [f"{index:02}.png" for index in range(12)]
+    for index, count in enumerate(seen[1:]):  # the first is the warm-up
+        assert index + 1 <= count <= min(index + 3, 12)
+
+
+def test_what_was_found_before_an_interruption_is_kept(stream, monkeypatch, tmp_path):
+    calls, predict_one = [], frames.predict
+
+    def interrupted(net, x):
+        calls.append(x)
+        if len(calls) == 5:  # the warm-up and three frames are done
+            raise KeyboardInterrupt
+        return predict_one(net, x)
+
+    monkeypatch.setattr(frames, "predict", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        stream()
+    rows = read_table(tmp_path / "out" / "detections" / f"{UNET}.csv")
+    assert [row["file"] for row in rows] == ["00.png"] * 2 + ["01.png"] * 2 + ["02.png"] * 2
+    saved = sorted(path.name for path in (tmp_path / "out" / "mat" / UNET).iterdir())
+    assert saved == ["00.mat", "01.mat", "02.mat"]
+
+
+def test_results_have_names_of_their_own():
+    files = [Path(name) for name in ("a.png", "a.tif", "a_png.bmp", "b.v2.png")]
+    assert frames.result_names(files) == ["a_png", "a_tif", "a_png_", "b.v2"]
