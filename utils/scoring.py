@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 from argparse import Namespace
 from collections import Counter
@@ -321,7 +322,8 @@ def _files_of(names: Sequence[str], folder: str | Path) -> dict[str, Path]:
 def _no_folder(folder: Path) -> str:
     line = f"{folder}: no predictions of {folder.name} here; predict with test.py first"
     if folder.parent.is_dir():
-        others = sorted(path.name for path in folder.parent.iterdir() if path.is_dir())
-        if others:
-            line += f" (there are some of {', '.join(others)})"
+        beside = (path for path in folder.parent.iterdir() if path.is_dir())
+        with contextlib.suppress(PermissionError):
+            others = sorted(path.name for path in beside if find_predictions(path))
+            line += f" (there are some of {', '.join(others)})" if others else ""
     return line
