@@ -188,12 +188,15 @@ def test_memory_is_stated(tmp_path, monkeypatch):
 def test_an_image_too_large_for_the_memory_is_refused(tmp_path, monkeypatch):
     files = [tmp_path / "large.png"]
     Image.new("L", (3840, 2160)).save(files[0])
-    monkeypatch.setattr(memory, "free_bytes", lambda: 4e9)
-    with pytest.raises(UserError, match="3840x2160 needs about .* 4.0 GB are free") as error:
+    monkeypatch.setattr(memory, "free_bytes", lambda: 6e9)
+    with pytest.raises(UserError, match="3840x2160 needs about .* 6.0 GB are free") as error:
         memory.check_memory(files, ["L2SKNet_FPN", "L2SKNet_1D_UNet"], None)
     text = str(error.value)
     assert text.startswith(f"{files[0]}: ") and "\n" not in text
     assert "with L2SKNet_1D_UNet" in text and "take L2SKNet_FPN" in text and "--tile" in text
+    monkeypatch.setattr(memory, "free_bytes", lambda: 4e9)
+    with pytest.raises(UserError, match="close other programs, or cut images into tiles"):
+        memory.check_memory(files, ["L2SKNet_1D_UNet"], None)
     assert "a tile of 1024x1024" in memory.check_memory(files, ["L2SKNet_1D_UNet"], 1024)
 
 

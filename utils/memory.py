@@ -61,7 +61,7 @@ def check_memory(files: Sequence[Path], model_names: Sequence[str], tile: int | 
     if free is not None and needed[name] > free:
         least = min(BYTES_PER_PIXEL, key=BYTES_PER_PIXEL.get)
         ways = "close other programs, "
-        if name != least:
+        if needed_bytes(least, height, width) <= free:
             ways += f"take {least} ({_gigabytes(needed_bytes(least, height, width))}), "
         raise UserError(
             f"{file}: {what} needs about {_gigabytes(needed[name])} of memory with {name} and "

@@ -82,9 +82,10 @@ def _draw_inset(
     centres = [
         (x, y) for y in (far / 2, gray.height - far / 2) for x in (far / 2, gray.width - far / 2)
     ]
+    reach = far / 2 + 9 * unit / scale  # with the rings
     free = [
         (x, y) for x, y in centres
-        if all(max(abs(found.x - x), abs(found.y - y)) > far / 2 for found in detections)
+        if all(max(abs(found.x - x), abs(found.y - y)) > reach for found in detections)
     ]
     if not free:
         return
