@@ -20,17 +20,17 @@ class _LibraryConv(jt.Function):
         self.forward_op = getattr(ops, f"{name}_conv")
         self.weight_op = getattr(ops, f"{name}_conv_backward_w")
         self.input_op = getattr(ops, f"{name}_conv_backward_x")
-        self.geometry = (*stride, *padding, *dilation, groups)
+        formats = ("abcd", "oihw", "abcd")  # of x, weight and y
+        self.arguments = (*stride, *padding, *dilation, groups, *formats)
 
     def execute(self, x, weight):
         self.saved = x, weight
-        return self.forward_op(x, weight, *self.geometry, "abcd", "oihw", "abcd")
+        return self.forward_op(x, weight, *self.arguments)
 
     def grad(self, dy):
         x, weight = self.saved
-        formats = ("abcd", "oihw", "abcd")
-        dx = self.input_op(weight, dy, *x.shape[2:], *self.geometry, *formats)
-        dw = self.weight_op(x, dy, *weight.shape[2:], *self.geometry, *formats)
+        dx = self.input_op(weight, dy, *x.shape[2:], *self.arguments)
+        dw = self.weight_op(x, dy, *weight.shape[2:], *self.arguments)
         return dx, dw
 
 

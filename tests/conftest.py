@@ -13,6 +13,14 @@ sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
 
 
 @pytest.fixture(scope="session")
+def cpu():
+    """Jittor, started on the CPU."""
+    from utils.runtime import start
+
+    start("cpu")
+
+
+@pytest.fixture(scope="session")
 def nudt() -> Path:
     """The folder of the real NUDT-SIRST: data/NUDT-SIRST, or what $NUDT_SIRST names."""
     folder = Path(os.environ.get("NUDT_SIRST", ROOT / "data" / "NUDT-SIRST"))

@@ -22,12 +22,9 @@ from utils.checkpoint import (
 )
 from utils.errors import UserError
 from utils.optim import Adam
-from utils.runtime import jt, start
+from utils.runtime import jt
 
-
-@pytest.fixture(scope="module", autouse=True)
-def cpu():
-    start("cpu")
+pytestmark = pytest.mark.usefixtures("cpu")
 
 
 @pytest.fixture(scope="module")

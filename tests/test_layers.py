@@ -11,12 +11,9 @@ from model import MODEL_NAMES, batch_norm, build_model, layers
 from model.batch_norm import LEAKY, LINEAR, RELU
 from model.conv import conv2d
 from model.llskm import LLSKM, LLSKM1D, global_average
-from utils.runtime import jt, start
+from utils.runtime import jt
 
-
-@pytest.fixture(scope="module", autouse=True)
-def cpu():
-    start("cpu")
+pytestmark = pytest.mark.usefixtures("cpu")
 
 
 @pytest.fixture

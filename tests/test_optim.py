@@ -6,12 +6,9 @@ import numpy as np
 import pytest
 
 from utils.optim import Adam, MultiStepLR
-from utils.runtime import jt, start
+from utils.runtime import jt
 
-
-@pytest.fixture(scope="module", autouse=True)
-def cpu():
-    start("cpu")
+pytestmark = pytest.mark.usefixtures("cpu")
 
 
 def test_adam_adds_epsilon_after_bias_correction():

@@ -21,15 +21,11 @@ from utils.errors import UserError
 from utils.images import read_size, stretch
 from utils.overlays import DETECTION, INSET, draw_overlay
 from utils.predict import predict, predict_tiles
-from utils.runtime import start
+
+pytestmark = pytest.mark.usefixtures("cpu")
 
 ROOT = Path(__file__).resolve().parent.parent
 UNET = "L2SKNet_UNet"
-
-
-@pytest.fixture(scope="module", autouse=True)
-def cpu():
-    start("cpu")
 
 
 @pytest.fixture(scope="module")

@@ -13,16 +13,13 @@ import pytest
 from model import MODEL_NAMES, build_model, soft_iou_loss
 from utils.checkpoint import get_weights
 from utils.optim import Adam
-from utils.runtime import jt, start
+from utils.runtime import jt
+
+pytestmark = pytest.mark.usefixtures("cpu")
 
 FACTORS = {"gradient, largest": 5}
 # Official float32 is by luck sometimes exact to the last digit, where three times nothing is asked.
 FLOORS = {"output": 2e-7, "loss": 6e-8}
-
-
-@pytest.fixture(scope="module", autouse=True)
-def cpu():
-    start("cpu")
 
 
 @pytest.fixture(scope="module", params=MODEL_NAMES)

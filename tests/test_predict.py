@@ -13,15 +13,12 @@ from utils.checkpoint import save_weights
 from utils.datasets import load_split
 from utils.images import input_name, read_gray, to_float
 from utils.predict import load_model, predict, predict_split
-from utils.runtime import jt, set_seed, start
+from utils.runtime import jt, set_seed
 from utils.synthetic import make_sample, write_sample_dataset
 
+pytestmark = pytest.mark.usefixtures("cpu")
+
 MODEL = "L2SKNet_UNet"
-
-
-@pytest.fixture(scope="module", autouse=True)
-def cpu():
-    start("cpu")
 
 
 @pytest.fixture(scope="module")

@@ -18,17 +18,13 @@ from utils.engine import Interrupted, evaluate
 from utils.errors import UserError
 from utils.logs import METRICS, EpochRecord, best_epochs, read_log, render_log
 from utils.predict import load_model
-from utils.runtime import start
 from utils.synthetic import write_sample_dataset
+
+pytestmark = pytest.mark.usefixtures("cpu")
 
 MODELS = ("L2SKNet_UNet", "L2SKNet_1D_FPN")  # the FPN has dropout
 TRAIN, TEST, STEPS, EPOCHS = 12, 3, 6, 3
 RECIPE = {"batch_size": 2, "image_size": SIZE, "epochs": EPOCHS}
-
-
-@pytest.fixture(scope="module", autouse=True)
-def cpu():
-    start("cpu")
 
 
 @pytest.fixture(scope="module")

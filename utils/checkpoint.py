@@ -40,9 +40,8 @@ def get_weights(net):
     return {name: variable.numpy() for name, variable in net.state_dict().items()}
 
 
-def find_not_finite(net):
-    """The name of a parameter or running statistic that holds NaN or infinity, or None."""
-    arrays = get_weights(net)
+def find_not_finite(arrays):
+    """The name of an array (of `get_weights`) that holds NaN or infinity, or None."""
     return next((name for name, array in arrays.items() if not np.isfinite(array).all()), None)
 
 
@@ -58,10 +57,10 @@ def save_weights(net, path, meta=None, optimizer=None):
     Raises:
         UserError: a weight is not finite; nothing is written then.
     """
-    broken = find_not_finite(net)
+    arrays = get_weights(net)
+    broken = find_not_finite(arrays)
     if broken:
         raise UserError(f"{path}: not written, {broken} is not finite; try a lower --lr")
-    arrays = get_weights(net)
     arrays.update({OPTIMIZER + name: array for name, array in (optimizer or {}).items()})
     with atomic_path(path) as temporary:
         np.savez(temporary, **arrays, **{META: np.array(json.dumps(meta or {}))})
