@@ -13,8 +13,8 @@ from pathlib import Path
 import numpy as np
 
 from model import build_model, soft_iou_loss
+from utils import runtime  # Jittor starts where it is used: PyTorch's twin reads this as well
 from utils.checkpoint import get_weights, load_weights
-from utils.runtime import jt
 
 FIXTURES = Path(__file__).parent / "fixtures"
 
@@ -37,7 +37,7 @@ def weight(name, shape):
     if name.endswith("running_mean"):
         return np.float32(0.02) * z
     if len(shape) == 4:
-        return z / np.float32(np.sqrt(np.prod(shape[1:])))
+        return z * np.float32(1 / np.sqrt(np.prod(shape[1:])))  # a division rounds otherwise
     if name.endswith("bias"):
         return np.float32(0.1) * z
     return 1 + np.float32(0.1) * z
@@ -68,7 +68,7 @@ def masks(n, h, w):
 def batch(shape):
     """Images and masks of a shape such as "2x64x64", as Jittor variables."""
     size = tuple(map(int, shape.split("x")))
-    return jt.array(images(*size)), jt.array(masks(*size))
+    return runtime.jt.array(images(*size)), runtime.jt.array(masks(*size))
 
 
 def build(model_name):
@@ -99,7 +99,7 @@ def evaluation_errors(net, fixture, shape):
     """Largest errors of the output in evaluation mode."""
     reset(net, fixture)
     net.eval()
-    with jt.no_grad():
+    with runtime.jt.no_grad():
         output = net(batch(shape)[0]).numpy()
     return _output_errors(f"{shape}/eval", fixture, shape, output)
 
@@ -117,8 +117,9 @@ def training_errors(net, fixture, shape):
     output = net(x)
     loss = soft_iou_loss(output, mask)
     parameters = net.state_dict()
-    gradients = jt.grad(loss, [parameters[str(name)] for name in fixture[f"{shape}/grad_keys"]])
-    jt.sync_all(True)
+    names = [str(name) for name in fixture[f"{shape}/grad_keys"]]
+    gradients = runtime.jt.grad(loss, [parameters[name] for name in names])
+    runtime.jt.sync_all(True)
     errors = {
         "output": _output_errors(f"{shape}/train", fixture, shape, output.numpy()),
         "loss": _largest_errors(f"{shape}/loss", fixture, loss.numpy()),
