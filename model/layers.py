@@ -44,9 +44,12 @@ def conv1x1(in_channels, out_channels, stride=1, bias=False):
 
 def max_pool2x2(x):
     """The largest of each 2×2 block; a tie's gradient goes to the first, as PyTorch's does."""
-    n, c, h, w = x.shape
-    if h <= 2 or w <= 2:  # Jittor's pooling refuses an input of the size of its kernel
-        return x.reshape(n, c, h // 2, 2, w // 2, 2).max((3, 5))
+    h, w = x.shape[2:]
+    # Jittor's pooling refuses an input of the size of its kernel.
+    if h == 2:
+        return max_pool2x2(jt.concat([x, x], 2))[:, :, :1]
+    if w == 2:
+        return max_pool2x2(jt.concat([x, x], 3))[:, :, :, :1]
     return jt.pool.Pool(2, 2, op="maximum")(x)
 
 
