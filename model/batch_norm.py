@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from model.layout import per_channel, shape_of
 from utils.runtime import jt
 
 MOMENTUM, EPS = 0.1, 1e-5
@@ -16,90 +17,140 @@ RELU, LEAKY, LINEAR = 0.0, 0.1, 1.0  # slopes of the activation where its input 
 _HEADER = """
 #include <algorithm>
 #include <cmath>
+#include <vector>
 """
 
 # -Ofast would fold NaN * 0 into 0, and a ReLU hide that the training has gone wrong.
 _SLOPE = "static volatile double slope_in_memory = {};"
 
-# One channel at a time, so that its second reading finds it in the cache.
-_FORWARD = """
+# Both forms of activations are rows of `W` pixels with `B` channels each; a row is a task, and its
+# sums are added up in a fixed order, so that the result does not depend on the number of threads.
+_ROWS = """
 const double slope = slope_in_memory;
-const int64 N = in0_shape0, C = in0_shape1, S = (int64)in0_shape2 * in0_shape3;
+const int64 N = in0_shape0, G = in0_shape1, H = in0_shape2, W = in0_shape3;
+const int64 C = G * B, rows = N * G * H;
+auto group_of = [&](int64 row) { return row / H % G; };
+"""
+
+_SUM_UP = """
+std::vector<double> sum(C), moment(C);
+for (int64 row = 0; row < rows; ++row)
+    for (int b = 0; b < B; ++b) {
+        sum[group_of(row) * B + b] += part[row * 2 * B + b];
+        moment[group_of(row) * B + b] += part[row * 2 * B + B + b];
+    }
+"""
+
+_STATISTICS = """
+std::vector<double> part(rows * 2 * B);
 #pragma omp parallel for
+for (int64 row = 0; row < rows; ++row) {
+    const float* x = in0_p + row * W * B;
+    double s[B] = {}, q[B] = {};
+    for (int64 i = 0; i < W; ++i)
+        for (int b = 0; b < B; ++b) {
+            double v = x[i * B + b];
+            s[b] += v;
+            q[b] += v * v;
+        }
+    std::copy(s, s + B, &part[row * 2 * B]);
+    std::copy(q, q + B, &part[row * 2 * B + B]);
+}
+""" + _SUM_UP + """
 for (int64 c = 0; c < C; ++c) {
-    double sum = 0, squares = 0;
-    for (int64 n = 0; n < N; ++n) {
-        const float* x = in0_p + (n * C + c) * S;
-        #pragma omp simd reduction(+ : sum, squares)
-        for (int64 i = 0; i < S; ++i) {
-            double v = x[i];
-            sum += v;
-            squares += v * v;
-        }
-    }
-    const double mean = sum / (N * S), var = std::max(squares / (N * S) - mean * mean, 0.0);
-    const double scale = in1_p[c] / std::sqrt(var + EPS), shift = in2_p[c] - mean * scale;
+    const double mean = sum[c] / (N * H * W);
     out1_p[c] = mean;
-    out2_p[c] = var;
-    for (int64 n = 0; n < N; ++n) {
-        const float* x = in0_p + (n * C + c) * S;
-        float* y = out0_p + (n * C + c) * S;
-        #pragma omp simd
-        for (int64 i = 0; i < S; ++i) {
-            double z = x[i] * scale + shift;
-            y[i] = z > 0 ? z : z * slope;
-        }
+    out2_p[c] = std::max(moment[c] / (N * H * W) - mean * mean, 0.0);
+}
+"""
+
+# With `mean` and `var` of the batch, or those that run.
+_NORMALISE = """
+#pragma omp parallel for
+for (int64 row = 0; row < rows; ++row) {
+    const int64 c = group_of(row) * B;
+    double scale[B], shift[B];
+    for (int b = 0; b < B; ++b) {
+        scale[b] = in1_p[c + b] / std::sqrt(var[c + b] + EPS);
+        shift[b] = in2_p[c + b] - mean[c + b] * scale[b];
     }
+    const float* x = in0_p + row * W * B;
+    float* y = out0_p + row * W * B;
+    for (int64 i = 0; i < W; ++i)
+        for (int b = 0; b < B; ++b) {
+            double z = x[i * B + b] * scale[b] + shift[b];
+            y[i * B + b] = z > 0 ? z : z * slope;
+        }
 }
 """
 
 # z is the activation's input, recomputed rather than kept. With h = (x − mean)/std,
 # dx = scale·(dz − mean(dz) − h·mean(dz·h)).
-_BACKWARD = """
-const double slope = slope_in_memory;
-const int64 N = in0_shape0, C = in0_shape1, S = (int64)in0_shape2 * in0_shape3;
-#pragma omp parallel for
+_BACKWARD = _ROWS + """
+std::vector<double> rstd(C), scale(C), shift(C);
 for (int64 c = 0; c < C; ++c) {
-    const double mean = in4_p[c], rstd = 1 / std::sqrt(in5_p[c] + EPS);
-    const double scale = in2_p[c] * rstd, shift = in3_p[c] - mean * scale;
-    double sum = 0, moment = 0;
-    for (int64 n = 0; n < N; ++n) {
-        const float *x = in0_p + (n * C + c) * S, *dy = in1_p + (n * C + c) * S;
-        #pragma omp simd reduction(+ : sum, moment)
-        for (int64 i = 0; i < S; ++i) {
-            double dz = x[i] * scale + shift > 0 ? (double)dy[i] : dy[i] * slope;
-            sum += dz;
-            moment += dz * (x[i] - mean);
+    rstd[c] = 1 / std::sqrt(in5_p[c] + EPS);
+    scale[c] = in2_p[c] * rstd[c];
+    shift[c] = in3_p[c] - in4_p[c] * scale[c];
+}
+std::vector<double> part(rows * 2 * B);
+#pragma omp parallel for
+for (int64 row = 0; row < rows; ++row) {
+    const int64 c = group_of(row) * B;
+    const float *x = in0_p + row * W * B, *dy = in1_p + row * W * B;
+    double s[B] = {}, m[B] = {};
+    for (int64 i = 0; i < W; ++i)
+        for (int b = 0; b < B; ++b) {
+            double v = x[i * B + b], d = dy[i * B + b];
+            double dz = v * scale[c + b] + shift[c + b] > 0 ? d : d * slope;
+            s[b] += dz;
+            m[b] += dz * (v - in4_p[c + b]);
         }
+    std::copy(s, s + B, &part[row * 2 * B]);
+    std::copy(m, m + B, &part[row * 2 * B + B]);
+}
+""" + _SUM_UP + """
+for (int64 c = 0; c < C; ++c) {
+    out1_p[c] = moment[c] * rstd[c];
+    out2_p[c] = sum[c];
+}
+#pragma omp parallel for
+for (int64 row = 0; row < rows; ++row) {
+    const int64 c = group_of(row) * B;
+    double mean_dz[B], slope_dz[B];
+    for (int b = 0; b < B; ++b) {
+        mean_dz[b] = sum[c + b] / (N * H * W);
+        slope_dz[b] = rstd[c + b] * rstd[c + b] * moment[c + b] / (N * H * W);
     }
-    moment *= rstd;
-    out1_p[c] = moment;
-    out2_p[c] = sum;
-    const double mean_dz = sum / (N * S), slope_dz = rstd * moment / (N * S);
-    for (int64 n = 0; n < N; ++n) {
-        const float *x = in0_p + (n * C + c) * S, *dy = in1_p + (n * C + c) * S;
-        float* dx = out0_p + (n * C + c) * S;
-        #pragma omp simd
-        for (int64 i = 0; i < S; ++i) {
-            double dz = x[i] * scale + shift > 0 ? (double)dy[i] : dy[i] * slope;
-            dx[i] = scale * (dz - mean_dz - (x[i] - mean) * slope_dz);
+    const float *x = in0_p + row * W * B, *dy = in1_p + row * W * B;
+    float* dx = out0_p + row * W * B;
+    for (int64 i = 0; i < W; ++i)
+        for (int b = 0; b < B; ++b) {
+            double v = x[i * B + b], d = dy[i * B + b];
+            double dz = v * scale[c + b] + shift[c + b] > 0 ? d : d * slope;
+            dx[i * B + b] = scale[c + b] * (dz - mean_dz[b] - (v - in4_p[c + b]) * slope_dz[b]);
         }
-    }
 }
 """
+
+
+def _header(x, slope):
+    block = x.shape[4] if x.ndim == 5 else 1
+    return f"{_HEADER}\n#define EPS {EPS}\n#define B {block}\n{_SLOPE.format(slope)}\n"
 
 
 class _NormCPU(jt.Function):
     """Batch statistics, normalisation and activation in two passes over memory."""
 
     def __init__(self, slope):
-        self.header = f"{_HEADER}\n#define EPS {EPS}\n{_SLOPE.format(slope)}\n"
+        self.slope = slope
 
     def execute(self, x, weight, bias):
         channels = weight.shape
         y, mean, var = jt.code(
             [x.shape, channels, channels], ["float32", "float64", "float64"], [x, weight, bias],
-            cpu_header=self.header, cpu_src=_FORWARD,
+            cpu_header=_header(x, self.slope),
+            cpu_src=f"{_ROWS}{_STATISTICS}const double *mean = out1_p, *var = out2_p;{_NORMALISE}",
         )
         self.saved = x, weight, bias, mean, var
         return y, mean, var
@@ -109,7 +160,7 @@ class _NormCPU(jt.Function):
         return jt.code(
             [x.shape, weight.shape, bias.shape], ["float32"] * 3,
             [x, dy, weight, bias, mean, var],
-            cpu_header=self.header, cpu_src=_BACKWARD,
+            cpu_header=_header(x, self.slope), cpu_src=_BACKWARD,
         )
 
 
@@ -119,18 +170,18 @@ def activate(z, slope):
 
 
 def _norm_any_device(x, weight, bias, slope):
-    """The same from Jittor's operators, for CUDA (exercised on the CPU only by the tests)."""
+    """The same from Jittor's operators, for CUDA and for activations in double precision."""
     x64 = x.float64()
-    mean = x64.mean((0, 2, 3))
-    centred = x64 - mean.reshape(1, -1, 1, 1)
-    var = centred.sqr().mean((0, 2, 3))
+    mean = x64.mean((0, 2, 3)).reshape(-1)
+    centred = x64 - per_channel(mean, x)
+    var = centred.sqr().mean((0, 2, 3)).reshape(-1)
     scale = weight.float64() / jt.sqrt(var + EPS)
-    z = centred * scale.reshape(1, -1, 1, 1) + bias.float64().reshape(1, -1, 1, 1)
-    return activate(z, slope).float32(), mean, var
+    z = centred * per_channel(scale, x) + per_channel(bias.float64(), x)
+    return activate(z, slope).cast(x.dtype), mean, var
 
 
 class BatchNorm(jt.Module):
-    """Batch norm over N×C×H×W, followed by an activation.
+    """Batch norm over activations in either form of `model.layout`, and an activation after it.
 
     Args:
         channels: C.
@@ -155,20 +206,27 @@ class BatchNorm(jt.Module):
         mean = self.running_mean.float64()
         if conv_bias is not None:
             mean = mean - conv_bias.float64()
+        if x.ndim == 5:  # only the CPU has these, and nothing is differentiated here
+            return jt.code(
+                x.shape, "float32", [x, self.weight, self.bias, mean, self.running_var.float64()],
+                cpu_header=_header(x, self.slope),
+                cpu_src=f"{_ROWS}const double *mean = in3_p, *var = in4_p;{_NORMALISE}",
+            )
         scale = self.weight.float64() / jt.sqrt(self.running_var.float64() + EPS)
         shift = self.bias.float64() - mean * scale
-        z = x.float64() * scale.reshape(1, -1, 1, 1) + shift.reshape(1, -1, 1, 1)
-        return activate(z, self.slope).float32()
+        z = x.float64() * per_channel(scale, x) + per_channel(shift, x)
+        return activate(z, self.slope).cast(x.dtype)
 
     def _train(self, x, conv_bias):
-        count = x.shape[0] * x.shape[2] * x.shape[3]
+        n, _, h, w = shape_of(x)
+        count = n * h * w
         if count < 2:
             raise ValueError("batch norm has one value a channel to normalise: train on batches "
                              "of two images or more, and call net.eval() to predict")
         bias = self.bias
         if conv_bias is not None:
             bias = bias + conv_bias * 0.0  # its gradient is zero, not absent
-        if jt.flags.use_cuda:
+        if jt.flags.use_cuda or x.dtype == "float64":
             y, mean, var = _norm_any_device(x, self.weight, bias, self.slope)
         else:
             y, mean, var = _NormCPU(self.slope)(x, self.weight, bias)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from model.batch_norm import LINEAR, RELU, BatchNorm, activate
 from model.contrast import CHANNELS, ContrastNet
 from model.layers import ConvStack, conv1x1, conv3x3, resize_bilinear
+from model.layout import enter, leave
 from utils.runtime import jt
 
 
@@ -47,7 +48,7 @@ class Fuse(jt.Module):
     def execute(self, coarse, fine):
         # A 1×1 convolution commutes with the interpolation, and costs a quarter before it.
         conv, norm = getattr(self.feature_high, "0"), getattr(self.feature_high, "1")
-        resized = resize_bilinear(conv.without_bias(coarse), fine.shape[2:])
+        resized = resize_bilinear(conv.without_bias(coarse), fine.shape[2:4])
         return norm(resized, conv.bias) + fine
 
 
@@ -81,6 +82,7 @@ class FPN(ContrastNet):
         self.head = Head(CHANNELS[0])
 
     def execute(self, x):
+        x = enter(x)
         levels = []
         for level in range(4):
             x = getattr(self, f"layer{level}")(x)
@@ -89,4 +91,4 @@ class FPN(ContrastNet):
         x = levels[3]
         for level in (3, 2, 1):
             x = getattr(self, f"fuse{level}{level - 1}")(x, levels[level - 1])
-        return self.head(x)
+        return leave(self.head(x))

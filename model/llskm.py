@@ -15,23 +15,40 @@ from __future__ import annotations
 from model.batch_norm import LINEAR, RELU, BatchNorm
 from model.conv import Conv2d, conv2d
 from model.layers import ConvStack, conv1x1
+from model.layout import shape_of
 from utils.runtime import jt
 
 
 def global_average(x):
-    """Mean over height and width of N×C×H×W, N×C×1×1, summed in double precision."""
-    return x.float64().mean((2, 3), keepdims=True).float32()
+    """Mean over height and width, N×C×1×1 in double precision."""
+    n, c, _, _ = shape_of(x)
+    return x.float64().mean((2, 3), keepdims=True).reshape(n, c, 1, 1)
+
+
+class Dense(jt.Module):
+    """A 1×1 convolution without bias of N×C×1×1, in double precision."""
+
+    def __init__(self, in_channels, out_channels):
+        self.weight, self.bias = conv1x1(in_channels, out_channels).weight, None
+
+    def without_bias(self, x):
+        weight = self.weight.float64().reshape(1, *self.weight.shape[:2])
+        return (x.reshape(x.shape[0], 1, -1) * weight).sum(2).reshape(x.shape[0], -1, 1, 1)
 
 
 class ChannelAttention(jt.Module):
-    """θ: pooled N×C×1×1 → 1×1 conv C→C/4 → BN → ReLU → 1×1 conv C/4→C → BN → sigmoid."""
+    """θ: pooled N×C×1×1 → 1×1 conv C→C/4 → BN → ReLU → 1×1 conv C/4→C → BN → sigmoid.
+
+    All in double precision: its norms see one value of each image, often nearly the same one, so
+    that rounding errors grow by orders of magnitude. It costs next to nothing.
+    """
 
     def __init__(self, channels):
         hidden = channels // 4
         # Place 0 of the official Sequential is the pooling, which the contrast stage shares.
         self.avg_channel = ConvStack(
-            (1, conv1x1(channels, hidden), BatchNorm(hidden, RELU)),
-            (4, conv1x1(hidden, channels), BatchNorm(channels, LINEAR)),
+            (1, Dense(channels, hidden), BatchNorm(hidden, RELU)),
+            (4, Dense(hidden, channels), BatchNorm(channels, LINEAR)),
         )
 
     def execute(self, pooled):
@@ -39,19 +56,18 @@ class ChannelAttention(jt.Module):
 
 
 def per_image_conv(x, kernels, padding=0, dilation=1):
-    """Convolves each image of `x` (N×C×H×W) with its own of `kernels` (N×O×C×kh×kw)."""
-    n, c, h, w = x.shape
-    out_channels = kernels.shape[1]
+    """Convolves each image of `x` (N×C×H×W) with its own of `kernels` (N×C×C×kh×kw)."""
+    n, c, *rest = x.shape  # in blocks of channels as well: the images lie one after the other
     y = conv2d(
-        x.reshape(1, n * c, h, w), kernels.reshape(n * out_channels, *kernels.shape[2:]),
+        x.reshape(1, n * c, *rest), kernels.reshape(-1, *kernels.shape[2:]),
         padding=padding, dilation=dilation, groups=n,
     )
-    return y.reshape(n, out_channels, h, w)
+    return y.reshape(x.shape)
 
 
 def _by_image(theta):
     """θ, N×C×1×1, as a factor on the output channels of kernels, N×C×1×1×1."""
-    return theta.float64().reshape(theta.shape[0], theta.shape[1], 1, 1, 1)
+    return theta.reshape(theta.shape[0], theta.shape[1], 1, 1, 1)
 
 
 class LLSKM(jt.Module):

@@ -12,6 +12,7 @@ from model.layers import (
     pad_to_multiple,
     upsample_nearest2x,
 )
+from model.layout import enter, leave
 from utils.runtime import jt
 
 
@@ -60,7 +61,7 @@ class UNet(ContrastNet):
 
     def execute(self, x):
         height, width = x.shape[2:]
-        x = pad_to_multiple(x, 8)
+        x = enter(pad_to_multiple(x, 8))
         encoded = []
         for level in range(4):
             x = getattr(self, f"Conv{level + 1}")(x if level == 0 else max_pool2x2(x))
@@ -70,4 +71,4 @@ class UNet(ContrastNet):
         for level in (3, 2, 1):
             x = jt.concat([skips[level - 1], getattr(self, f"Up{level + 1}")(x)], 1)
             x = getattr(self, f"Up_conv{level + 1}")(x)
-        return jt.sigmoid(self.Conv(x))[:, :, :height, :width]
+        return leave(jt.sigmoid(self.Conv(x)))[:, :, :height, :width]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from model.conv import conv2d
+from model.layout import per_channel
 from model.llskm import LLSKM, LLSKM1D
 
 
@@ -19,7 +20,7 @@ def llskm(block, x, pooled):
         neighbours = conv2d(x, kernel, padding=padding, dilation=block.dilation)
     w_sum = kernel.sum((2, 3), keepdims=True)
     w_centre = kernel[:, :, half : half + 1, half : half + 1]
-    return conv2d(x, w_sum) - neighbours + block.attn(pooled) * conv2d(x, w_centre)
+    return conv2d(x, w_sum) - neighbours + per_channel(block.attn(pooled).float32(), x) * conv2d(x, w_centre)
 
 
 def use_official_formulation(net):

@@ -222,6 +222,13 @@ def _restore_process(jittor) -> None:
 # ---------------------------------------------------------------------------- oneDNN
 
 
+def onednn_folder(home: Path | None = None) -> Path:
+    """Where Jittor, whose home is `home`, expects oneDNN's include/ and lib/."""
+    arm = "_aarch64" if platform.machine() == "aarch64" else ""
+    home = home or Path(environment.jittor_home())
+    return home / ".cache" / "jittor" / "mkl" / f"dnnl_lnx_2.2.0_cpu_gomp{arm}"
+
+
 def _provide_onednn(home: Path) -> bool:
     """Puts oneDNN where Jittor would download it to; returns whether it is there.
 
@@ -231,9 +238,8 @@ def _provide_onednn(home: Path) -> bool:
     """
     if os.environ.get("use_mkl") == "0":
         return False
-    arm = "_aarch64" if platform.machine() == "aarch64" else ""
-    parent = home / ".cache" / "jittor" / "mkl"
-    folder = parent / f"dnnl_lnx_2.2.0_cpu_gomp{arm}"
+    folder = onednn_folder(home)
+    parent = folder.parent
 
     def works() -> bool:
         needed = ("lib/libmkldnn.so", "lib/libdnnl.so.2", "include/mkldnn.hpp")
