@@ -92,10 +92,10 @@ def count_gmac(net, height, width):
     from utils.runtime import jt
 
     def fuse(block, coarse, fine):
-        return block.feature_high(model.fpn.resize_bilinear(coarse, fine.shape[2:])) + fine
+        return block.feature_high(model.fpn.resize_bilinear(coarse, fine.shape[2:4])) + fine
 
     def resize(x, size):
-        return jt.zeros((*x.shape[:2], *size))
+        return jt.zeros((*x.shape[:2], *size, *x.shape[4:]))
 
     ours = _count(net, height, width)
     with contextlib.ExitStack() as stack:
@@ -107,7 +107,7 @@ def count_gmac(net, height, width):
 
 
 def _count(net, height, width):
-    """The multiply-accumulates of every call of `conv2d`, in thousands of millions."""
+    """The multiply-accumulates of every convolution, in thousands of millions."""
     import official
 
     from model import conv, layers, llskm
@@ -122,9 +122,17 @@ def _count(net, height, width):
         total += y.shape[0] * y.shape[2] * y.shape[3] * weight.numel()
         return y
 
+    dense = llskm.Dense.without_bias
+
+    def counted_dense(block, x):
+        nonlocal total
+        total += x.shape[0] * block.weight.numel()
+        return dense(block, x)
+
     with contextlib.ExitStack() as stack:
         for module in (conv, layers, llskm, official):
             stack.enter_context(mock.patch.object(module, "conv2d", counted))
+        stack.enter_context(mock.patch.object(llskm.Dense, "without_bias", counted_dense))
         x = np.zeros((1, 1, height, width), np.float32)
         with jt.no_grad():
             net(jt.array(x))

@@ -204,10 +204,10 @@ def conv2d(x, weight, stride=1, padding=0, dilation=1, groups=1):
     if jt.flags.use_cuda and jt.cudnn is not None:
         return _ConvCuDNN(stride, padding, dilation, groups)(x, weight)
     if not jt.flags.use_cuda and jt.mkl_ops is not None:
-        if weight.shape[3] > WIDEST >= weight.shape[2]:
-            swapped = stride[::-1], padding[::-1], dilation[::-1]
-            return _transposed(conv2d(_transposed(x), _transposed(weight), *swapped, groups))
-        return _ConvOneDNN(stride, padding, dilation, groups)(x, weight)
+        if weight.shape[3] <= WIDEST:
+            return _ConvOneDNN(stride, padding, dilation, groups)(x, weight)
+        turned = _ConvOneDNN(stride[::-1], padding[::-1], dilation[::-1], groups)
+        return _transposed(turned(_transposed(x), _transposed(weight)))
     return jt.nn.conv2d(x, weight, None, stride, padding, dilation, groups)
 
 

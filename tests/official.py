@@ -20,7 +20,8 @@ def llskm(block, x, pooled):
         neighbours = conv2d(x, kernel, padding=padding, dilation=block.dilation)
     w_sum = kernel.sum((2, 3), keepdims=True)
     w_centre = kernel[:, :, half : half + 1, half : half + 1]
-    return conv2d(x, w_sum) - neighbours + per_channel(block.attn(pooled).float32(), x) * conv2d(x, w_centre)
+    theta = per_channel(block.attn(pooled).float32(), x)
+    return conv2d(x, w_sum) - neighbours + theta * conv2d(x, w_centre)
 
 
 def use_official_formulation(net):

@@ -1,0 +1,111 @@
+"""Activations in blocks of channels: every layer gives what it gives for N×C×H×W."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+pytestmark = pytest.mark.usefixtures("cpu")
+
+
+@pytest.fixture(autouse=True)
+def blocks(cpu):
+    from model import layout
+
+    if not layout.has_blocks():
+        pytest.skip("oneDNN has no kernels for blocks on this processor")
+
+
+def values(*shape):
+    return np.random.default_rng(0).standard_normal(shape).astype(np.float32)
+
+
+def conv(channels, out_channels, height, width, **options):
+    from model.conv import conv2d
+    from utils.runtime import jt
+
+    weight = jt.array(values(out_channels, channels // options.get("groups", 1), height, width))
+    return lambda x: conv2d(x, weight, **options)
+
+
+def norm(training):
+    from model.batch_norm import LEAKY, BatchNorm
+
+    layer = BatchNorm(32, LEAKY)
+    layer.running_mean.assign(values(32))
+    layer.running_var.assign(abs(values(32)) + 1)
+    layer.train() if training else layer.eval()
+    return layer
+
+
+def layer(name):
+    from model import layers
+    from model.llskm import global_average, per_image_conv
+    from utils.runtime import jt
+
+    return {
+        "3x3": lambda: conv(32, 48, 3, 3, padding=1),
+        "3x3, stride 2": lambda: conv(32, 64, 3, 3, padding=1, stride=2),
+        "9x9, dilation 2": lambda: conv(32, 32, 9, 9, padding=8, dilation=2),
+        "1x17": lambda: conv(32, 32, 1, 17, padding=(0, 8)),
+        "17x1": lambda: conv(32, 32, 17, 1, padding=(8, 0)),
+        "1x1 to 4 channels": lambda: conv(32, 4, 1, 1),
+        "1x1 to 1 channel": lambda: conv(32, 1, 1, 1),
+        "per image": lambda: lambda x: per_image_conv(x, jt.array(values(3, 32, 32, 3, 3)), 1),
+        "batch norm, training": lambda: norm(True),
+        "batch norm, evaluation": lambda: norm(False),
+        "max-pool": lambda: layers.max_pool2x2,
+        "nearest": lambda: layers.upsample_nearest2x,
+        "bilinear": lambda: lambda x: layers.resize_bilinear(x, (19, 31)),
+        "average": lambda: global_average,
+    }[name]()
+
+
+NAMES = (
+    "3x3", "3x3, stride 2", "9x9, dilation 2", "1x17", "17x1", "1x1 to 4 channels",
+    "1x1 to 1 channel", "per image", "batch norm, training", "batch norm, evaluation", "max-pool",
+    "nearest", "bilinear", "average",
+)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_layer_in_blocks(name):
+    from model import layout
+    from utils.runtime import jt
+
+    apply, x = layer(name), jt.array(values(3, 32, 10, 14))
+    plain = apply(x)
+    blocked = layout.enter(x)
+    assert blocked.ndim == 5
+    found = layout.leave(apply(blocked))
+    outputs, gradients = [plain, found], []
+    if name != "batch norm, evaluation":  # nothing is differentiated there
+        target = jt.array(values(*plain.shape))
+        gradients = [jt.grad((y * target).sum(), x) for y in outputs]
+    jt.sync_all(True)
+    for pair in filter(None, (outputs, gradients)):
+        expected, ours = (value.numpy() for value in pair)
+        scale = np.abs(expected).max()
+        np.testing.assert_allclose(ours, expected, rtol=0, atol=2e-6 * scale)
+        assert scale > 0
+
+
+def test_pool_gives_a_tie_to_the_first():
+    from model import layout
+    from model.layers import max_pool2x2
+    from utils.runtime import jt
+
+    x = jt.ones((1, 16, 4, 4))
+    dx = jt.grad(max_pool2x2(layout.enter(x)).sum(), x).numpy()
+    expected = np.zeros((4, 4))
+    expected[::2, ::2] = 1
+    np.testing.assert_array_equal(dx, np.broadcast_to(expected, (1, 16, 4, 4)))
+
+
+@pytest.mark.parametrize("channels", [1, 4, 16, 48])
+def test_enter_and_leave(channels):
+    from model import layout
+    from utils.runtime import jt
+
+    x = values(2, channels, 5, 7)
+    np.testing.assert_array_equal(layout.leave(layout.enter(jt.array(x))).numpy(), x)
