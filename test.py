@@ -37,7 +37,8 @@ def main(argv=None) -> None:
     parser = cli.make_parser(__doc__, default_models=["L2SKNet_UNet"])
     cli.add_batch_size(parser)
     parser.add_argument("--weights", type=Path, metavar="FILE",
-                        help="an .npz of weights; default the best of the training run")
+                        help="weights: .npz, or PyTorch's .pth.tar, .pth, .pt; default the best of "
+                             "the training run")
     own = parser.add_argument_group("own images")
     own.add_argument("--input", type=Path, metavar="FILE_OR_FOLDER",
                      help="predict these images instead of a test list; no masks needed")

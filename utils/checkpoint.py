@@ -2,6 +2,7 @@
 
 A file is read without unpickling anything, so one from a stranger can do no harm. Beside the
 weights it may hold `meta` (JSON) and, to resume training, entries that begin with `optimizer/`.
+Weights alone are read from PyTorch's files as well, see `utils.torch_files`.
 """
 
 from __future__ import annotations
@@ -15,12 +16,16 @@ import numpy as np
 from utils import runtime
 from utils.errors import UserError
 from utils.files import atomic_path
+from utils.torch_files import find_state_dict, is_torch_file, read_torch_file
 
 META, OPTIMIZER = "meta", "optimizer/"
 
 # Entries of official files that take no part in the output.
 _BATCHES_TRACKED = "num_batches_tracked"
 _DEAD_KERNEL = re.compile(r"contrast\d(_\d)?\.0\.conv\.weight")
+
+# How the official networks register their parts; all others come after, in the order of ours.
+_FIRST_PARTS = ("layer", "contrast", "contrConV")
 
 
 def checkpoint_folder(output_dir, dataset_name, model_name):
@@ -103,7 +108,8 @@ def load_weights(net, source):
 
     Args:
         net: a network of `model.build_model`.
-        source: the path of an .npz file, or a dict of official names → arrays.
+        source: the path of an .npz file or of one of PyTorch's (a state_dict, alone or in a
+            checkpoint), or a dict of official names → arrays.
 
     Raises:
         UserError (a ValueError): the file cannot be read; an entry is missing, unexpected or
@@ -111,8 +117,8 @@ def load_weights(net, source):
             models and `num_batches_tracked` are passed over.
     """
     where = "weights" if isinstance(source, dict) else str(source)
-    arrays = source if isinstance(source, dict) else read_arrays(source)
     own = net.state_dict()
+    arrays = source if isinstance(source, dict) else _read_weights(source, own)
     given = {
         name: np.asarray(array) for name, array in arrays.items()
         if name != META and not name.startswith(OPTIMIZER)
@@ -141,6 +147,41 @@ def load_weights(net, source):
         )
     for name, variable in own.items():
         variable.update(runtime.jt.array(np.ascontiguousarray(given[name], np.float32)))
+
+
+def _read_weights(path, names):
+    if not is_torch_file(path):
+        return read_arrays(path)
+    weights = find_state_dict(read_torch_file(path), names)
+    if not weights:
+        raise UserError(f"{path}: holds no named tensors; save the network's state_dict")
+    return weights
+
+
+def official_state_dict(weights):
+    """Weights as the official networks expect them in a strict `load_state_dict`.
+
+    Args:
+        weights: of `get_weights`, official name → array.
+
+    Returns:
+        The same in the official order, with what takes no part in the output: the counts of
+        batches, and the unused k×k kernels of the 1-D networks, all of them zero.
+    """
+    def place(name):
+        places = (i for i, part in enumerate(_FIRST_PARTS) if name.startswith(part))
+        return next(places, len(_FIRST_PARTS))
+
+    official = {}
+    for name in sorted(weights, key=place):
+        if name.endswith(".conv_1xn.weight"):
+            channels, _, _, size = weights[name].shape
+            kernel = np.zeros((channels, channels, size, size), np.float32)
+            official[name.replace(".conv_1xn.", ".conv.")] = kernel
+        official[name] = weights[name]
+        if name.endswith(".running_var"):
+            official[name.replace("running_var", _BATCHES_TRACKED)] = np.zeros((), np.int64)
+    return official
 
 
 def _is_separable(name, own):

@@ -1,0 +1,43 @@
+"""Converts weights between our .npz and PyTorch's .pth.tar, .pth and .pt, both ways, exactly.
+
+    python convert_weights.py model/checkpoints/NUDT-SIRST/L2SKNet_UNet/best.npz unet.pth.tar
+    python convert_weights.py official.pth.tar official.npz
+
+The endings decide. What is written for PyTorch has the official names and all that the official
+networks' strict load_state_dict wants, and loads with torch.load(…, weights_only=True): .pth.tar
+holds a dict of `state_dict`, `epoch` and scores, .pth and .pt the bare state_dict. Nothing in a
+file is executed, and PyTorch is not needed. test.py --weights takes all of these files as they are.
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from model import MODEL_NAMES
+from utils import cli
+
+
+def main(argv=None) -> None:
+    """Runs the script with the arguments given, those of the command line by default."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    parser.add_argument("source", type=Path, metavar="IN", help="a file of weights")
+    parser.add_argument("target", type=Path, metavar="OUT", help="the file to write")
+    parser.add_argument("--model_name", choices=MODEL_NAMES, metavar="MODEL",
+                        help=f"of {', '.join(MODEL_NAMES)}; default the one that the weights fit")
+    args = parser.parse_args(argv)
+    from utils import runtime
+
+    print(runtime.start("cpu").describe())
+    # Here and not above: with it Jittor starts, on any device.
+    from utils.convert import convert
+
+    print(f"{args.source} -> {args.target}")
+    print(convert(args.source, args.target, args.model_name))
+
+
+if __name__ == "__main__":
+    cli.run(main)
