@@ -40,7 +40,7 @@ def main(argv=None) -> None:
     # Jittor starts with the first of these.
     from utils.runtime import start
 
-    runtime = start(args.device)
+    runtime = start(args.device, args.precision)
     from utils.checkpoint import find_weights, read_meta
     from utils.predict import predict_split
 

@@ -21,8 +21,8 @@ from utils.errors import UserError
 from utils.logs import EpochRecord, best_epochs
 
 SCRIPT = Path(__file__).resolve().parent / "train_device0.py"
-PASSED_ON = ("dataset_dir", "output_dir", "device", "num_workers", "threshold", "eval_every",
-             "batch_size", "epochs", "lr", "seed", "image_size")
+PASSED_ON = ("dataset_dir", "output_dir", "device", "precision", "num_workers", "threshold",
+             "eval_every", "batch_size", "epochs", "lr", "seed", "image_size")
 
 
 def main(argv=None) -> int:

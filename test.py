@@ -84,7 +84,7 @@ def main(argv=None) -> None:
         predict_own_images(args, {model: path for (_, model), path in weights.items()})
         return
 
-    print(runtime.start(args.device).describe())
+    print(runtime.start(args.device, args.precision).describe())
     # Here and not above: with it Jittor starts, on any device.
     from utils.predict import predict_split
 
@@ -113,7 +113,7 @@ def predict_own_images(args, weights) -> None:
 
     files = list_images(args.input)
     folder = args.output or args.output_dir / "result" / input_name(args.input)
-    run = runtime.start(args.device)
+    run = runtime.start(args.device, args.precision)
     print(run.describe())
     if run.device == "cpu":
         print(f"{args.input}: {check_memory(files, args.model_names, args.tile)}")

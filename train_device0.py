@@ -20,7 +20,7 @@ def main(argv=None) -> int:
     # Before the modules below, which would start Jittor on any device.
     from utils.runtime import start
 
-    runtime = start(args.device)
+    runtime = start(args.device, args.precision)
     from utils.training import StopRequest, train
 
     with StopRequest(args.stop_after) as stop:

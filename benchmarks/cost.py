@@ -42,24 +42,24 @@ def main(argv=None) -> None:
     fork = multiprocessing.get_context("fork")
     for index, name in enumerate(args.model_names):
         process = fork.Process(
-            target=_child, args=(name, height, width, args.runs, args.device, index == 0))
+            target=_child, args=(name, height, width, args, index == 0))
         process.start()
         process.join()
         if process.exitcode:
             sys.exit(process.exitcode)
 
 
-def _child(name, height, width, runs, device, first):
-    cli.run(lambda: print_row(name, height, width, runs, device, first))
+def _child(*arguments):
+    cli.run(lambda: print_row(*arguments))
 
 
-def print_row(name, height, width, runs, device, first):
+def print_row(name, height, width, args, first):
     """Measures a network and prints its row of the table, with the heading if it is the first."""
     from utils import runtime
 
-    run = runtime.start(device)
+    run = runtime.start(args.device, args.precision)
     if first:
-        print(f"{run.describe()}\n1x1x{height}x{width}, {runs} runs\n")
+        print(f"{run.describe()}\n1x1x{height}x{width}, {args.runs} runs\n")
         print("| " + " | ".join(COLUMNS) + " |\n|" + "---|" * len(COLUMNS))
     from model import build_model
 
@@ -67,7 +67,7 @@ def print_row(name, height, width, runs, device, first):
     parameters = count_parameters(net)
     net.eval()
     official, ours = count_gmac(net, height, width)
-    memory, seconds = measure(net, height, width, runs)
+    memory, seconds = measure(net, height, width, args.runs)
     low, middle, high = (1000 * s for s in np.percentile(seconds, (25, 50, 75)))
     peak = "-" if memory is None or run.device == "cuda" else f"{memory / 1e6:.0f} MB"
     print(f"| {name} | {parameters:,} | {official:.3f} | {ours:.3f} | {middle:.1f} ms | "

@@ -21,7 +21,7 @@ def main(argv=None) -> None:
     args = parser.parse_args(argv)
     from utils import runtime
 
-    runtime.start(args.device)
+    runtime.start(args.device, args.precision)
     import golden
 
     columns = ["evaluation output", "training output", "loss", "gradient, median",

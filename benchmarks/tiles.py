@@ -31,7 +31,7 @@ def main(argv=None) -> None:
     from utils.checkpoint import find_weights
     from utils.datasets import load_split
 
-    print(runtime.start(args.device).describe())
+    print(runtime.start(args.device, args.precision).describe())
     from utils.predict import load_model
 
     split = load_split(args.dataset_dir, args.dataset_names[0], "test", args.num_workers)

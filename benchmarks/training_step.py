@@ -29,7 +29,7 @@ def main(argv=None) -> None:
     args = parser.parse_args(argv)
     from utils import runtime
 
-    print(runtime.start(args.device).describe())
+    print(runtime.start(args.device, args.precision).describe())
     batch_size = args.batch_size or 8
     print(f"batch {batch_size}, {args.size}x{args.size}, medians of {args.steps} steps")
     print(f"{'model':<16} {'ours':>8} {'official':>9} {'official/ours':>14}")

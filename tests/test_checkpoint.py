@@ -62,6 +62,16 @@ def refuses(net, source, *says):
     assert_equal(get_weights(net), before)
 
 
+@pytest.mark.parametrize("value", [0, np.nan, np.inf, -np.inf])
+def test_one_number_that_is_not_finite_is_noticed(value):
+    layer = jt.nn.Conv(2, 3, 3)
+    bias = np.zeros(3, np.float32)
+    bias[1] = value
+    layer.bias.update(jt.array(bias))
+    # From a GPU the sums are fetched, on the CPU the arrays.
+    assert checkpoint._sums_are_finite(layer) == checkpoint.all_finite(layer) == np.isfinite(value)
+
+
 @pytest.mark.parametrize("model_name", MODEL_NAMES)
 def test_round_trip_is_exact(nets, tmp_path, model_name):
     first, second = nets[model_name], build_model(model_name)

@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 import os
-import stat
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
-from utils import environment, runtime
+from utils import cuda, environment, runtime
 from utils.errors import UserError
 
 ROOT = Path(environment.ROOT)
-has_gpu = bool(runtime._find_gpu()[0])
+
+
+def _has_gpu():
+    try:
+        return bool(cuda.find_gpu())
+    except UserError:
+        return False
 
 
 def python(code, **variables):
@@ -92,7 +97,7 @@ def test_unknown_device_is_refused():
         runtime.start("gpu")
 
 
-@pytest.mark.skipif(has_gpu, reason="this machine has a GPU")
+@pytest.mark.skipif(_has_gpu(), reason="this machine has a GPU")
 def test_cuda_without_a_gpu_is_a_one_line_error():
     run = python("""
 import sys
@@ -111,38 +116,50 @@ def test_cuda_after_a_start_without_it_is_an_error():
     assert "UserError: Jittor was started without CUDA" in run.stderr
 
 
-def make_toolkit(folder, release, cudnn):
-    nvcc = folder / "bin" / "nvcc"
-    nvcc.parent.mkdir(parents=True)
-    nvcc.write_text(f"#!/bin/sh\necho 'Cuda compilation tools, release {release}, V{release}.1'\n")
-    nvcc.chmod(nvcc.stat().st_mode | stat.S_IXUSR)
-    (folder / "lib64").mkdir()
-    (folder / "lib64" / cudnn).touch()
-    return str(nvcc)
+GPU = cuda.Gpu("Some GPU", 90, (13, 0))
 
 
-@pytest.mark.parametrize(("release", "cudnn"), [
-    ("12.4", "libcudnn_ops_infer.so"), ("11.8", "libcudnn_ops_infer.so.8")])
-def test_supported_toolkit_is_used(tmp_path, monkeypatch, release, cudnn):
-    nvcc = make_toolkit(tmp_path / "cuda", release, cudnn)
-    monkeypatch.setattr(runtime, "_find_gpu", lambda: ("Some GPU", ""))
-    monkeypatch.setenv("nvcc_path", nvcc)
-    assert runtime._choose_nvcc("auto", tmp_path) == (nvcc, "Some GPU")
-    assert runtime._choose_nvcc("cpu", tmp_path) == ("", "")
+def found(answer):
+    """A stand-in for a function that finds, or fails."""
+    def function(*_):
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
+
+    return function
 
 
-@pytest.mark.parametrize(("release", "cudnn", "problem"), [
-    ("13.0", "libcudnn_ops.so.9", "is of CUDA 13, which Jittor does not support"),
-    ("12.4", "libcudnn_ops.so.9", "cuDNN 8 was not found")])
-def test_unsupported_toolkit_is_an_error_or_a_warning(
-        tmp_path, monkeypatch, capsys, release, cudnn, problem):
-    monkeypatch.setattr(runtime, "_find_gpu", lambda: ("Some GPU", ""))
-    monkeypatch.setenv("nvcc_path", make_toolkit(tmp_path / "cuda", release, cudnn))
-    with pytest.raises(UserError, match=problem):
-        runtime._choose_nvcc("cuda", tmp_path)
-    assert runtime._choose_nvcc("auto", tmp_path) == ("", "")
-    captured = capsys.readouterr().err
-    assert captured.startswith("warning: Some GPU is not used: ") and problem in captured
+def test_what_was_found_is_used_unless_the_cpu_is_demanded(tmp_path, monkeypatch):
+    toolkit = cuda.Toolkit("/cuda/bin/nvcc", "12.4", "8", "")
+    monkeypatch.setattr(cuda, "find_gpu", found(GPU))
+    monkeypatch.setattr(cuda, "find_toolkit", found(toolkit))
+    assert runtime.choose_cuda("auto", tmp_path) == (GPU, toolkit)
+    assert runtime.choose_cuda("cpu", tmp_path) == (None, None)
+
+
+def test_gpu_that_lies_idle_is_an_error_or_a_warning(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(cuda, "find_gpu", found(GPU))
+    monkeypatch.setattr(cuda, "find_toolkit", found(UserError("it lacks cuDNN; install it")))
+    with pytest.raises(UserError, match="no CUDA: it lacks cuDNN; install it; --device cpu"):
+        runtime.choose_cuda("cuda", tmp_path)
+    assert runtime.choose_cuda("auto", tmp_path) == (None, None)
+    assert capsys.readouterr().err == (
+        "warning: the GPU is not used: it lacks cuDNN; install it\n")
+
+
+def test_machine_without_a_gpu_needs_no_warning(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(cuda, "find_gpu", found(cuda.NoGpu("no driver")))
+    assert runtime.choose_cuda("auto", tmp_path) == (None, None)
+    assert capsys.readouterr().err == ""
+
+
+def test_precision_is_checked_and_changes_nothing_on_the_cpu():
+    with pytest.raises(UserError, match="unknown precision 'half': choose one of default, float32"):
+        runtime.start("cpu", "half")
+    run = python("import os\nfrom utils.runtime import start\n"
+                 "print(start('cpu', 'float32').describe() == start('cpu', 'tf32').describe(),\n"
+                 "      os.environ.get('NVIDIA_TF32_OVERRIDE'))")
+    assert run.stdout == "True None\n" and run.stderr == ""
 
 
 # ---------------------------------------------------------------------------- folders

@@ -41,16 +41,26 @@ def make_parser(doc, default_models=MODEL_NAMES, any_model=False):
         "--output_dir", type=Path, default=ROOT, metavar="DIR",
         help="everything is written below it; default the project's folder",
     )
-    parser.add_argument(
-        "--device", choices=("auto", "cpu", "cuda"), default="auto",
-        help="default auto: a GPU that works, else the CPU",
-    )
+    add_device(parser)
     parser.add_argument("--seed", type=_seed, default=None, metavar="N", help="default 42")
     parser.add_argument(
         "--num_workers", "--threads", dest="num_workers", type=_workers, default=4,
         metavar="N", help="threads that decode images; default 4",
     )
     return parser
+
+
+def add_device(parser, precision="default"):
+    """--device and --precision, for `runtime.start`."""
+    parser.add_argument(
+        "--device", choices=("auto", "cpu", "cuda"), default="auto",
+        help="default auto: a GPU that works, else the CPU",
+    )
+    parser.add_argument(
+        "--precision", choices=("default", "float32", "tf32"), default=precision,
+        help="on a GPU: default lets cuDNN use TF32 in convolutions, as PyTorch does; float32 "
+        "rounds nothing; tf32 is TF32 in matrix products too; here %(default)s",
+    )
 
 
 def add_threshold(parser):

@@ -8,7 +8,7 @@ from tqdm import tqdm
 
 from evaluation import Evaluator
 from model import soft_iou_loss
-from utils.checkpoint import find_not_finite, get_weights
+from utils.checkpoint import all_finite
 from utils.datasets import num_train_batches, test_batches, train_batches
 from utils.errors import UserError
 from utils.predict import predict
@@ -49,7 +49,7 @@ def train_one_epoch(net, optimizer, split, recipe, epoch, losses, check_stop):
             jt.sync_all(True)
             value = loss.item()
             # The loss alone does not tell: Jittor's sigmoid makes a number of NaN.
-            if not math.isfinite(value) or find_not_finite(get_weights(net)):
+            if not math.isfinite(value) or not all_finite(net):
                 raise UserError(
                     f"the loss or its gradient is not finite in epoch {epoch}, batch "
                     f"{len(losses) + 1}, images {', '.join(names)}: look at them, or try a lower "

@@ -6,13 +6,14 @@
 
 Nothing happens at import. `jt` is Jittor itself, started on first use (with $L2SKNET_DEVICE or
 "auto") if `start` was not called before.
+
+    python -m utils.runtime         # what was found, and whether the operators compute right
 """
 
 from __future__ import annotations
 
 import atexit
 import contextlib
-import ctypes
 import fcntl
 import importlib.metadata
 import os
@@ -20,17 +21,17 @@ import platform
 import re
 import shutil
 import signal
-import subprocess
 import sys
 import tempfile
 import threading
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from utils import environment
+from utils import cuda, environment
 from utils.errors import UserError
 
 DEVICES = ("auto", "cpu", "cuda")
+PRECISIONS = ("default", "float32", "tf32")
 
 _running: Runtime | None = None
 
@@ -44,23 +45,31 @@ class Runtime:
     onednn: bool  # whether convolutions on the CPU use oneDNN
     jittor: str
     python: str
+    precision: str = "default"
+    toolkit: cuda.Toolkit | None = None  # None: Jittor was started without CUDA
 
     def describe(self) -> str:
         """One line for the head of a log."""
-        onednn = ""
+        onednn = where = ""
         if self.device == "cpu":
             onednn = " with oneDNN" if self.onednn else " without oneDNN (slow)"
-        return (f"Running on {self.device} ({self.device_name}), "
+        else:
+            where = (f", CUDA {self.toolkit.cuda}, cuDNN {self.toolkit.cudnn}, "
+                     f"precision {self.precision}")
+        return (f"Running on {self.device} ({self.device_name}{where}), "
                 f"Jittor {self.jittor}{onednn}, Python {self.python}")
 
 
-def start(device: str = "auto") -> Runtime:
+def start(device: str = "auto", precision: str | None = None) -> Runtime:
     """Prepares Jittor's environment, imports it and chooses the device.
 
     Later calls return the same Runtime, on another device if they ask for one.
 
     Args:
         device: "cuda" demands a GPU, "cpu" none; "auto" takes a GPU that Jittor can use.
+        precision: of the sums of products on a GPU, for the whole process. "default": cuDNN may
+            round the factors of convolutions to TF32 (10 bits), matrix products are float32, as
+            PyTorch does it. "float32": no rounding at all. "tf32": matrix products in TF32 too.
 
     Raises:
         UserError: Jittor cannot run here, or not on the device demanded; says what to do.
@@ -68,18 +77,29 @@ def start(device: str = "auto") -> Runtime:
     global _running
     if device not in DEVICES:
         raise UserError(f"unknown device {device!r}: choose one of {', '.join(DEVICES)}")
+    if precision not in (None, *PRECISIONS):
+        raise UserError(f"unknown precision {precision!r}: choose one of {', '.join(PRECISIONS)}")
     if _running is None:
-        _running = _boot(device)
+        _running = _boot(device, precision or "default")
+    elif precision not in (None, _running.precision) and _running.toolkit:
+        raise UserError(f"the precision is {_running.precision} in this process: "
+                        "it cannot change after the start")
     elif device not in ("auto", _running.device):
-        import jittor
-
-        if device == "cuda" and not jittor.has_cuda:
+        if device == "cuda" and not _running.toolkit:
             raise UserError("Jittor was started without CUDA in this process: "
                             "start it with the device cuda from the beginning")
-        jittor.flags.use_cuda = int(device == "cuda")
-        name = (_find_gpu()[0] or "GPU") if device == "cuda" else _cpu_name()
+        use_cuda(device == "cuda")
+        name = cuda.find_gpu().name if device == "cuda" else _cpu_name()
         _running = replace(_running, device=device, device_name=name)
     return _running
+
+
+def use_cuda(on: bool) -> None:
+    """Where Jittor computes from now on; without its line about it."""
+    flags = sys.modules["jittor"].flags
+    silent, flags.log_silent = flags.log_silent, 1
+    flags.use_cuda = int(on)
+    flags.log_silent = silent
 
 
 def set_seed(seed: int) -> None:
@@ -107,16 +127,15 @@ def _warn(message: str) -> None:
 # ---------------------------------------------------------------------------- importing Jittor
 
 
-def _boot(device: str) -> Runtime:
+def _boot(device: str, precision: str) -> Runtime:
     environment.check_python()
     environment.check_tools()
     home = Path(environment.jittor_home())
-    nvcc, gpu = _choose_nvcc(device, home)
+    gpu, toolkit = choose_cuda(device, home)
     if "torch" in sys.modules:
         _warn("PyTorch is loaded in this process; its oneDNN and Jittor's may clash")
 
     for name, value in {
-        "nvcc_path": nvcc,  # empty: CPU. Jittor would crash on a compiler without a GPU
         "python_config_path": environment.python_config(),
         "use_cutt": "0", "use_cutlass": "0", "use_nccl": "0", "use_mpi": "0",  # downloads
         "FIX_TORCH_ERROR": "0",  # would import PyTorch
@@ -124,7 +143,12 @@ def _boot(device: str) -> Runtime:
         "gdb_path": "",  # a quarter of a second at every start
     }.items():
         os.environ.setdefault(name, value)
-    os.environ["nvcc_path"] = nvcc
+    # Empty: CPU. Jittor would crash on a compiler without a GPU.
+    os.environ["nvcc_path"] = toolkit.nvcc if toolkit else ""
+    if toolkit:
+        if precision == "float32":  # read by cuBLAS and cuDNN when they are loaded
+            os.environ["NVIDIA_TF32_OVERRIDE"] = "0"
+        toolkit.load()
     if str(home) != os.path.expanduser("~"):
         # Its home, so that nothing is written to the user's. For good: Jittor's compiler processes
         # look there as well.
@@ -147,16 +171,20 @@ def _boot(device: str) -> Runtime:
                         "run the same command again") from None
     _restore_process(jittor)
 
-    if nvcc and not jittor.has_cuda:
-        raise UserError("Jittor was built but sees no GPU: use --device cpu, or check "
-                        "nvidia-smi and $CUDA_VISIBLE_DEVICES")
-    jittor.flags.use_cuda = int(bool(nvcc))
+    if toolkit:
+        if not jittor.has_cuda:
+            raise UserError("Jittor was built but sees no GPU: use --device cpu, or check "
+                            "nvidia-smi and $CUDA_VISIBLE_DEVICES")
+        jittor.flags.nvcc_flags = cuda.adapt_flags(jittor.flags.nvcc_flags, gpu)
+        jittor.flags.use_cuda_managed_allocator = 0
+        jittor.flags.use_tensorcore = int(precision == "tf32")
+    use_cuda(bool(toolkit))
     onednn = jittor.compile_extern.mkl_ops is not None
-    if not (onednn or nvcc):
+    if not (onednn or toolkit):
         _warn("no oneDNN: convolutions will be many times slower; "
               "`pip install -r requirements.txt` brings it (x86-64 Linux)")
-    return Runtime("cuda" if nvcc else "cpu", gpu if nvcc else _cpu_name(), onednn,
-                   jittor.__version__, platform.python_version())
+    return Runtime("cuda" if toolkit else "cpu", gpu.name if toolkit else _cpu_name(), onednn,
+                   jittor.__version__, platform.python_version(), precision, toolkit)
 
 
 def _import_jittor(home: Path):
@@ -288,66 +316,23 @@ def _installed_file(package: str, name: str) -> Path | None:
 # ---------------------------------------------------------------------------- the device
 
 
-def _choose_nvcc(device: str, home: Path) -> tuple[str, str]:
-    """The CUDA compiler for Jittor and the GPU's name; ("", "") means CPU.
+def choose_cuda(device: str, home: Path):
+    """The `cuda.Gpu` and the `cuda.Toolkit` for it; (None, None) means CPU.
 
     Raises:
         UserError: `device` is "cuda" and cannot be had.
     """
     if device == "cpu":
-        return "", ""
-    gpu, problem = _find_gpu()
-    if gpu:
-        nvcc, problem = _find_nvcc(home)
-        if nvcc:
-            return nvcc, gpu
-    if device == "cuda":
-        raise UserError(f"no CUDA: {problem}; --device cpu runs without")
-    if gpu:  # worth a word: there is a GPU, and it lies idle
-        _warn(f"{gpu} is not used: {problem}")
-    return "", ""
-
-
-def _find_gpu() -> tuple[str, str]:
-    """Asks the NVIDIA driver for the first GPU: (its name, "") or ("", what is wrong)."""
+        return None, None
     try:
-        driver = ctypes.CDLL("libcuda.so.1")
-    except OSError:
-        return "", "this machine has no NVIDIA driver (libcuda.so.1)"
-    code = driver.cuInit(0)
-    if code:
-        return "", f"the NVIDIA driver does not start (error {code}), see what nvidia-smi says"
-    count, device, name = ctypes.c_int(), ctypes.c_int(), ctypes.create_string_buffer(256)
-    driver.cuDeviceGetCount(ctypes.byref(count))
-    if count.value == 0:
-        return "", "the NVIDIA driver shows no GPU (is $CUDA_VISIBLE_DEVICES set?)"
-    driver.cuDeviceGet(ctypes.byref(device), 0)
-    driver.cuDeviceGetName(name, len(name), device)
-    return name.value.decode(), ""
-
-
-def _find_nvcc(home: Path) -> tuple[str, str]:
-    """The CUDA compiler that Jittor 1.3.11 can use: (its path, "") or ("", what is wrong)."""
-    own = sorted((home / ".cache/jittor/jtcuda").glob("*/bin/nvcc"))  # jittor_utils.install_cuda
-    candidates = [os.environ.get("nvcc_path"), *map(str, own), shutil.which("nvcc"),
-                  "/usr/local/cuda/bin/nvcc", "/opt/cuda/bin/nvcc"]
-    nvcc = next((path for path in candidates if path and os.path.isfile(path)), None)
-    advice = "install CUDA 11 or 12 with cuDNN 8 and put its nvcc on the PATH"
-    if nvcc is None:
-        return "", f"no CUDA compiler (nvcc) was found: {advice}"
-    text = subprocess.run([nvcc, "--version"], capture_output=True, text=True).stdout
-    release = re.search(r"release (\d+)\.", text)
-    major = int(release.group(1)) if release else 0
-    if major not in (11, 12):
-        return "", f"{nvcc} is of CUDA {major or '?'}, which Jittor does not support: {advice}"
-    toolkit = Path(os.path.realpath(nvcc)).parent.parent
-    arch = platform.machine()
-    folders = [toolkit / "bin", toolkit / "lib64", toolkit / f"targets/{arch}-linux/lib",
-               Path(f"/usr/lib/{arch}-linux-gnu"), Path("/usr/lib")]
-    names = ["libcudnn_ops_infer.so"] + ["libcudnn_ops_infer.so.8"] * (major == 11)
-    if not any((folder / name).is_file() for folder in folders for name in names):
-        return "", f"cuDNN 8 was not found beside {toolkit}: {advice}"
-    return nvcc, ""
+        gpu = cuda.find_gpu()
+        return gpu, cuda.find_toolkit(home / ".cache" / "jittor", gpu)
+    except UserError as problem:
+        if device == "cuda":
+            raise UserError(f"no CUDA: {problem}; --device cpu runs without") from None
+        if not isinstance(problem, cuda.NoGpu):  # worth a word: there is a GPU, and it lies idle
+            _warn(f"the GPU is not used: {problem}")
+    return None, None
 
 
 def _cpu_name() -> str:
@@ -357,3 +342,10 @@ def _cpu_name() -> str:
     except OSError:
         found = None
     return f"{found.group(1).strip()}, {cores}" if found else cores
+
+
+if __name__ == "__main__":
+    from utils.cli import run
+    from utils.selfcheck import main
+
+    run(main)
