@@ -86,6 +86,8 @@ def main(argv=None) -> None:
     args = parser.parse_args(argv)
     if importlib.util.find_spec("torch") is None:
         raise UserError("PyTorch is not installed: pip install -r requirements-align.txt")
+    if args.batch_size < 2:
+        raise UserError(f"--batch_size {args.batch_size}: must be at least 2, for batch norm")
     args.seed = 42 if args.seed is None else args.seed
     table, idle, notes = [], [], []
     for name in args.model_names:
