@@ -59,9 +59,9 @@ class Measure(NamedTuple):
 
 
 MEASURES = {
-    "step": Measure("training step", "s", 1),
-    "latency": Measure("one image", "ms", 5),
-    "throughput": Measure("batch", "images/s", 2),
+    "step": Measure("training step", "s"),
+    "latency": Measure("one image, latency", "ms", 5),
+    "throughput": Measure("batches, throughput", "images/s", 2),
     "score": Measure("predict and score the test list", "s", whole_set=True),
     "epoch": Measure("epoch with evaluation", "s", whole_set=True),
 }
@@ -209,8 +209,9 @@ class Pair:
     def rows(self):
         """A `Row` for each measure, as soon as it is taken."""
         weights = self._ask(0, "weights", self.weights)
-        for key in self.args.measures:
-            measure = MEASURES[key]
+        for key, measure in MEASURES.items():  # in this order: the peak is that of the steps
+            if key not in self.args.measures:
+                continue
             for which in (1, 0):
                 self._ask(which, "prepare", key, weights)
             turns = self.args.passes if measure.whole_set else self.args.steps
