@@ -432,9 +432,9 @@ class InitialWeights:
     def _results(self, weight, bias):
         root = (9 * self.channels[0]) ** 0.5
         return {
-            "largest weight · √fan_in": f"{np.abs(weight).max() * root:.2f}",
+            "largest weight · √fan_in": f"{np.abs(weight).max() * root:.1f}",
             "spread of the weights · √fan_in": f"{weight.std() * root:.2f}",
-            "largest bias · √fan_in": f"{np.abs(bias).max() * root:.2f}",
+            "largest bias · √fan_in": f"{np.abs(bias).max() * root:.1f}",
         }
 
     def truth(self):

@@ -1,0 +1,444 @@
+"""Ours against PyTorch, in processes of their own that take turns (A B A B ...): medians, ratios.
+
+    python benchmarks/against_pytorch.py                                steps, memory, predictions
+    python benchmarks/against_pytorch.py --measures step score epoch    the real test list, an epoch
+    python benchmarks/against_pytorch.py --model_name L2SKNet_UNet --steps 9 --csv speed.csv
+
+The other side is the official formulation in plain PyTorch (alignment/twin.py), as its users run
+it: float32, eager, default settings, all cores. Both have the same weights (the trained ones where
+there are some) and the same images, and each is warmed up for each measure until it is steady. A
+process that is not measured waits for a pipe; how much it computed meanwhile is printed.
+
+    step        a training step: forward, SoftIoU, backward, Adam, on images in memory; then
+                the peak memory of the process (on a GPU: of the framework's pool)
+    latency     one image, from NumPy to probabilities in NumPy
+    throughput  the same for a batch
+    score       predicting the test list and scoring it, ROC included, from images in memory. Ours:
+                batches, and evaluation.Evaluator, which computes its strict scores besides.
+                PyTorch: image by image as the official code, benchmarks/official_scoring.py
+    epoch       all batches of the training list, then predicting and scoring the test list; PyTorch
+                without the ROC, which the official training does not compute
+
+The ratio is PyTorch/ours in time and memory, ours/PyTorch in images a second: above 1 is for us.
+"""
+
+from __future__ import annotations
+
+import csv
+import importlib.util
+import multiprocessing
+import statistics
+import sys
+import time
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path[:0] = [str(ROOT), str(ROOT / "benchmarks")]
+
+from official_scoring import OfficialScores  # noqa: E402
+from tqdm import tqdm  # noqa: E402
+
+from utils import cli  # noqa: E402
+from utils.checkpoint import find_weights  # noqa: E402
+from utils.datasets import Split, load_splits, train_batches  # noqa: E402
+from utils.errors import UserError  # noqa: E402
+from utils.files import atomic_path  # noqa: E402
+from utils.images import to_float  # noqa: E402
+
+
+class Measure(NamedTuple):
+    """How a measure is taken and shown."""
+
+    title: str
+    unit: str
+    calls: int = 1  # in a turn, whose result is their median: caches are cold at its beginning
+    whole_set: bool = False  # takes --passes turns, not --steps
+
+
+MEASURES = {
+    "step": Measure("training step", "s"),
+    "latency": Measure("one image, latency", "ms", 5),
+    "throughput": Measure("batches, throughput", "images/s", 2),
+    "score": Measure("predict and score the test list", "s", whole_set=True),
+    "epoch": Measure("epoch with evaluation", "s", whole_set=True),
+}
+MEMORY = Measure("peak memory of training", "MB")
+COMPARED = ("mIoU", "pixAcc", "fscore", "Pd", "Fa", "AUC")
+
+
+def main(argv=None) -> None:
+    parser = cli.make_parser(__doc__)
+    cli.add_batch_size(parser)
+    parser.set_defaults(batch_size=8)
+    parser.add_argument("--lr", type=cli.positive(float), default=5e-4, help="default 5e-4")
+    parser.add_argument("--size", type=cli.positive(int), default=256, help="default 256")
+    parser.add_argument("--measures", nargs="+", choices=MEASURES,
+                        default=["step", "latency", "throughput"],
+                        help="default step latency throughput; score and epoch need the dataset")
+    parser.add_argument("--steps", type=cli.positive(int), default=5,
+                        help="turns of each side; default 5")
+    parser.add_argument("--passes", type=cli.positive(int), default=1,
+                        help="turns of each side for score and epoch; default 1")
+    parser.add_argument("--csv", type=Path, metavar="FILE", help="medians and all samples")
+    args = parser.parse_args(argv)
+    if importlib.util.find_spec("torch") is None:
+        raise UserError("PyTorch is not installed: pip install -r requirements-align.txt")
+    if args.batch_size < 2:
+        raise UserError(f"--batch_size {args.batch_size}: must be at least 2, for batch norm")
+    args.seed = 42 if args.seed is None else args.seed
+    table, idle, notes = [], [], []
+    for name in args.model_names:
+        weights = find_weights(args.output_dir, args.dataset_names[0], name)
+        with Pair(name, args, weights) as pair:
+            if not table:
+                _print_head(args, pair)
+            for row in pair.rows():
+                table.append(row)
+                print("| " + " | ".join(row.cells()) + " |", flush=True)
+            idle += pair.idle
+            notes += pair.notes
+    print(f"\nA waiting process used at most {100 * max(idle, default=0):.1f} % of a core.")
+    print(*notes, sep="\n")
+    if args.csv:
+        with atomic_path(args.csv) as temporary, open(temporary, "w", newline="") as file:
+            writer = csv.writer(file)
+            writer.writerow(Row.HEADER)
+            writer.writerows(row.record() for row in table)
+
+
+def _print_head(args, pair):
+    print(*pair.descriptions, sep="\n")
+    print(f"Batch {args.batch_size}, {args.size}x{args.size}; medians of {args.steps} turns, of "
+          f"{args.passes} for whole sets\n")
+    print("| model | measure | PyTorch | ours | ratio |\n|---|---|---|---|---|")
+
+
+class Row(NamedTuple):
+    """A measure of a model; samples in the measure's unit."""
+
+    HEADER = ("model", "measure", "unit", "pytorch", "ours", "ratio",
+              "pytorch_samples", "ours_samples")
+
+    model: str
+    measure: Measure
+    pytorch: list
+    ours: list
+
+    def medians(self):
+        """PyTorch's, ours, and the ratio that is above 1 where ours is better."""
+        pytorch, ours = map(statistics.median, (self.pytorch, self.ours))
+        ratio = ours / pytorch if self.measure.unit == "images/s" else pytorch / ours
+        return pytorch, ours, ratio
+
+    def cells(self):
+        """As text, for the table."""
+        pytorch, ours, ratio = self.medians()
+        unit = self.measure.unit
+        return (self.model, self.measure.title, f"{_digits(pytorch)} {unit}",
+                f"{_digits(ours)} {unit}", f"{ratio:.2f}")
+
+    def record(self):
+        """For the CSV file."""
+        samples = (" ".join(f"{value:.6g}" for value in side) for side in (self.pytorch, self.ours))
+        medians = (f"{value:.6g}" for value in self.medians())
+        return (self.model, self.measure.title, self.measure.unit, *medians, *samples)
+
+
+def _digits(value):
+    """Three significant digits, or all of an integer part."""
+    return f"{value:.3g}" if value < 1000 else f"{value:.0f}"
+
+
+class Pair:
+    """The two processes of a model; a context manager, at whose end they are gone.
+
+    Args:
+        weights: the file that both take; None: the initial ones of ours.
+    """
+
+    def __init__(self, name, args, weights):
+        self.name, self.args, self.weights = name, args, weights
+        self.idle = []  # shares of a core, while waiting
+        self.notes = [f"{name}: {weights or 'initial weights'}"]
+
+    def __enter__(self):
+        spawn = multiprocessing.get_context("spawn")
+        self.processes, self.pipes, self.descriptions, self.used = [], [], [], [None, None]
+        device = self.args.device
+        for side in (Ours, PyTorch):
+            pipe, other_end = spawn.Pipe()
+            process = spawn.Process(
+                target=_serve, args=(side, self.name, self.args, device, other_end), daemon=True)
+            process.start()
+            other_end.close()
+            self.processes.append(process)
+            self.pipes.append(pipe)
+            description, device = self._receive(pipe)  # PyTorch goes where ours went
+            self.descriptions.append(description)
+        return self
+
+    def __exit__(self, *_):
+        for pipe, process in zip(self.pipes, self.processes):
+            pipe.close()
+            process.join()
+
+    @staticmethod
+    def _receive(pipe):
+        try:
+            answer = pipe.recv()
+        except EOFError:
+            sys.exit(1)  # the process has printed why
+        if isinstance(answer, UserError):
+            raise answer
+        return answer
+
+    def _ask(self, which, *request):
+        """Has one side do something; notes what it used of a core since it was last asked."""
+        self.pipes[which].send(request)
+        answer, before, after = self._receive(self.pipes[which])
+        if self.used[which] is not None:
+            used, since = (now - then for now, then in zip(before, self.used[which]))
+            if since > 0.1:
+                self.idle.append(used / since)
+        self.used[which] = after
+        return answer
+
+    def rows(self):
+        """A `Row` for each measure, as soon as it is taken."""
+        weights = self._ask(0, "weights", self.weights)
+        for key, measure in MEASURES.items():  # in this order: the peak is that of the steps
+            if key not in self.args.measures:
+                continue
+            for which in (1, 0):
+                self._ask(which, "prepare", key, weights)
+            turns = self.args.passes if measure.whole_set else self.args.steps
+            samples = [[], []]
+            for _ in tqdm(range(turns), f"{self.name} {key}", leave=False, disable=None):
+                for which in (1, 0):
+                    samples[which].append(self._ask(which, "turn", key, measure.calls))
+            convert = {"s": lambda s: s, "ms": lambda s: 1000 * s,
+                       "images/s": lambda s: self.args.batch_size / s}[measure.unit]
+            yield Row(self.name, measure, *(list(map(convert, samples[i])) for i in (1, 0)))
+            if key == "score":
+                ours, pytorch = (self._ask(which, "last_scores") for which in (0, 1))
+                apart = max(abs(ours[score] - pytorch[score]) for score in COMPARED)
+                self.notes.append(f"{self.name}: the scores of both are {apart:.1e} apart at most")
+            if key == "step":
+                yield Row(self.name, MEMORY, *([self._ask(i, "peak") / 1e6] for i in (1, 0)))
+
+
+def _serve(side, name, args, device, pipe):
+    """The life of a process: answers with the result, and its clocks before and after."""
+    try:
+        worker = side(name, args, device)
+        pipe.send((worker.description, worker.device))
+        while True:
+            method, *arguments = pipe.recv()
+            before = time.process_time(), time.perf_counter()
+            result = getattr(worker, method)(*arguments)
+            pipe.send((result, before, (time.process_time(), time.perf_counter())))
+    except EOFError:
+        pass  # all is done
+    except UserError as error:
+        pipe.send(error)
+
+
+class Side:
+    """One framework. A subclass has `train_step`, `train_epoch`, `predict`, `evaluate`, `load`."""
+
+    def __init__(self, args):
+        self.args = args
+        rng = np.random.default_rng(args.seed)
+        shape = args.batch_size, 1, args.size, args.size
+        self.x = rng.random(shape, np.float32)
+        self.mask = (rng.random(shape) > 0.999).astype(np.float32)
+        self.splits = None
+        if any(MEASURES[key].whole_set for key in args.measures):
+            self.splits = load_splits(args.dataset_dir, args.dataset_names[0],
+                                      num_workers=args.num_workers)
+            self.splits[0].resized(args.size)  # once for all epochs, and not in the first
+
+    def prepare(self, key, weights):
+        """Loads the weights and repeats the measure, at small size, until it is steady."""
+        self.load(weights, key == "step")
+        before = float("inf")
+        for _ in range(8):
+            seconds = self.turn(key, 1, short=True)
+            if seconds > 0.9 * before:
+                break
+            before = seconds
+        if MEASURES[key].whole_set:
+            self.load(weights, False)
+
+    def turn(self, key, calls, short=False):
+        """The median of the seconds that so many calls take."""
+        seconds = []
+        for _ in range(calls):
+            began = time.perf_counter()
+            getattr(self, key)(short)
+            seconds.append(time.perf_counter() - began)
+        return statistics.median(seconds)
+
+    def step(self, _):
+        self.train_step(self.x, self.mask)
+
+    def latency(self, _):
+        self.predict(self.x[:1])
+
+    def throughput(self, _):
+        self.predict(self.x)
+
+    def score(self, short):
+        self.scores = self.evaluate(self._images(1, short), roc=True)
+
+    def last_scores(self):
+        return {key: value for key, value in self.scores.items() if key in COMPARED}
+
+    def epoch(self, short):
+        self.train_epoch(self._images(0, short))
+        self.evaluate(self._images(1, short), roc=False)
+
+    def _images(self, which, short):
+        """A list of the dataset, or enough of it for a full batch and the last, smaller one."""
+        split = self.splits[which]
+        batch = self.args.batch_size
+        count = batch + len(split) % batch if short else len(split)
+        parts = (part[:count] for part in (split.names, split.images, split.masks))
+        return Split(split.name, split.split, split.folder, *parts) if short else split
+
+
+class Ours(Side):
+    """This project's code, as its scripts run it."""
+
+    def __init__(self, name, args, device):
+        from utils import runtime
+
+        running = runtime.start(device)
+        runtime.set_seed(args.seed)
+        super().__init__(args)
+        from model import build_model
+
+        self.jt, self.device = runtime.jt, running.device
+        self.net = build_model(name)
+        self.description = running.describe()
+
+    def weights(self, path):
+        """Those of a file, or the initial ones if it is None: official name → array."""
+        from utils.checkpoint import get_weights, load_weights
+
+        if path:
+            load_weights(self.net, path)
+        return get_weights(self.net)
+
+    def load(self, weights, train):
+        from utils.checkpoint import load_weights
+        from utils.optim import Adam
+
+        load_weights(self.net, weights)
+        self.net.train() if train else self.net.eval()
+        self.optimizer = Adam(self.net.parameters(), self.args.lr)
+
+    def train_step(self, x, mask):
+        from model import soft_iou_loss
+
+        jt = self.jt
+        self.optimizer.step(soft_iou_loss(self.net(jt.array(x)), jt.array(mask)))
+        jt.sync_all(True)
+
+    def predict(self, x):
+        from utils.predict import predict
+
+        return predict(self.net, x)
+
+    def train_epoch(self, split):
+        from utils.engine import train_one_epoch
+
+        recipe = {"batch_size": self.args.batch_size, "image_size": self.args.size,
+                  "seed": self.args.seed, "epochs": 1}
+        train_one_epoch(self.net, self.optimizer, split, recipe, 1, [], lambda: None)
+
+    def evaluate(self, split, roc):
+        from utils.engine import evaluate
+
+        return evaluate(self.net, split, self.args.batch_size).compute()
+
+    def peak(self):
+        """Bytes."""
+        if self.device == "cuda":
+            return self.jt.core.get_mem_info().total_cuda_used
+        return _peak_resident()
+
+
+class PyTorch(Side):
+    """The twin, as PyTorch's users run such a network."""
+
+    def __init__(self, name, args, device):
+        import torch
+
+        if device == "cuda" and not torch.cuda.is_available():
+            raise UserError("PyTorch does not see the GPU that Jittor uses: --device cpu, or "
+                            "install its build for CUDA")
+        torch.manual_seed(args.seed)
+        super().__init__(args)
+        from alignment.twin import build_twin
+
+        self.torch, self.device = torch, device
+        self.net = build_twin(name).to(device)
+        threads = f"{torch.get_num_threads()} threads"
+        where = torch.cuda.get_device_name() if device == "cuda" else threads
+        self.description = f"PyTorch {torch.__version__} on {device} ({where}), eager, float32"
+
+    def load(self, weights, train):
+        from alignment.twin import load_weights
+
+        load_weights(self.net, weights)
+        self.net.train(train)
+        self.optimizer = self.torch.optim.Adam(self.net.parameters(), self.args.lr)
+
+    def _on_device(self, array):
+        return self.torch.from_numpy(array).to(self.device)
+
+    def train_step(self, x, mask):
+        from alignment.twin import soft_iou_loss
+
+        self.optimizer.zero_grad()
+        loss = soft_iou_loss(self.net(self._on_device(x)), self._on_device(mask))
+        loss.backward()
+        self.optimizer.step()
+        return loss.item()  # waits for the GPU
+
+    def predict(self, x):
+        with self.torch.inference_mode():
+            return self.net(self._on_device(x)).cpu().numpy()[:, 0]
+
+    def train_epoch(self, split):
+        self.net.train()
+        for _, x, y in train_batches(split, self.args.batch_size, self.args.size,
+                                     self.args.seed, 1):
+            self.train_step(x, y)
+
+    def evaluate(self, split, roc):
+        self.net.eval()
+        scores = OfficialScores(roc)
+        for image, mask in zip(split.images, split.masks):
+            scores.update(self.predict(to_float(image)[None, None])[0], mask)
+        return scores.compute()
+
+    def peak(self):
+        """Bytes."""
+        if self.device == "cuda":
+            return self.torch.cuda.max_memory_reserved()
+        return _peak_resident()
+
+
+def _peak_resident():
+    """The most memory this process has held, in bytes."""
+    status = Path("/proc/self/status").read_text().splitlines()  # getrusage has the parent's in it
+    return 1024 * int(dict(line.split(":", 1) for line in status)["VmHWM"].split()[0])
+
+
+if __name__ == "__main__":
+    cli.run(main)
