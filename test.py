@@ -4,8 +4,8 @@
     python test.py --model_name L2SKNet_UNet --input my_frames/
 
 Writes result/<dataset>/img/<model>/NAME.png (0-255) and result/<dataset>/mat/<model>/NAME.mat
-(key T, float32 probabilities). The weights are the best ones of the training run, or those of
---weights.
+(key T, float32 probabilities). The weights are those of --weights, else the best of the training
+run, else those that come with the project (model/pretrained/).
 
 With --input: any size and depth, no masks needed; <dataset> is the name of the file or folder, or
 --output names a folder in place of result/<dataset>. Beside img/ and mat/ it gets
@@ -68,11 +68,13 @@ def main(argv=None) -> None:
     from utils import runtime
     from utils.checkpoint import find_weights
     from utils.datasets import load_split
+    from utils.pretrained import find_pretrained
 
     weights = {}
     for dataset_name in args.dataset_names[:1] if args.input else args.dataset_names:
         for model_name in args.model_names:
-            path = args.weights or find_weights(args.output_dir, dataset_name, model_name)
+            path = (args.weights or find_weights(args.output_dir, dataset_name, model_name)
+                    or find_pretrained(dataset_name, model_name))
             if path is None:
                 raise UserError(
                     f"{model_name} is not trained on {dataset_name}; train it (python "
