@@ -26,7 +26,7 @@ def main(argv=None) -> int:
                         help="images are resized to a square of it; default 256")
     parser.add_argument("--steps", type=cli.positive(int), default=10, metavar="N",
                         help="training steps side by side; default 10")
-    parser.add_argument("--epochs", type=int, default=0, metavar="N",
+    parser.add_argument("--epochs", type=cli.not_negative, default=0, metavar="N",
                         help="whole training runs of N epochs; default 0: none")
     parser.add_argument("--lr", type=cli.positive(float), default=5e-4, metavar="RATE",
                         help="learning rate; default 5e-4, the paper's code")
@@ -37,31 +37,41 @@ def main(argv=None) -> int:
     for name in ("dataset_dir", "output_dir"):
         setattr(args, name, getattr(args, name).resolve())
 
-    status, good = job.start("torch_side", "check"), True
-    for dataset_name in args.dataset_names if not status else ():
+    status = job.start("torch_side", "check")
+    if status:
+        return status
+    results = []
+    for dataset_name in args.dataset_names:
         folder = args.output_dir / "alignment" / dataset_name
         print(f"alignment: {', '.join(args.model_names)} on {dataset_name}, batches of "
               f"{args.batch_size} at {args.image_size}x{args.image_size}, {args.steps} steps, "
               f"{args.epochs} epochs; device {args.device}; results in {folder}", flush=True)
         for model_name in args.model_names:
             print(f"\n== {model_name} on {dataset_name}", flush=True)
-            values = {**vars(args), "model_name": model_name, "dataset_name": dataset_name}
-            for task in ("compare", "train") if args.epochs else ("compare",):
-                for side in ("jittor_side", "torch_side"):
-                    status = status or job.start(side, task, **values)
+            status = run_sides(args, dataset_name, model_name)
             if status:
                 return status
-            if args.epochs:
-                report.save_epochs(args.output_dir, dataset_name, model_name, args.epochs)
-            result = report.read_results(folder)[model_name]
-            good = good and report.passed(result)
-            print(", ".join(" ".join(pair) for pair in zip(*report.headline({model_name: result}))))
+            results.append(report.read_results(folder)[model_name])
+            for pair in zip(*report.headline({model_name: results[-1]})):
+                print(f"{pair[0]:<9} {pair[1]}")
             print("wrote", *report.save(folder), flush=True)
-        if args.epochs:
-            for framework in job.FRAMEWORKS:
-                logs = job.framework_folder(args.output_dir, dataset_name, framework) / "log"
-                print(f"curves: python loss_curves.py {logs} --framework {framework}")
-    return status or int(not good)
+        for framework in job.FRAMEWORKS if args.epochs else ():
+            logs = job.framework_folder(args.output_dir, dataset_name, framework) / "log"
+            print(f"curves: python loss_curves.py {logs} --framework {framework}")
+    return 0 if all(map(report.passed, results)) else 1
+
+
+def run_sides(args, dataset_name, model_name):
+    """Both sides of a model, each task of them in turn; the first exit status that is not 0."""
+    values = {**vars(args), "model_name": model_name, "dataset_name": dataset_name}
+    for task in ("compare", "train") if args.epochs else ("compare",):
+        for side in ("jittor_side", "torch_side"):
+            status = job.start(side, task, **values)
+            if status:
+                return status
+    if args.epochs:
+        report.save_epochs(args.output_dir, dataset_name, model_name, args.epochs)
+    return 0
 
 
 if __name__ == "__main__":

@@ -21,7 +21,9 @@ FLOOR = 5e-7
 EXTRA = ("loss", "head, evaluating")  # beside the stages, forward only
 
 STEPS, STEP_BOUND = 10, 1e-4  # the losses of so many steps agree to this
-EPOCH_BOUND = 0.03  # the mean losses of each epoch of whole runs agree to this
+# The mean losses of each epoch of whole runs agree to this: rounding makes their weights part for
+# good within some dozen steps, after which only the course of the training is the same.
+EPOCH_BOUND = 0.03
 ZERO = 1e-9  # a gradient of less than this part of the median norm is zero
 
 

@@ -38,7 +38,7 @@ NOTES = (
     "on both sides.",
     f"epochs: the mean losses of all epochs of whole runs agree to {EPOCH_BOUND:g}. There each "
     "framework draws its own dropout (in the FPN's head), and rounding makes any two runs part "
-    "after some hundred steps; mIoU has no bound.",
+    "within some dozen steps; mIoU has no bound.",
 )
 
 

@@ -183,7 +183,7 @@ def test_the_command(tmp_path):
 
     # The runs are there, so they are left alone; and a wrong weight is noticed.
     before = {path: path.stat().st_mtime_ns for path in logs.values()}
-    status, output = align(tmp_path, "--steps", 1, "--epochs", 1, "--spoil", "Conv3.conv.3.weight")
+    status, output = align(tmp_path, "--steps", 1, "--epochs", 1, "--spoil", "Conv3.conv.4.weight")
     assert status == 1, output
     assert {path: path.stat().st_mtime_ns for path in logs.values()} == before
     result = report.read_results(folder)["L2SKNet_UNet"]
