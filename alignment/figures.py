@@ -19,6 +19,8 @@ def save_stages(path: Path, rows: Sequence[Mapping], title: str) -> None:
     Args:
         rows: of `compare.stage_rows`.
     """
+    from matplotlib.ticker import NullFormatter
+
     in_order = sorted(rows, key=lambda row: row["kind"] != "gradients")  # they have all but EXTRA
     stages = list(dict.fromkeys(row["stage"] for row in in_order))
     with stacked_panels(path, len(FACTORS), 1.15, legend_rows=8, width=FULL_WIDTH) as axes:
@@ -30,6 +32,7 @@ def save_stages(path: Path, rows: Sequence[Mapping], title: str) -> None:
                 axis.plot(places, np.where(values > 0, values, np.nan), marker, color=color,
                           label=label, markersize=3.5, fillstyle="none")
             axis.set_yscale("log")
+            axis.yaxis.set_minor_formatter(NullFormatter())  # they would lie on each other
             axis.set_ylabel(kind)
             axis.grid(True)
         axes[-1].set_xticks(range(len(stages)), stages, rotation=90)
