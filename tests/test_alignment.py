@@ -4,11 +4,19 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import os
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 from scripts import ROOT
+
+from alignment import compare, report
+from alignment.stages import parameter_stages, stage_modules
+from model import MODEL_NAMES
+from utils.logs import read_log
+from utils.synthetic import write_sample_dataset
 
 needs_torch = pytest.mark.skipif(
     importlib.util.find_spec("torch") is None,
@@ -30,3 +38,163 @@ def test_the_twin_is_the_official_network():
             assert error < 1e-10, f"{model} {name}"
         for name, (error, official) in found["torch.float32"].items():
             assert error < 2 * official, f"{model} {name}"
+
+
+def captures(model_name, seed=0):
+    """Made-up captures of Jittor, PyTorch and the truth; the two are equally far from it."""
+    rng = np.random.default_rng(seed)
+    keys = [f"{kind}/{stage}" for kind in ("forward", "backward")
+            for stage in stage_modules(model_name)]
+    keys += [f"forward/{name}" for name in compare.EXTRA]
+    for module in stage_modules(model_name).values():
+        keys += [f"gradients/{module}.0.weight", f"gradients/{module}.0.bias",
+                 f"buffers/{module}.0.running_mean"]
+        if module.startswith("contrast"):
+            keys += [f"gradients/{module}.0.attn.avg_channel.1.weight"]
+    truth = {key: rng.standard_normal(50) for key in keys}
+    return [{key: array + noise * rng.uniform(-1, 1, 50) for key, array in truth.items()}
+            for noise in (2e-5, 2e-5, 0)]
+
+
+def write_result(folder, model_name, rows, losses=(0.9, 0.8), epochs=None):
+    """comparison.json as the PyTorch side writes it."""
+    result = {
+        "model": model_name, "dataset": "Tiny", "spoil": None, "recipe": {"lr": 5e-4},
+        "device": "cpu", "devices": {"Jittor": "a machine", "PyTorch": "a machine"},
+        "stages": rows, "zero_gradients": ["Conv1.conv.0.bias"],
+        "steps": {"jittor": list(losses), "pytorch": [0.9, 0.8], "drift": [0.0, 1e-3],
+                  "drift_of_way": [0.0, 1e-2]},
+    }
+    (folder / model_name).mkdir(parents=True)
+    (folder / model_name / "comparison.json").write_text(json.dumps(result))
+    if epochs:
+        (folder / model_name / "epochs.json").write_text(json.dumps(epochs))
+
+
+def test_distances_by_hand():
+    jittor, pytorch, truth = captures("L2SKNet_UNet")
+    name = "forward/encoder 1"
+    truth[name] = np.array([0.0, -4.0, 2.0])
+    pytorch[name] = np.array([0.0, -4.0, 2.5])
+    jittor[name] = np.array([1.0, -4.0, 2.0])
+    for capture, value in ((jittor, 3e-5), (pytorch, 4e-5), (truth, 0.0)):
+        capture["gradients/Conv2.0.weight"] = np.array([1.0, value])
+        capture["gradients/Conv2.0.bias"] = np.array([0.0, value])
+    rows = {(row["kind"], row["stage"]): row
+            for row in compare.stage_rows("L2SKNet_UNet", jittor, pytorch, truth)}
+    assert rows["forward", "encoder 1"] == {
+        "kind": "forward", "stage": "encoder 1", "scale": 4.0, "jittor": 1.0, "pytorch": 0.5,
+        "between": 1.0, "ratio": 2.0,
+    }
+    row = rows["gradients", "encoder 1"]
+    assert row["jittor"] == pytest.approx(3e-5 * 2**0.5)
+    assert row["ratio"] == pytest.approx(0.75)
+    assert row["between"] == pytest.approx(1e-5 * 2**0.5)
+
+
+def test_luck_of_pytorch_is_not_asked_for():
+    jittor, pytorch, truth = captures("L2SKNet_FPN")
+    pytorch["forward/loss"] = truth["forward/loss"]
+    jittor["forward/loss"] = truth["forward/loss"] * (1 + 1e-7)
+    rows = compare.stage_rows("L2SKNet_FPN", jittor, pytorch, truth)
+    row = next(row for row in rows if row["stage"] == "loss")
+    assert row["pytorch"] == 0 and row["ratio"] == pytest.approx(0.2, rel=1e-3)
+
+
+@pytest.mark.usefixtures("cpu")
+@pytest.mark.parametrize("model_name", MODEL_NAMES)
+def test_every_weight_belongs_to_one_stage(model_name):
+    from model import build_model
+
+    names = list(build_model(model_name).state_dict())
+    groups = parameter_stages(model_name, names)
+    assert sorted(name for members in groups.values() for name in members) == sorted(names)
+    assert sum(stage.endswith("θ") for stage in groups) == 4
+
+
+def test_report(tmp_path):
+    good = compare.stage_rows("L2SKNet_UNet", *captures("L2SKNet_UNet"))
+    write_result(tmp_path, "L2SKNet_UNet", good)
+    jittor, pytorch, truth = captures("L2SKNet_FPN")
+    jittor["backward/decoder 1"][7] += 1e-3
+    bad = compare.stage_rows("L2SKNet_FPN", jittor, pytorch, truth)
+    epochs = {name: [{"epoch": 1, "loss": loss, "mIoU": 0.25, "Pd": 0.5, "Fa": 2e-6}]
+              for name, loss in (("Jittor", 0.5), ("PyTorch", 0.6))}
+    write_result(tmp_path, "L2SKNet_FPN", bad, (0.9, 0.801), epochs)
+
+    results = report.read_results(tmp_path)
+    assert report.passed(results["L2SKNet_UNet"])
+    assert not report.passed(results["L2SKNet_FPN"])
+    verdicts = {name: good for name, (good, _) in report.checks(results["L2SKNet_FPN"]).items()}
+    assert verdicts == {"forward": True, "backward": False, "buffers": True, "gradients": True,
+                        "steps": False, "epochs": False}
+
+    markdown, page = (path.read_text() for path in report.save(tmp_path))
+    first, second = (line for line in markdown.splitlines() if line.startswith("| L2SKNet"))
+    assert "FAIL" not in first and "not run" in first
+    assert second.startswith("| L2SKNet_FPN | FAIL |") and second.count("FAIL") == 4
+    assert "FAIL 1.0e-03" in second and "FAIL 1.0e-01" in second
+    failed = [line for line in markdown.splitlines() if line.endswith("FAIL |")]
+    assert [line.split(" |")[0] for line in failed] == ["| decoder 1"]
+    for figure in ("L2SKNet_UNet/stages.png", "L2SKNet_UNet/steps.png", "L2SKNet_FPN/epochs.png"):
+        assert f"({figure})" in markdown
+        assert (tmp_path / figure).read_bytes().startswith(b"\x89PNG")
+    assert page.count("data:image/png;base64") == 5
+    assert page.count("FAIL") == markdown.count("FAIL")
+
+
+def test_not_a_number_fails(tmp_path):
+    jittor, pytorch, truth = captures("L2SKNet_1D_FPN")
+    jittor["forward/encoder 2"][3] = np.nan
+    rows = compare.stage_rows("L2SKNet_1D_FPN", jittor, pytorch, truth)
+    write_result(tmp_path, "L2SKNet_1D_FPN", rows)
+    result = report.read_results(tmp_path)["L2SKNet_1D_FPN"]
+    assert not report.checks(result)["forward"][0]
+    assert report.checks(result)["backward"][0]
+
+
+def align(folder, *flags, **environment):
+    """Runs the command on folder/data/Tiny: exit status, and all that it printed."""
+    words = [sys.executable, "-m", "alignment", "--dataset_dir", folder / "data", "--output_dir",
+             folder / "out", "--dataset_name", "Tiny", "--device", "cpu", "--model_name",
+             "L2SKNet_UNet", "--batch_size", 3, "--image_size", 32, *flags]
+    result = subprocess.run([str(word) for word in words], cwd=ROOT, text=True,
+                            capture_output=True, env={**os.environ, **environment})
+    output = result.stdout + result.stderr
+    assert "Traceback" not in output, output
+    return result.returncode, output
+
+
+@needs_torch
+def test_the_command(tmp_path):
+    write_sample_dataset(tmp_path / "data" / "Tiny", n_train=6, n_test=2, size=32)
+    status, output = align(tmp_path, "--steps", 2, "--epochs", 1)
+    assert status == 0, output
+    folder = tmp_path / "out" / "alignment" / "Tiny"
+    result = report.read_results(folder)["L2SKNet_UNet"]
+    assert len(result["steps"]["jittor"]) == len(result["steps"]["drift"]) == 2
+    assert set(report.checks(result)) == {*compare.FACTORS, "steps", "epochs"}
+    assert "PASS" in (folder / "report.md").read_text()
+    logs = {name: next((folder / name / "log").glob("Tiny_L2SKNet_UNet_*.txt"))
+            for name in ("Jittor", "Pytorch")}
+    ours, theirs = (read_log(path) for path in logs.values())
+    assert len(ours) == len(theirs) == 1 and theirs[0].evaluated
+    assert ours[0].loss == pytest.approx(theirs[0].loss, abs=1e-3)
+
+    # The runs are there, so they are left alone; and a wrong weight is noticed.
+    before = {path: path.stat().st_mtime_ns for path in logs.values()}
+    status, output = align(tmp_path, "--steps", 1, "--epochs", 1, "--spoil", "Conv3.conv.4.weight")
+    assert status == 1, output
+    assert {path: path.stat().st_mtime_ns for path in logs.values()} == before
+    result = report.read_results(folder)["L2SKNet_UNet"]
+    verdicts = {row["stage"]: row["ratio"] <= 3 for row in result["stages"]
+                if row["kind"] == "forward"}
+    assert verdicts["encoder 0"] and verdicts["encoder 1"] and not verdicts["encoder 2"]
+
+
+def test_without_pytorch(tmp_path):
+    (tmp_path / "torch.py").write_text("raise ImportError('blocked')")
+    status, output = align(tmp_path, PYTHONPATH=str(tmp_path))
+    assert status == 2
+    assert output.startswith("error: ") and "requirements-align.txt" in output
+    assert len(output.splitlines()) == 1

@@ -44,7 +44,7 @@ def make_parser(doc, default_models=MODEL_NAMES, any_model=False):
     add_device(parser)
     parser.add_argument("--seed", type=_seed, default=None, metavar="N", help="default 42")
     parser.add_argument(
-        "--num_workers", "--threads", dest="num_workers", type=_workers, default=4,
+        "--num_workers", "--threads", dest="num_workers", type=not_negative, default=4,
         metavar="N", help="threads that decode images; default 4",
     )
     return parser
@@ -135,7 +135,8 @@ def _seed(text):
     return value
 
 
-def _workers(text):
+def not_negative(text):
+    """An argparse type: an integer from zero on."""
     value = int(text)
     if value < 0:
         raise argparse.ArgumentTypeError(f"{text} must not be below zero")

@@ -189,48 +189,54 @@ def render_html(
     """
     evaluators = {model: result.evaluator for model, result in results.items() if result}
     table = _comparison(comparison_table(results))
-    notes = _notes(comparison_notes(dataset_name, results))
+    notes = html_notes(comparison_notes(dataset_name, results))
     body = [
         f"<h1>Evaluation on {escape(dataset_name)}</h1>",
         *(f'<p class="lead">{escape(line)}</p>' for line in lead),
-        _section("Scores", table, notes),
+        html_section("Scores", table, notes),
     ]
     for heading, pictures in figures.items():
         if not pictures:
             continue
-        several = len(pictures) > 1
-        content = "".join(_figure(path, caption) for path, caption in pictures)
-        body.append(_section(heading, f'<div class="pair">{content}</div>' if several else content))
+        content = "".join(html_figure(path, caption) for path, caption in pictures)
+        if len(pictures) > 1:
+            content = f'<div class="pair">{content}</div>'
+        body.append(html_section(heading, content))
     content = []
     for model, pictures in worst.items():
-        shown = "".join(_figure(path) for path in pictures)
+        shown = "".join(html_figure(path) for path in pictures)
         content.append(f'<h3>{escape(model)}</h3><div class="pair wide">{shown}</div>')
-    body.append(_section(
+    body.append(html_section(
         "Worst images",
         '<p class="notes">Lowest IoU first, then most missed targets and false pixels; strict '
         "definitions. Every image has its line in result/…_per_image.csv. The inset shows the "
         "largest region that is wrong.</p>",
         *content,
     ))
-    body.append(_section(
+    body.append(html_section(
         "All scores",
         _all_scores(evaluators),
         "<h3>What hIoU lacks</h3>",
-        _table(error_table(evaluators)),
-        _notes([f"{factor}: over {over}; IoU and what it is lost to sum to 1."
-                for factor, (over, _) in HIOU_ERRORS.items()]
-               + ["strict hIoU = localisation x segmentation."]),
+        html_table(error_table(evaluators)),
+        html_notes([f"{factor}: over {over}; IoU and what it is lost to sum to 1."
+                    for factor, (over, _) in HIOU_ERRORS.items()]
+                   + ["strict hIoU = localisation x segmentation."]),
     ))
     content = []
     for heading, values in configuration.items():
         items = (f"<dt>{escape(k)}</dt><dd>{escape(str(v))}</dd>" for k, v in values.items())
         content.append(f"<div><h3>{escape(heading)}</h3><dl>{''.join(items)}</dl></div>")
-    body.append(_section("Configuration", f"<pre><code>{escape(command)}</code></pre>",
-                         f'<div class="pair wide">{"".join(content)}</div>'))
+    body.append(html_section("Configuration", f"<pre><code>{escape(command)}</code></pre>",
+                             f'<div class="pair wide">{"".join(content)}</div>'))
+    return html_page(f"Evaluation on {dataset_name}", body)
+
+
+def html_page(title: str, body: Sequence[str]) -> str:
+    """A whole page; `body` are its parts, as HTML."""
     return (
         '<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-        f"<title>Evaluation on {escape(dataset_name)}</title>\n<style>{STYLE}</style>\n</head>\n"
+        f"<title>{escape(title)}</title>\n<style>{STYLE}</style>\n</head>\n"
         "<body>\n" + "\n".join(body) + "\n</body>\n</html>\n"
     )
 
@@ -253,15 +259,18 @@ def versions() -> dict[str, str]:
     return found
 
 
-def _section(heading: str, *content: str) -> str:
+def html_section(heading: str, *content: str) -> str:
+    """A heading and what stands below it, which is HTML."""
     return f"<section>\n<h2>{escape(heading)}</h2>\n" + "\n".join(content) + "\n</section>"
 
 
-def _notes(lines: Sequence[str]) -> str:
+def html_notes(lines: Sequence[str]) -> str:
+    """A list in small grey letters."""
     return '<ul class="notes">' + "".join(f"<li>{escape(line)}</li>" for line in lines) + "</ul>"
 
 
-def _figure(path: Path, caption: str = "") -> str:
+def html_figure(path: Path, caption: str = "") -> str:
+    """A copy of a .png, inside the page."""
     data = base64.b64encode(path.read_bytes()).decode()
     note = f"<figcaption>{escape(caption)}</figcaption>" if caption else ""
     return (f'<figure><img alt="{escape(caption or path.stem)}" '
@@ -272,7 +281,7 @@ def _comparison(rows: Sequence[Sequence[str]]) -> str:
     first = len(rows[0]) - len(TABLE) - len(STRICT_TABLE)
     groups = {"": first, "comparable": len(TABLE), "strict": len(STRICT_TABLE)}
     headings = [cell.replace("strict ", "") for cell in rows[0]]
-    return _table([headings, *rows[1:]], groups)
+    return html_table([headings, *rows[1:]], groups)
 
 
 def _all_scores(evaluators: Mapping[str, Evaluator]) -> str:
@@ -282,10 +291,10 @@ def _all_scores(evaluators: Mapping[str, Evaluator]) -> str:
         [lines[0][0], *(cell for line in lines for cell in line[1:-1]), lines[0][-1]]
         for lines in zip(*tables)
     ]
-    return _table(rows, {"": 1, **dict.fromkeys(evaluators, 2), " ": 1})
+    return html_table(rows, {"": 1, **dict.fromkeys(evaluators, 2), " ": 1})
 
 
-def _table(rows: Sequence[Sequence[str]], groups: Mapping[str, int] | None = None) -> str:
+def html_table(rows: Sequence[Sequence[str]], groups: Mapping[str, int] | None = None) -> str:
     """A table; its first row are headings. `groups`: headings above them -> columns they span."""
     words = word_columns(rows)
 

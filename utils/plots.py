@@ -73,7 +73,7 @@ def save_loss_curve(path: str | Path, records: Sequence[EpochRecord], title: str
     """
     scored = [r for r in records if r.mIoU is not None and math.isfinite(r.mIoU)]
     panels = ["linear", "log"] + (["mIoU"] if scored else [])
-    with _figure(path, len(panels), panel_height=1.3) as axes:
+    with stacked_panels(path, len(panels), panel_height=1.3) as axes:
         axes[0].figure.suptitle(title, fontsize=8)
         color, _ = STYLES[0]
         for axis, panel in zip(axes, panels):
@@ -101,7 +101,7 @@ def save_comparison(
     """
     columns = 2 if max(map(len, histories)) < 20 else 1
     rows = math.ceil(len(histories) / columns)
-    with _figure(path, 2, panel_height=1.45, legend_rows=rows) as axes:
+    with stacked_panels(path, 2, panel_height=1.45, legend_rows=rows) as axes:
         for axis, log in zip(axes, (False, True)):
             for index, (name, records) in enumerate(histories.items()):
                 color, dashes = STYLES[index % len(STYLES)]
@@ -176,16 +176,16 @@ def save_score_curves(
 
 
 @contextmanager
-def _figure(
-    path: str | Path, rows: int, panel_height: float, legend_rows: int = 0
+def stacked_panels(
+    path: str | Path, rows: int, panel_height: float, legend_rows: int = 0, width: float = WIDTH
 ) -> Iterator[list[Axes]]:
-    """Yields panels that stand on each other and share the epochs; writes the figure at the end."""
+    """Yields panels that stand on each other and share an axis; writes the figure at the end."""
     import matplotlib
     from matplotlib.figure import Figure
 
     with matplotlib.rc_context(RC):
         height = rows * panel_height + 0.45 + 0.14 * legend_rows
-        figure: Figure = Figure(figsize=(WIDTH, height), layout="constrained")
+        figure: Figure = Figure(figsize=(width, height), layout="constrained")
         yield list(figure.subplots(rows, 1, sharex=True, squeeze=False)[:, 0])
         with atomic_path(path) as temporary:
             figure.savefig(temporary, dpi=DPI, format="png")

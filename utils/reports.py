@@ -213,10 +213,14 @@ def render_text(rows: Sequence[Sequence[str]], title: str, notes: Sequence[str])
 
 def render_markdown(rows: Sequence[Sequence[str]], title: str, notes: Sequence[str]) -> str:
     """A table for a README."""
+    lines = [f"# {title}", "", markdown_table(rows), "", *(f"- {note}" for note in notes)]
+    return "\n".join(lines) + "\n"
+
+
+def markdown_table(rows: Sequence[Sequence[str]]) -> str:
+    """A table; its first row are headings."""
     words = [":---" if left else "---:" for left in word_columns(rows)]
-    lines = [f"# {title}", "", _markdown_row(rows[0]), _markdown_row(words)]
-    lines += [_markdown_row(row) for row in rows[1:]]
-    return "\n".join([*lines, "", *(f"- {note}" for note in notes)]) + "\n"
+    return "\n".join(_markdown_row(row) for row in (rows[0], words, *rows[1:]))
 
 
 def render_csv(

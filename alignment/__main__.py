@@ -1,0 +1,78 @@
+"""Compares the networks with PyTorch, from one layer to whole training runs, and reports.
+
+    python -m alignment                                            # all four, NUDT-SIRST
+    python -m alignment --model_name L2SKNet_UNet --epochs 5       # and train both for 5 epochs
+
+The same weights, the same images: how far Jittor and PyTorch are from each other and both from the
+float64 truth, stage by stage, forward and backward; then training steps side by side; then, with
+--epochs, whole runs (a second call goes on with them). PyTorch runs the networks of
+alignment/twin.py in processes of its own, and comes with `pip install -r requirements-align.txt`.
+
+Writes <output_dir>/alignment/<dataset>/report.md and report.html, and the figures. The exit status
+is 0 if all passes, 1 if not.
+"""
+
+from __future__ import annotations
+
+from alignment import job, report
+from utils import cli
+
+
+def main(argv=None) -> int:
+    """Runs the command with the arguments given, those of the command line by default."""
+    parser = cli.make_parser(__doc__)
+    cli.add_batch_size(parser)
+    parser.add_argument("--image_size", type=cli.positive(int), default=256, metavar="PIXELS",
+                        help="images are resized to a square of it; default 256")
+    parser.add_argument("--steps", type=cli.positive(int), default=10, metavar="N",
+                        help="training steps side by side; default 10")
+    parser.add_argument("--epochs", type=cli.not_negative, default=0, metavar="N",
+                        help="whole training runs of N epochs; default 0: none")
+    parser.add_argument("--lr", type=cli.positive(float), default=5e-4, metavar="RATE",
+                        help="learning rate; default 5e-4, the paper's code")
+    parser.add_argument("--spoil", metavar="WEIGHT",
+                        help="make this weight 1 %% larger in Jittor, to see the comparison fail")
+    parser.set_defaults(batch_size=8, seed=42)
+    args = parser.parse_args(argv)
+    for name in ("dataset_dir", "output_dir"):
+        setattr(args, name, getattr(args, name).resolve())
+
+    status = job.start("torch_side", "check")
+    if status:
+        return status
+    results = []
+    for dataset_name in args.dataset_names:
+        folder = args.output_dir / "alignment" / dataset_name
+        print(f"alignment: {', '.join(args.model_names)} on {dataset_name}, batches of "
+              f"{args.batch_size} at {args.image_size}x{args.image_size}, {args.steps} steps, "
+              f"{args.epochs} epochs; device {args.device}; results in {folder}", flush=True)
+        for model_name in args.model_names:
+            print(f"\n== {model_name} on {dataset_name}", flush=True)
+            status = run_sides(args, dataset_name, model_name)
+            if status:
+                return status
+            results.append(report.read_results(folder)[model_name])
+            for pair in zip(*report.headline({model_name: results[-1]})):
+                print(f"{pair[0]:<9} {pair[1]}")
+            print("wrote", *report.save(folder), flush=True)
+        for framework in job.FRAMEWORKS if args.epochs else ():
+            logs = job.framework_folder(args.output_dir, dataset_name, framework) / "log"
+            print(f"curves: python loss_curves.py {logs} --framework {framework}")
+    return 0 if all(map(report.passed, results)) else 1
+
+
+def run_sides(args, dataset_name, model_name):
+    """Both sides of a model, each task of them in turn; the first exit status that is not 0."""
+    values = {**vars(args), "model_name": model_name, "dataset_name": dataset_name}
+    for task in ("compare", "train") if args.epochs else ("compare",):
+        for side in ("jittor_side", "torch_side"):
+            status = job.start(side, task, **values)
+            if status:
+                return status
+    if args.epochs:
+        report.save_epochs(args.output_dir, dataset_name, model_name, args.epochs)
+    return 0
+
+
+if __name__ == "__main__":
+    cli.run(main)

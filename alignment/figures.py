@@ -1,0 +1,69 @@
+"""The figures of the report."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from alignment.compare import FACTORS
+from utils.plots import FULL_WIDTH, STYLES, stacked_panels
+
+SIDES = {"jittor": "Jittor (ours)", "pytorch": "PyTorch"}
+
+
+def save_stages(path: Path, rows: Sequence[Mapping], title: str) -> None:
+    """Distances from the truth, relative to its size, a panel for each kind of `compare.FACTORS`.
+
+    Args:
+        rows: of `compare.stage_rows`.
+    """
+    from matplotlib.ticker import NullFormatter
+
+    in_order = sorted(rows, key=lambda row: row["kind"] != "gradients")  # they have all but EXTRA
+    stages = list(dict.fromkeys(row["stage"] for row in in_order))
+    with stacked_panels(path, len(FACTORS), 1.15, legend_rows=8, width=FULL_WIDTH) as axes:
+        for axis, kind in zip(axes, FACTORS):
+            chosen = [row for row in rows if row["kind"] == kind and row["scale"] > 0]
+            places = [stages.index(row["stage"]) for row in chosen]
+            for (side, label), (color, _), marker in zip(SIDES.items(), STYLES, "ox"):
+                values = np.array([row[side] / row["scale"] for row in chosen])
+                axis.plot(places, np.where(values > 0, values, np.nan), marker, color=color,
+                          label=label, markersize=3.5, fillstyle="none")
+            axis.set_yscale("log")
+            axis.yaxis.set_minor_formatter(NullFormatter())  # they would lie on each other
+            axis.set_ylabel(kind)
+            axis.grid(True)
+        axes[-1].set_xticks(range(len(stages)), stages, rotation=90)
+        axes[-1].set_xlim(-0.7, len(stages) - 0.3)
+        handles, labels = axes[0].get_legend_handles_labels()
+        axes[0].figure.legend(handles, labels, loc="outside upper center", ncols=2,
+                              title=f"{title}: distance from the float64 truth, relative",
+                              title_fontsize=8)
+
+
+def save_curves(
+    path: Path, x: Sequence[int], xlabel: str, panels: Sequence[tuple], title: str
+) -> None:
+    """Curves of both frameworks on each other.
+
+    Args:
+        panels: (what, label → values, scale of the axis, a bound to draw or None).
+    """
+    from matplotlib.ticker import MaxNLocator
+
+    with stacked_panels(path, len(panels), 1.4, legend_rows=1) as axes:
+        for axis, (what, curves, scale, bound) in zip(axes, panels):
+            for (label, values), (color, dashes) in zip(curves.items(), STYLES):
+                axis.plot(x, values, color=color, linestyle=dashes, label=label, marker="o")
+            if bound:
+                axis.axhline(bound, color="#888888", linewidth=0.6)
+            axis.set_yscale(scale)
+            axis.set_ylabel(what)
+            axis.grid(True)
+        axes[-1].set_xlabel(xlabel)
+        axes[-1].xaxis.set_major_locator(MaxNLocator(8, integer=True, min_n_ticks=1))
+        handles, labels = axes[0].get_legend_handles_labels()
+        axes[0].figure.legend(handles, labels, loc="outside upper center", ncols=2, title=title,
+                              title_fontsize=8)

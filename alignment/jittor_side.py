@@ -1,0 +1,132 @@
+"""The Jittor half of `python -m alignment`, in a process of its own."""
+
+from __future__ import annotations
+
+import json
+from argparse import Namespace
+
+import numpy as np
+from tqdm import tqdm
+
+from alignment.job import RECIPE, files, flat, framework_folder, read_job, step_batches, trainable
+from alignment.stages import HEAD, stage_modules
+from model import build_model, soft_iou_loss
+from utils import cli, runtime
+from utils.checkpoint import checkpoint_folder, get_weights, load_weights, read_meta, save_weights
+from utils.errors import UserError
+from utils.files import atomic_path
+
+
+def main():
+    job = read_job()
+    device = runtime.start(job.device)
+    print(f"Jittor: {device.describe()}", flush=True)
+    return {"compare": compare, "train": train}[job.task](job, device)
+
+
+def compare(job, device):
+    """Writes the initial weights, then a capture of the first step, losses and weights of more."""
+    where = files(job)
+    runtime.set_seed(job.seed)  # as utils.training does: whole runs start from these weights
+    net = build_model(job.model_name)
+    save_weights(net, where.start)
+    if job.spoil:
+        parameters = net.state_dict()
+        if job.spoil not in parameters:
+            raise UserError(f"--spoil {job.spoil}: {job.model_name} has no such weight")
+        parameters[job.spoil].update(parameters[job.spoil] * 1.01)
+    if hasattr(net, "head"):
+        net.head.dropout = 0.0
+    first = get_weights(net)
+
+    batches = step_batches(job)
+    batch = next(batches)
+    captured = capture(net, job.model_name, *batch)
+
+    load_weights(net, first)
+    losses, weights = take_steps(net, job, batch, batches)
+    meta = {"device": device.device, "description": device.describe()}
+    with atomic_path(where.jittor) as temporary:
+        np.savez(temporary, **captured, losses=losses, weights=weights, meta=json.dumps(meta))
+
+
+def capture(net, model_name, x, y):
+    """One forward and backward pass in training mode, and what `compare.stage_rows` reads of it."""
+    jt = runtime.jt
+    outputs = {}
+    for stage, name in stage_modules(model_name).items():
+        if stage != HEAD:
+            _keep_output(getattr(net, name), stage, outputs)
+    net.train()
+    x, y = jt.array(x), jt.array(y)
+    outputs[HEAD] = net(x)
+    loss = soft_iou_loss(outputs[HEAD], y)
+    everything = net.state_dict()
+    names = trainable(everything)
+    gradients = jt.grad(loss, [*outputs.values(), *(everything[name] for name in names)])
+    jt.sync_all(True)
+    keys = [*(f"backward/{stage}" for stage in outputs), *(f"gradients/{name}" for name in names)]
+    found = {f"forward/{stage}": output.numpy() for stage, output in outputs.items()}
+    found.update((key, gradient.numpy()) for key, gradient in zip(keys, gradients))
+    found.update((f"buffers/{name}", array) for name, array in get_weights(net).items()
+                 if "running_" in name)
+    found["forward/loss"] = loss.numpy()
+    for name in stage_modules(model_name).values():
+        vars(getattr(net, name)).pop("execute", None)
+    net.eval()
+    with jt.no_grad():
+        found["forward/head, evaluating"] = net(x).numpy()
+    return found
+
+
+def _keep_output(module, stage, outputs):
+    execute = module.execute
+
+    def keeping(*arguments):
+        outputs[stage] = execute(*arguments)
+        return outputs[stage]
+
+    module.execute = keeping
+
+
+def take_steps(net, job, batch, batches):
+    """Losses of the steps of Adam, and all parameters after each, steps×P."""
+    from utils.optim import Adam
+
+    jt = runtime.jt
+    net.train()
+    optimizer = Adam(net.parameters(), lr=job.lr)
+    names = trainable(net.state_dict())
+    losses, weights = [], []
+    for _ in tqdm(range(job.steps), desc="Jittor", unit="step", leave=False, disable=None):
+        loss = soft_iou_loss(net(jt.array(batch[0])), jt.array(batch[1]))
+        optimizer.step(loss)
+        jt.sync_all(True)
+        losses.append(loss.item())
+        weights.append(flat(get_weights(net), names))
+        batch = next(batches)
+    return np.array(losses), np.array(weights)
+
+
+def train(job, _):
+    """A whole run by `utils.training`; one that is finished is left alone, one begun goes on."""
+    from utils.training import StopRequest
+    from utils.training import train as train_network
+
+    folder = framework_folder(job.output_dir, job.dataset_name, "Jittor")
+    last = checkpoint_folder(folder, job.dataset_name, job.model_name) / "last.npz"
+    meta = read_meta(last) if last.is_file() else {}
+    recipe = {key: getattr(job, key) for key in RECIPE}
+    same = all(meta.get("recipe", {}).get(key) == recipe[key] for key in RECIPE if key != "epochs")
+    if same and len(meta["history"]) >= job.epochs:
+        print(f"{job.model_name}: the {job.epochs} epochs of Jittor are there, {last}")
+        return 0
+    args = Namespace(**recipe, dataset_dir=job.dataset_dir, num_workers=job.num_workers,
+                     output_dir=folder, resume="last" if same else None, eval_every=1,
+                     threshold=0.5)
+    with StopRequest() as stop:
+        return 0 if train_network(job.model_name, job.dataset_name, args, stop) else stop.status
+
+
+if __name__ == "__main__":
+    cli.run(main)

@@ -1,0 +1,65 @@
+"""What the two sides are told and where they meet: NumPy alone, read by both."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import sys
+from argparse import Namespace
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+
+from utils.cli import ROOT
+from utils.datasets import load_split, train_batches
+from utils.processes import run
+
+RECIPE = ("batch_size", "epochs", "lr", "seed", "image_size")
+FRAMEWORKS = ("Jittor", "Pytorch")  # the folders of whole runs
+
+
+def start(module: str, task: str, **values) -> int:
+    """Runs `task` of `alignment.<module>` in a process of its own.
+
+    Returns:
+        Its exit status; what is wrong it has said itself. 130 after Ctrl-C.
+    """
+    text = json.dumps({**values, "task": task}, default=str)
+    status, received = run([sys.executable, "-m", f"alignment.{module}", text], cwd=ROOT)
+    return 128 + received if received else status
+
+
+def read_job() -> Namespace:
+    """The job of this process: the words that `start` was given."""
+    return Namespace(**json.loads(sys.argv[1]))
+
+
+def framework_folder(output_dir: str | Path, dataset_name: str, framework: str) -> Path:
+    """Where the whole runs of a framework write: log/ and model/checkpoints/."""
+    return Path(output_dir) / "alignment" / dataset_name / framework
+
+
+def files(job: Namespace) -> Namespace:
+    """The files through which the sides meet."""
+    folder = Path(job.output_dir) / "alignment" / job.dataset_name / job.model_name
+    names = {"start": "start.npz", "jittor": "jittor.npz", "comparison": "comparison.json"}
+    return Namespace(folder=folder, **{key: folder / name for key, name in names.items()})
+
+
+def step_batches(job: Namespace) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """The first batches of a training with this seed, x and y, without end."""
+    split = load_split(job.dataset_dir, job.dataset_name, "train", job.num_workers)
+    for epoch in itertools.count(1):
+        for _, x, y in train_batches(split, job.batch_size, job.image_size, job.seed, epoch):
+            yield x, y
+
+
+def trainable(names: list[str]) -> list[str]:
+    """Those official names that are parameters, in one order for both sides."""
+    return sorted(name for name in names if "running_" not in name)
+
+
+def flat(arrays: dict[str, np.ndarray], names: list[str]) -> np.ndarray:
+    """The arrays of these names as one vector."""
+    return np.concatenate([np.ravel(arrays[name]) for name in names])

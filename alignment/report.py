@@ -1,0 +1,216 @@
+"""The report: what was compared, the bounds, PASS or FAIL; Markdown, HTML and figures."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+import time
+from collections.abc import Mapping, Sequence
+from html import escape
+from pathlib import Path
+
+import numpy as np
+
+from alignment.compare import EPOCH_BOUND, FACTORS, FLOOR, STEP_BOUND, STEPS
+from alignment.figures import save_curves, save_stages
+from alignment.job import FRAMEWORKS, framework_folder
+from model import MODEL_NAMES
+from utils import logs
+from utils.html_report import html_figure, html_notes, html_page, html_section, html_table
+from utils.reports import markdown_table
+from utils.scoring import write_text
+
+MEANINGS = {
+    "forward": "outputs of the stages in training mode, the largest element",
+    "backward": "gradients of the loss with respect to those outputs, the largest element",
+    "buffers": "running means and variances after the step, the largest element, each buffer "
+    "relative to its own largest",
+    "gradients": "gradients of the parameters, the L2 norm of all of a stage together",
+}
+NOTES = (
+    "The truth is the same network in float64, in PyTorch. Ours and PyTorch's are float32. A × is "
+    "our distance from the truth over PyTorch's: in the first table its median over the stages.",
+    "Bounds: " + ", ".join(f"{kind} {factor}×" for kind, factor in FACTORS.items())
+    + f" for every stage, where PyTorch's distance counts as at least {FLOOR:g} of the largest "
+    "value, about 8 roundings of float32.",
+    f"steps: the losses of the first {STEPS} steps of Adam agree to {STEP_BOUND:g}; dropout is off "
+    "on both sides.",
+    f"epochs: the mean losses of all epochs of whole runs agree to {EPOCH_BOUND:g}. There each "
+    "framework draws its own dropout (in the FPN's head), and rounding makes any two runs part "
+    "within some dozen steps; mIoU has no bound.",
+)
+
+
+def save_epochs(output_dir: Path, dataset_name: str, model_name: str, epochs: int) -> None:
+    """Keeps what the newest logs of both whole runs say of their first epochs, for the report."""
+    found = {}
+    for label, framework in zip(("Jittor", "PyTorch"), FRAMEWORKS):
+        folder = framework_folder(output_dir, dataset_name, framework) / "log"
+        paths = [path for path in folder.glob("*.txt")
+                 if logs.parse_log_name(path, MODEL_NAMES) == (dataset_name, model_name)]
+        records = logs.read_log(max(paths, key=logs.log_started))
+        found[label] = [dataclasses.asdict(record) for record in records[:epochs]]
+    path = output_dir / "alignment" / dataset_name / model_name / "epochs.json"
+    write_text(path, json.dumps(found, indent=1))
+
+
+def read_results(folder: Path) -> dict[str, dict]:
+    """model → what is known of it, `comparison.json` and, of whole runs, `epochs.json`."""
+    results = {}
+    for model in MODEL_NAMES:
+        path = folder / model / "comparison.json"
+        if path.is_file():
+            results[model] = json.loads(path.read_text(encoding="utf-8"))
+            epochs = folder / model / "epochs.json"
+            if epochs.is_file():
+                results[model]["epochs"] = json.loads(epochs.read_text(encoding="utf-8"))
+    return results
+
+
+def checks(result: Mapping) -> dict[str, tuple[bool, str]]:
+    """What is checked → whether it passes, and in a word how well."""
+    found = {}
+    for kind, factor in FACTORS.items():
+        ratios = [row["ratio"] for row in result["stages"] if row["kind"] == kind]
+        # Not max() <= factor: of NaN that would depend on the order.
+        passed = all(ratio <= factor for ratio in ratios)
+        found[kind] = passed, f"{np.median(ratios):.2g}×"
+    steps = result["steps"]
+    found["steps"] = _agree(steps["jittor"][:STEPS], steps["pytorch"][:STEPS], STEP_BOUND)
+    if "epochs" in result:
+        losses = [[epoch["loss"] for epoch in records] for records in result["epochs"].values()]
+        found["epochs"] = _agree(*losses, EPOCH_BOUND)
+    return found
+
+
+def _agree(ours, theirs, bound):
+    difference = np.abs(np.subtract(ours, theirs)).max()
+    return bool(difference <= bound), f"{difference:.1e}"
+
+
+def passed(result: Mapping) -> bool:
+    """Whether all its checks pass."""
+    return all(good for good, _ in checks(result).values())
+
+
+def headline(results: Mapping[str, Mapping]) -> list[list[str]]:
+    """A line for each model: PASS or FAIL, over all and of each check."""
+    rows = [["model", "result", *FACTORS, "steps", "epochs"]]
+    for model, result in results.items():
+        found = checks(result)
+        cells = [f"{_word(found[name][0])} {found[name][1]}" if name in found else "not run"
+                 for name in rows[0][2:]]
+        rows.append([model, _word(passed(result)), *cells])
+    return rows
+
+
+def _word(good):
+    return "PASS" if good else "FAIL"
+
+
+def save(folder: Path) -> list[Path]:
+    """Writes report.md and report.html of all that the folder of a dataset holds; the two paths."""
+    results = read_results(folder)
+    blocks = [("table", headline(results)), ("notes", [*NOTES, time.strftime("%Y-%m-%d %H:%M")])]
+    sections = [(f"Jittor and PyTorch on {folder.name}", blocks)]
+    sections += [(model, _model_blocks(folder / model, result)) for model, result in
+                 results.items()]
+    paths = [folder / "report.md", folder / "report.html"]
+    write_text(paths[0], _markdown(sections))
+    body = [html_section(heading, *map(_html, blocks)) for heading, blocks in sections]
+    write_text(paths[1], html_page(sections[0][0], body))
+    return paths
+
+
+def _model_blocks(folder, result):
+    """The section of a model: ("text" | "table" | "notes" | "figure", content) each."""
+    name = f"{result['model']}, {result['dataset']}"
+    settings = [f"{key} {value}" for key, value in result["recipe"].items()]
+    if result["spoil"]:
+        settings.append(f"{result['spoil']} made 1 % larger in Jittor, to see the comparison fail")
+    save_stages(folder / "stages.png", result["stages"], name)
+    blocks = [("notes", [*map(": ".join, result["devices"].items()), ", ".join(settings)]),
+              ("figure", folder / "stages.png")]
+    for kind, meaning in MEANINGS.items():
+        rows = [row for row in result["stages"] if row["kind"] == kind]
+        blocks += [("text", f"{kind}: {meaning}"), ("table", _stage_table(rows, FACTORS[kind]))]
+    return blocks + _step_blocks(folder, result, name) + _epoch_blocks(folder, result, name)
+
+
+def _stage_table(rows, factor):
+    table = [["stage", "size of the truth", "ours − PyTorch", "relative", "ours − truth, relative",
+              "PyTorch − truth, relative", "×", f"≤ {factor}×"]]
+    for row in rows:
+        scale = row["scale"] or math.nan
+        relative = [f"{row[key] / scale:.1e}" for key in ("between", "jittor", "pytorch")]
+        table.append([row["stage"], f"{row['scale']:.1e}", f"{row['between']:.1e}", *relative,
+                      f"{row['ratio']:.2f}", _word(row["ratio"] <= factor)])
+    return table
+
+
+def _step_blocks(folder, result, name):
+    steps = result["steps"]
+    x = range(1, len(steps["jittor"]) + 1)
+    difference = np.abs(np.subtract(steps["jittor"], steps["pytorch"]))
+    save_curves(folder / "steps.png", x, "Step", [
+        ("loss", {"Jittor": steps["jittor"], "PyTorch": steps["pytorch"]}, "linear", None),
+        ("difference", {"losses": difference}, "log", STEP_BOUND),
+        ("drift", {"weights": steps["drift"]}, "log", None),
+    ], name)
+    table = [["step", "loss, Jittor", "loss, PyTorch", "difference", "drift of the weights",
+              "drift, of the way"]]
+    table += [[str(i), f"{a:.8f}", f"{b:.8f}", f"{d:.1e}", f"{e:.1e}", f"{f:.1e}"] for i, a, b, d,
+              e, f in zip(x, steps["jittor"], steps["pytorch"], difference, steps["drift"],
+                          steps["drift_of_way"])]
+    note = (
+        "drift: L2 distance of all parameters of the two after that step, relative to their norm, "
+        f"and to the way they have come since the start. {len(result['zero_gradients'])} biases "
+        "before a batch norm are left out: their true gradient is zero, and Adam makes steps of "
+        "full size of PyTorch's rounding noise there; they take no part in the output."
+    )
+    return [("text", "training steps side by side"), ("figure", folder / "steps.png"),
+            ("table", table), ("notes", [note])]
+
+
+def _epoch_blocks(folder, result, name):
+    if "epochs" not in result:
+        return []
+    epochs = result["epochs"]
+    ours, theirs = epochs.values()
+    x = [record["epoch"] for record in ours]
+    save_curves(folder / "epochs.png", x, "Epoch", [
+        (key, {label: [r[key] for r in records] for label, records in epochs.items()},
+         "linear", None) for key in ("loss", "mIoU")
+    ], name)
+    keys = ("loss", "mIoU", "Pd", "Fa")
+    table = [["epoch", *(f"{key}, {label}" for key in keys for label in epochs)]]
+    for a, b in zip(ours, theirs):
+        cells = (f"{r[key] * 1e6:.2f}e-6" if key == "Fa" else f"{r[key]:.4f}"
+                 for key in keys for r in (a, b))
+        table.append([str(a["epoch"]), *cells])
+    return [("text", "whole training runs"), ("figure", folder / "epochs.png"), ("table", table)]
+
+
+def _markdown(sections: Sequence[tuple]) -> str:
+    lines = []
+    for index, (heading, blocks) in enumerate(sections):
+        lines += [f"{'##'[: 1 + bool(index)]} {heading}", ""]
+        for kind, content in blocks:
+            if kind == "text":
+                content = f"### {content}"
+            elif kind == "figure":
+                content = f"![{content.stem}]({content.parent.name}/{content.name})"
+            elif kind == "table":
+                content = markdown_table(content)
+            elif kind == "notes":
+                content = "\n".join(f"- {line}" for line in content)
+            lines += [content, ""]
+    return "\n".join(lines)
+
+
+def _html(block: tuple) -> str:
+    kind, content = block
+    if kind == "text":
+        return f"<h3>{escape(content)}</h3>"
+    return {"table": html_table, "notes": html_notes, "figure": html_figure}[kind](content)

@@ -1,0 +1,138 @@
+"""The same step and the same first steps in PyTorch, compared with what Jittor has written."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import torch
+from tqdm import tqdm
+
+from alignment import compare as bounds
+from alignment import twin
+from alignment.job import RECIPE, files, flat, step_batches, trainable
+from alignment.stages import HEAD, stage_modules
+from utils.scoring import write_text
+
+
+def compare(job):
+    """Captures the same step in float32 and float64, takes the same steps, writes what differs."""
+    where = files(job)
+    start = read_start(job)
+    batches = step_batches(job)
+    batch = next(batches)
+    with np.load(where.jittor) as jittor:  # its arrays are read one by one, when they are asked for
+        meta = json.loads(str(jittor["meta"]))
+        device = choose_device(meta["device"])
+        print(f"{describe(device)}; the truth in float64 on the CPU", flush=True)
+        truth = capture(job.model_name, start, *batch, torch.float64, "cpu")
+        pytorch = capture(job.model_name, start, *batch, torch.float32, device)
+        rows = bounds.stage_rows(job.model_name, jittor, pytorch, truth)
+        zero = bounds.zero_gradients(truth)
+        del truth, pytorch
+        steps = take_steps(job, start, batch, batches, device, jittor, zero)
+    result = {
+        "model": job.model_name, "dataset": job.dataset_name, "spoil": job.spoil,
+        "recipe": {key: getattr(job, key) for key in RECIPE if key != "epochs"},
+        "device": device, "devices": {"Jittor": meta["description"], "PyTorch": describe(device)},
+        "stages": rows, "steps": steps, "zero_gradients": zero,
+    }
+    write_text(where.comparison, json.dumps(result, indent=1))
+    where.jittor.unlink()  # a gigabyte
+
+
+def read_start(job):
+    """The initial weights, which Jittor has drawn."""
+    with np.load(files(job).start) as file:
+        return {name: file[name] for name in file.files if name != "meta"}
+
+
+def choose_device(jittor_device):
+    """A GPU if Jittor ran on one and PyTorch has one, at full precision (no TF32); else the CPU."""
+    if jittor_device != "cuda" or not torch.cuda.is_available():
+        return "cpu"
+    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
+    return "cuda"
+
+
+def describe(device):
+    """One line: PyTorch's version and what it runs on."""
+    threads = f"{torch.get_num_threads()} threads"
+    name = torch.cuda.get_device_name() if device == "cuda" else threads
+    return f"PyTorch {torch.__version__} on {device} ({name})"
+
+
+def build(model_name, weights, dropout, dtype=torch.float32, device="cpu"):
+    """The twin with these weights."""
+    net = twin.build_twin(model_name, dropout)
+    twin.load_weights(net, weights)
+    return net.to(device, dtype)
+
+
+def capture(model_name, weights, x, y, dtype, device):
+    """One forward and backward pass in training mode, and what `compare.stage_rows` reads of it."""
+    net = build(model_name, weights, False, dtype, device)
+    outputs = {}
+    for stage, name in stage_modules(model_name).items():
+        if stage != HEAD:
+            getattr(net, name).register_forward_hook(
+                lambda module, inputs, output, stage=stage: outputs.update({stage: output})
+            )
+    net.train()
+    x, y = (torch.from_numpy(array).to(device, dtype) for array in (x, y))
+    outputs[HEAD] = net(x)
+    for output in outputs.values():
+        output.retain_grad()
+    loss = twin.soft_iou_loss(outputs[HEAD], y)
+    loss.backward()
+    found = {f"forward/{stage}": _array(output) for stage, output in outputs.items()}
+    found.update((f"backward/{stage}", _array(output.grad)) for stage, output in outputs.items())
+    found.update((f"gradients/{name}", _array(parameter.grad))
+                 for name, parameter in net.named_parameters() if parameter.grad is not None)
+    found.update((f"buffers/{name}", array) for name, array in twin.get_weights(net).items()
+                 if "running_" in name)
+    found["forward/loss"] = _array(loss)
+    net.eval()
+    with torch.no_grad():
+        found["forward/head, evaluating"] = _array(net(x))
+    return found
+
+
+def _array(tensor):
+    return tensor.detach().cpu().numpy()
+
+
+def take_steps(job, start, batch, batches, device, jittor, zero):
+    """The same steps of Adam, and after each how far the weights are from Jittor's.
+
+    Returns:
+        `jittor` and `pytorch`, their losses, and `drift`: the L2 distance of all parameters, those
+        with a true gradient of zero left out, relative to their norm and to the way they have come.
+    """
+    net = build(job.model_name, start, False, device=device)
+    net.train()
+    optimizer = torch.optim.Adam(net.parameters(), lr=job.lr)
+    names = trainable(start)
+    counted = np.concatenate([np.full(start[name].size, name not in zero) for name in names])
+    before = flat(start, names)[counted]
+    ours = jittor["weights"]
+    losses, drift, relative = [], [], []
+    for step in tqdm(range(job.steps), desc="PyTorch", unit="step", leave=False, disable=None):
+        losses.append(take_step(net, optimizer, *batch, device))
+        weights = flat(twin.get_weights(net), names)[counted]
+        distance = np.linalg.norm(ours[step][counted] - weights)
+        drift.append(float(distance / np.linalg.norm(weights)))
+        relative.append(float(distance / np.linalg.norm(weights - before)))
+        batch = next(batches)
+    return {"jittor": jittor["losses"].tolist(), "pytorch": losses, "drift": drift,
+            "drift_of_way": relative}
+
+
+def take_step(net, optimizer, x, y, device):
+    """One step of training; returns the loss before it."""
+    x, y = (torch.from_numpy(array).to(device) for array in (x, y))
+    optimizer.zero_grad()
+    loss = twin.soft_iou_loss(net(x), y)
+    loss.backward()
+    optimizer.step()
+    return loss.item()
