@@ -52,6 +52,8 @@ def compare(job, device):
 
 def capture(net, model_name, x, y):
     """One forward and backward pass in training mode, and what `compare.stage_rows` reads of it."""
+    from model.layout import leave
+
     jt = runtime.jt
     outputs = {}
     for stage, name in stage_modules(model_name).items():
@@ -66,7 +68,8 @@ def capture(net, model_name, x, y):
     gradients = jt.grad(loss, [*outputs.values(), *(everything[name] for name in names)])
     jt.sync_all(True)
     keys = [*(f"backward/{stage}" for stage in outputs), *(f"gradients/{name}" for name in names)]
-    found = {f"forward/{stage}": output.numpy() for stage, output in outputs.items()}
+    gradients[: len(outputs)] = map(leave, gradients[: len(outputs)])
+    found = {f"forward/{stage}": leave(output).numpy() for stage, output in outputs.items()}
     found.update((key, gradient.numpy()) for key, gradient in zip(keys, gradients))
     found.update((f"buffers/{name}", array) for name, array in get_weights(net).items()
                  if "running_" in name)
