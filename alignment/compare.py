@@ -18,6 +18,9 @@ FACTORS = {"forward": 3, "backward": 5, "buffers": 3, "gradients": 5}
 # PyTorch is by luck sometimes exact to the last digits, where a multiple of nothing is asked; an
 # error below this part of the largest value, about 8 roundings of float32, counts as this much.
 FLOOR = 5e-7
+# A rounding may decide one ReLU or max-pool otherwise, on one side only, and all gradients before
+# it then move at once. Measured: by 2e-4 to 2e-3 of their size, in either framework.
+FLIP = {"backward": 2e-3, "gradients": 2e-3}
 EXTRA = ("loss", "head, evaluating")  # beside the stages, forward only
 
 STEPS, STEP_BOUND = 10, 1e-4  # the losses of so many steps agree to this
@@ -37,10 +40,10 @@ def stage_rows(
 
     Returns:
         Dicts of `kind` (of FACTORS), `stage`, `scale` (the truth's size), `jittor` and `pytorch`
-        (distances from the truth), `between` (their own distance) and `ratio`, which passes up to
-        FACTORS[kind]. Outputs, their gradients and buffers are measured by the largest element
-        (a buffer relative to its own largest), gradients of parameters by the L2 norm of all of a
-        stage together.
+        (distances from the truth), `between` (their own distance), `ratio` and `passed`: up to
+        FACTORS[kind], or a distance up to FLIP[kind] of the size. Outputs, their gradients and
+        buffers are measured by the largest element (a buffer relative to its own largest),
+        gradients of parameters by the L2 norm of all of a stage together.
     """
     captures = jittor, pytorch, truth
     rows = []
@@ -69,6 +72,8 @@ def _row(kind, stage, jittor, pytorch, truth):
         "kind": kind, "stage": stage, "scale": float(scale), "jittor": float(ours),
         "pytorch": float(theirs), "between": float(size(jittor - pytorch)),
         "ratio": float(ours / base) if base else (0.0 if ours == 0 else float("inf")),
+        # So that NaN does not pass.
+        "passed": bool(ours <= max(FACTORS[kind] * base, FLIP.get(kind, 0) * scale)),
     }
 
 

@@ -23,11 +23,13 @@ def start(module: str, task: str, **values) -> int:
     """Runs `task` of `alignment.<module>` in a process of its own.
 
     Returns:
-        Its exit status; what is wrong it has said itself. 130 after Ctrl-C.
+        Its exit status; what is wrong it has said itself, unless it was killed. 130 after Ctrl-C.
     """
     text = json.dumps({**values, "task": task}, default=str)
     status, received = run([sys.executable, "-m", f"alignment.{module}", text], cwd=ROOT)
-    return 128 + received if received else status
+    if status < 0 and not received:
+        print(f"error: {task} of {module} was killed by signal {-status}", file=sys.stderr)
+    return 128 + (received or -status) if received or status < 0 else status
 
 
 def read_job() -> Namespace:

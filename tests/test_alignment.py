@@ -84,7 +84,7 @@ def test_distances_by_hand():
             for row in compare.stage_rows("L2SKNet_UNet", jittor, pytorch, truth)}
     assert rows["forward", "encoder 1"] == {
         "kind": "forward", "stage": "encoder 1", "scale": 4.0, "jittor": 1.0, "pytorch": 0.5,
-        "between": 1.0, "ratio": 2.0,
+        "between": 1.0, "ratio": 2.0, "passed": True,
     }
     row = rows["gradients", "encoder 1"]
     assert row["jittor"] == pytest.approx(3e-5 * 2**0.5)
@@ -116,7 +116,8 @@ def test_report(tmp_path):
     good = compare.stage_rows("L2SKNet_UNet", *captures("L2SKNet_UNet"))
     write_result(tmp_path, "L2SKNet_UNet", good)
     jittor, pytorch, truth = captures("L2SKNet_FPN")
-    jittor["backward/decoder 1"][7] += 1e-3
+    jittor["backward/decoder 0"][7] += 1e-3  # as one ReLU decided otherwise
+    jittor["backward/decoder 1"][7] += 1e-2
     bad = compare.stage_rows("L2SKNet_FPN", jittor, pytorch, truth)
     epochs = {name: [{"epoch": 1, "loss": loss, "mIoU": 0.25, "Pd": 0.5, "Fa": 2e-6}]
               for name, loss in (("Jittor", 0.5), ("PyTorch", 0.6))}
@@ -187,7 +188,7 @@ def test_the_command(tmp_path):
     assert status == 1, output
     assert {path: path.stat().st_mtime_ns for path in logs.values()} == before
     result = report.read_results(folder)["L2SKNet_UNet"]
-    verdicts = {row["stage"]: row["ratio"] <= 3 for row in result["stages"]
+    verdicts = {row["stage"]: row["passed"] for row in result["stages"]
                 if row["kind"] == "forward"}
     assert verdicts["encoder 0"] and verdicts["encoder 1"] and not verdicts["encoder 2"]
 
