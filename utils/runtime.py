@@ -24,6 +24,7 @@ import signal
 import sys
 import tempfile
 import threading
+import time
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -239,12 +240,31 @@ def _restore_process(jittor) -> None:
         jittor_utils.pool_cleanup()
         jittor_utils.pool_size = 0
         atexit.unregister(jittor_utils.pool_cleanup)
+    atexit.register(_let_threads_settle)  # runs before Jittor's own
     # Its handlers end the process at once, on Ctrl-C and when a child process is killed.
     if threading.current_thread() is threading.main_thread():
         for number in (signal.SIGINT, signal.SIGCHLD):
             handler = signal.getsignal(number)
             if handler is not None:
                 signal.signal(number, handler)
+
+
+def _let_threads_settle() -> None:
+    """Waits, two seconds at most, until all other threads sleep.
+
+    At its exit Jittor tells the threads that compile to end, and joins them. One that has not begun
+    to run by then, on a busy machine, would miss the word, and the process hang for ever.
+    """
+    deadline = time.monotonic() + 2
+    while time.monotonic() < deadline:
+        states = []
+        for task in Path("/proc/self/task").glob("[0-9]*"):
+            with contextlib.suppress(OSError):  # it has ended
+                if int(task.name) != threading.get_native_id():
+                    states.append((task / "stat").read_text().rpartition(")")[2].split()[0])
+        if all(state == "S" for state in states):
+            return
+        time.sleep(0.005)
 
 
 # ---------------------------------------------------------------------------- oneDNN
