@@ -14,7 +14,7 @@ from utils.images import read_size
 # Peaks of resident memory per pixel, rounded up, as `benchmarks/cost.py --size 1024` and more
 # print them (x86-64, oneDNN); and what does not grow with the image.
 BYTES_PER_PIXEL = {
-    "L2SKNet_UNet": 650, "L2SKNet_FPN": 650, "L2SKNet_1D_UNet": 750, "L2SKNet_1D_FPN": 750,
+    "L2SKNet_UNet": 650, "L2SKNet_FPN": 600, "L2SKNet_1D_UNet": 750, "L2SKNet_1D_FPN": 700,
 }
 FIXED = 200_000_000
 
