@@ -9,6 +9,8 @@ which Jittor's own operators for it do not know.
 
 from __future__ import annotations
 
+import functools
+
 import numpy as np
 
 from model.layout import per_channel, shape_like, shape_of
@@ -130,6 +132,12 @@ onednn::run<dnnl::convolution_backward_weights>(
     DNNL_ARG_DIFF_DST, {c.dst, in1_p, chosen.diff_dst_desc()});
 """
 
+@functools.cache  # finding the folder looks at the disk
+def _compile_options():
+    folder = runtime.onednn_folder()
+    return {f"FLAGS: -I{folder}/include -L{folder}/lib -lmkldnn ": 1}
+
+
 _NAMES = ("stride_h", "stride_w", "padding_h", "padding_w", "dilation_h", "dilation_w", "groups")
 
 
@@ -140,10 +148,9 @@ class _ConvOneDNN(jt.Function):
         self.data = dict(zip(_NAMES, (*stride, *padding, *dilation, groups)))
 
     def run(self, shape, source, *inputs):
-        folder = runtime.onednn_folder()
         y = jt.code(shape, "float32", list(inputs), cpu_header=_ONEDNN, cpu_src=source,
                     data=self.data)
-        y.compile_options = {f"FLAGS: -I{folder}/include -L{folder}/lib -lmkldnn ": 1}
+        y.compile_options = _compile_options()
         return y
 
     def execute(self, x, weight):
