@@ -14,6 +14,9 @@ is 0 if all passes, 1 if not.
 
 from __future__ import annotations
 
+import shutil
+from argparse import Namespace
+
 from alignment import job, report
 from utils import cli
 
@@ -24,6 +27,8 @@ def main(argv=None) -> int:
     cli.add_batch_size(parser)
     parser.add_argument("--image_size", type=cli.positive(int), default=256, metavar="PIXELS",
                         help="images are resized to a square of it; default 256")
+    parser.add_argument("--batches", type=cli.positive(int), default=5, metavar="N",
+                        help="batches whose first step is compared stage by stage; default 5")
     parser.add_argument("--steps", type=cli.positive(int), default=10, metavar="N",
                         help="training steps side by side; default 10")
     parser.add_argument("--epochs", type=cli.not_negative, default=0, metavar="N",
@@ -32,7 +37,7 @@ def main(argv=None) -> int:
                         help="learning rate; default 5e-4, the paper's code")
     parser.add_argument("--spoil", metavar="WEIGHT",
                         help="make this weight 1 %% larger in Jittor, to see the comparison fail")
-    parser.set_defaults(batch_size=8, seed=42)
+    parser.set_defaults(batch_size=8, seed=42, precision="float32")
     args = parser.parse_args(argv)
     for name in ("dataset_dir", "output_dir"):
         setattr(args, name, getattr(args, name).resolve())
@@ -44,8 +49,9 @@ def main(argv=None) -> int:
     for dataset_name in args.dataset_names:
         folder = args.output_dir / "alignment" / dataset_name
         print(f"alignment: {', '.join(args.model_names)} on {dataset_name}, batches of "
-              f"{args.batch_size} at {args.image_size}x{args.image_size}, {args.steps} steps, "
-              f"{args.epochs} epochs; device {args.device}; results in {folder}", flush=True)
+              f"{args.batch_size} at {args.image_size}x{args.image_size}: {args.batches} by stage, "
+              f"{args.steps} steps, {args.epochs} epochs; device {args.device}; "
+              f"results in {folder}", flush=True)
         for model_name in args.model_names:
             print(f"\n== {model_name} on {dataset_name}", flush=True)
             status = run_sides(args, dataset_name, model_name)
@@ -64,13 +70,17 @@ def main(argv=None) -> int:
 def run_sides(args, dataset_name, model_name):
     """Both sides of a model, each task of them in turn; the first exit status that is not 0."""
     values = {**vars(args), "model_name": model_name, "dataset_name": dataset_name}
+    exchange = job.files(Namespace(**values)).exchange
     for task in ("compare", "train") if args.epochs else ("compare",):
-        for side in ("jittor_side", "torch_side"):
-            status = job.start(side, task, **values)
-            if status:
-                return status
+        try:
+            for side in ("jittor_side", "torch_side"):
+                status = job.start(side, task, **values)
+                if status:
+                    return status
+        finally:
+            shutil.rmtree(exchange, ignore_errors=True)  # a gigabyte for each batch
     if args.epochs:
-        report.save_epochs(args.output_dir, dataset_name, model_name, args.epochs)
+        report.save_epochs(Namespace(**values))
     return 0
 
 

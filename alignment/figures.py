@@ -14,10 +14,11 @@ SIDES = {"jittor": "Jittor (ours)", "pytorch": "PyTorch"}
 
 
 def save_stages(path: Path, rows: Sequence[Mapping], title: str) -> None:
-    """Distances from the truth, relative to its size, a panel for each kind of `compare.FACTORS`.
+    """Distances from the truth, relative to its size, a panel for each kind of `compare.FACTORS`:
+    the median of the batches, and above it the worst of them.
 
     Args:
-        rows: of `compare.stage_rows`.
+        rows: of `compare.judge`.
     """
     from matplotlib.ticker import NullFormatter
 
@@ -25,11 +26,15 @@ def save_stages(path: Path, rows: Sequence[Mapping], title: str) -> None:
     stages = list(dict.fromkeys(row["stage"] for row in in_order))
     with stacked_panels(path, len(FACTORS), 1.15, legend_rows=8, width=FULL_WIDTH) as axes:
         for axis, kind in zip(axes, FACTORS):
-            chosen = [row for row in rows if row["kind"] == kind and row["scale"] > 0]
-            places = [stages.index(row["stage"]) for row in chosen]
-            for (side, label), (color, _), marker in zip(SIDES.items(), STYLES, "ox"):
-                values = np.array([row[side] / row["scale"] for row in chosen])
-                axis.plot(places, np.where(values > 0, values, np.nan), marker, color=color,
+            chosen = [row for row in rows if row["kind"] == kind]
+            for index, (side, label) in enumerate(SIDES.items()):
+                color, _ = STYLES[index]
+                places = [stages.index(row["stage"]) + 0.24 * index - 0.12 for row in chosen]
+                values = np.array([row[side] for row in chosen])
+                worst = [row["worst"][index] for row in chosen]
+                axis.vlines(places, np.where(values > 0, values, worst), worst, color,
+                            linewidth=0.6)
+                axis.plot(places, np.where(values > 0, values, np.nan), "ox"[index], color=color,
                           label=label, markersize=3.5, fillstyle="none")
             axis.set_yscale("log")
             axis.yaxis.set_minor_formatter(NullFormatter())  # they would lie on each other
@@ -39,7 +44,8 @@ def save_stages(path: Path, rows: Sequence[Mapping], title: str) -> None:
         axes[-1].set_xlim(-0.7, len(stages) - 0.3)
         handles, labels = axes[0].get_legend_handles_labels()
         axes[0].figure.legend(handles, labels, loc="outside upper center", ncols=2,
-                              title=f"{title}: distance from the float64 truth, relative",
+                              title=f"{title}: distance from the float64 truth, relative; "
+                              "median and worst of the batches",
                               title_fontsize=8)
 
 

@@ -8,7 +8,16 @@ from argparse import Namespace
 import numpy as np
 from tqdm import tqdm
 
-from alignment.job import RECIPE, files, flat, framework_folder, read_job, step_batches, trainable
+from alignment.job import (
+    RECIPE,
+    files,
+    flat,
+    framework_folder,
+    read_job,
+    step_batches,
+    trainable,
+    training_list,
+)
 from alignment.stages import HEAD, stage_modules
 from model import build_model, soft_iou_loss
 from utils import cli, runtime
@@ -19,39 +28,43 @@ from utils.files import atomic_path
 
 def main():
     job = read_job()
-    device = runtime.start(job.device)
+    device = runtime.start(job.device, job.precision)
     print(f"Jittor: {device.describe()}", flush=True)
     return {"compare": compare, "train": train}[job.task](job, device)
 
 
 def compare(job, device):
-    """Writes the initial weights, then a capture of the first step, losses and weights of more."""
+    """Writes the initial weights, a capture of each batch, losses and weights of some steps."""
     where = files(job)
+    split = training_list(job)
     runtime.set_seed(job.seed)  # as utils.training does: whole runs start from these weights
     net = build_model(job.model_name)
+    parameters = net.state_dict()
+    if job.spoil and job.spoil not in parameters:
+        raise UserError(f"--spoil {job.spoil}: {job.model_name} has no such weight")
     save_weights(net, where.start)
     if job.spoil:
-        parameters = net.state_dict()
-        if job.spoil not in parameters:
-            raise UserError(f"--spoil {job.spoil}: {job.model_name} has no such weight")
         parameters[job.spoil].update(parameters[job.spoil] * 1.01)
     if hasattr(net, "head"):
         net.head.dropout = 0.0
     first = get_weights(net)
 
-    batches = step_batches(job)
-    batch = next(batches)
-    captured = capture(net, job.model_name, *batch)
+    bar = tqdm(where.captures, "Jittor", unit="batch", leave=False, disable=None)
+    for path, batch in zip(bar, step_batches(job, split)):
+        load_weights(net, first)
+        captured = capture(net, job.model_name, *batch)
+        with atomic_path(path) as temporary:
+            np.savez(temporary, **captured)
 
     load_weights(net, first)
-    losses, weights = take_steps(net, job, batch, batches)
+    losses, weights = take_steps(net, job, split)
     meta = {"device": device.device, "description": device.describe()}
-    with atomic_path(where.jittor) as temporary:
-        np.savez(temporary, **captured, losses=losses, weights=weights, meta=json.dumps(meta))
+    with atomic_path(where.steps) as temporary:
+        np.savez(temporary, losses=losses, weights=weights, meta=json.dumps(meta))
 
 
 def capture(net, model_name, x, y):
-    """One forward and backward pass in training mode, and what `compare.stage_rows` reads of it."""
+    """One forward and backward pass in training mode, and what `compare.distances` reads of it."""
     from model.layout import leave
 
     jt = runtime.jt
@@ -92,7 +105,7 @@ def _keep_output(module, stage, outputs):
     module.execute = keeping
 
 
-def take_steps(net, job, batch, batches):
+def take_steps(net, job, split):
     """Losses of the steps of Adam, and all parameters after each, steps×P."""
     from utils.optim import Adam
 
@@ -101,13 +114,13 @@ def take_steps(net, job, batch, batches):
     optimizer = Adam(net.parameters(), lr=job.lr)
     names = trainable(net.state_dict())
     losses, weights = [], []
-    for _ in tqdm(range(job.steps), desc="Jittor", unit="step", leave=False, disable=None):
-        loss = soft_iou_loss(net(jt.array(batch[0])), jt.array(batch[1]))
+    steps = tqdm(range(job.steps), desc="Jittor", unit="step", leave=False, disable=None)
+    for _, (x, y) in zip(steps, step_batches(job, split)):
+        loss = soft_iou_loss(net(jt.array(x)), jt.array(y))
         optimizer.step(loss)
         jt.sync_all(True)
         losses.append(loss.item())
         weights.append(flat(get_weights(net), names))
-        batch = next(batches)
     return np.array(losses), np.array(weights)
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from utils.cli import ROOT
-from utils.datasets import load_split, train_batches
+from utils.datasets import Split, load_split, train_batches
 from utils.processes import run
 
 RECIPE = ("batch_size", "epochs", "lr", "seed", "image_size")
@@ -43,15 +43,23 @@ def framework_folder(output_dir: str | Path, dataset_name: str, framework: str) 
 
 
 def files(job: Namespace) -> Namespace:
-    """The files through which the sides meet."""
+    """The files through which the sides meet; `exchange` is gone when both are done."""
     folder = Path(job.output_dir) / "alignment" / job.dataset_name / job.model_name
-    names = {"start": "start.npz", "jittor": "jittor.npz", "comparison": "comparison.json"}
-    return Namespace(folder=folder, **{key: folder / name for key, name in names.items()})
+    exchange = folder / "exchange"
+    return Namespace(
+        start=folder / "start.npz", comparison=folder / "comparison.json",
+        epochs=folder / "epochs.json", exchange=exchange, steps=exchange / "steps.npz",
+        captures=[exchange / f"batch_{index}.npz" for index in range(job.batches)],
+    )
 
 
-def step_batches(job: Namespace) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+def training_list(job: Namespace) -> Split:
+    """The images that both sides train on."""
+    return load_split(job.dataset_dir, job.dataset_name, "train", job.num_workers)
+
+
+def step_batches(job: Namespace, split: Split) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """The first batches of a training with this seed, x and y, without end."""
-    split = load_split(job.dataset_dir, job.dataset_name, "train", job.num_workers)
     for epoch in itertools.count(1):
         for _, x, y in train_batches(split, job.batch_size, job.image_size, job.seed, epoch):
             yield x, y

@@ -1,4 +1,4 @@
-"""The same step and the same first steps in PyTorch, compared with what Jittor has written."""
+"""The same batches and the same steps in PyTorch, compared with what Jittor has written."""
 
 from __future__ import annotations
 
@@ -10,35 +10,41 @@ from tqdm import tqdm
 
 from alignment import compare as bounds
 from alignment import twin
-from alignment.job import RECIPE, files, flat, step_batches, trainable
+from alignment.job import RECIPE, files, flat, step_batches, trainable, training_list
 from alignment.stages import HEAD, stage_modules
 from utils.scoring import write_text
 
 
 def compare(job):
-    """Captures the same step in float32 and float64, takes the same steps, writes what differs."""
+    """Captures each batch in float32 and float64, takes the same steps, writes what differs."""
     where = files(job)
-    start = read_start(job)
-    batches = step_batches(job)
-    batch = next(batches)
-    with np.load(where.jittor) as jittor:  # its arrays are read one by one, when they are asked for
-        meta = json.loads(str(jittor["meta"]))
-        device = choose_device(meta["device"])
-        print(f"{describe(device)}; the truth in float64 on the CPU", flush=True)
-        truth = capture(job.model_name, start, *batch, torch.float64, "cpu")
-        pytorch = capture(job.model_name, start, *batch, torch.float32, device)
-        rows = bounds.stage_rows(job.model_name, jittor, pytorch, truth)
-        zero = bounds.zero_gradients(truth)
-        del truth, pytorch
-        steps = take_steps(job, start, batch, batches, device, jittor, zero)
+    start, split = read_start(job), training_list(job)
+    with np.load(where.steps) as file:
+        jittor = dict(file)
+    meta = json.loads(str(jittor["meta"]))
+    device = choose_device(meta["device"], job.precision)
+    print(f"{describe(device)}; the truth in float64 on the CPU", flush=True)
+    bar = tqdm(where.captures, "PyTorch", unit="batch", leave=False, disable=None)
+    compared, (zero, *_) = zip(*(compare_batch(job, start, device, path, batch)
+                                 for path, batch in zip(bar, step_batches(job, split))))
+    steps = take_steps(job, split, start, device, jittor, zero)
     result = {
         "model": job.model_name, "dataset": job.dataset_name, "spoil": job.spoil,
-        "recipe": {key: getattr(job, key) for key in RECIPE if key != "epochs"},
+        "recipe": {key: getattr(job, key) for key in (*RECIPE, "batches", "precision")
+                   if key != "epochs"},
         "device": device, "devices": {"Jittor": meta["description"], "PyTorch": describe(device)},
-        "stages": rows, "steps": steps, "zero_gradients": zero,
+        "stages": bounds.judge(compared), "steps": steps, "zero_gradients": zero,
     }
     write_text(where.comparison, json.dumps(result, indent=1))
-    where.jittor.unlink()  # a gigabyte
+
+
+def compare_batch(job, start, device, path, batch):
+    """Distances by stages, and the parameters whose true gradient is zero."""
+    truth = capture(job.model_name, start, *batch, torch.float64, "cpu")
+    pytorch = capture(job.model_name, start, *batch, torch.float32, device)
+    with np.load(path) as jittor:  # its arrays are read one by one, when they are asked for
+        found = bounds.distances(job.model_name, jittor, pytorch, truth)
+    return found, bounds.zero_gradients(truth)
 
 
 def read_start(job):
@@ -47,12 +53,18 @@ def read_start(job):
         return {name: file[name] for name in file.files if name != "meta"}
 
 
-def choose_device(jittor_device):
-    """A GPU if Jittor ran on one and PyTorch has one, at full precision (no TF32); else the CPU."""
+def choose_device(jittor_device, precision):
+    """A GPU if Jittor ran on one and PyTorch has one, at the same precision; else the CPU."""
     if jittor_device != "cuda" or not torch.cuda.is_available():
         return "cpu"
-    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
+    set_precision(precision)
     return "cuda"
+
+
+def set_precision(precision):
+    """TF32 on a GPU as `utils.runtime.start` has it."""
+    torch.backends.cuda.matmul.allow_tf32 = precision == "tf32"
+    torch.backends.cudnn.allow_tf32 = precision != "float32"
 
 
 def describe(device):
@@ -70,7 +82,7 @@ def build(model_name, weights, dropout, dtype=torch.float32, device="cpu"):
 
 
 def capture(model_name, weights, x, y, dtype, device):
-    """One forward and backward pass in training mode, and what `compare.stage_rows` reads of it."""
+    """One forward and backward pass in training mode, and what `compare.distances` reads of it."""
     net = build(model_name, weights, False, dtype, device)
     outputs = {}
     for stage, name in stage_modules(model_name).items():
@@ -102,7 +114,7 @@ def _array(tensor):
     return tensor.detach().cpu().numpy()
 
 
-def take_steps(job, start, batch, batches, device, jittor, zero):
+def take_steps(job, split, start, device, jittor, zero):
     """The same steps of Adam, and after each how far the weights are from Jittor's.
 
     Returns:
@@ -117,13 +129,13 @@ def take_steps(job, start, batch, batches, device, jittor, zero):
     before = flat(start, names)[counted]
     ours = jittor["weights"]
     losses, drift, relative = [], [], []
-    for step in tqdm(range(job.steps), desc="PyTorch", unit="step", leave=False, disable=None):
+    steps = tqdm(range(job.steps), desc="PyTorch", unit="step", leave=False, disable=None)
+    for step, batch in zip(steps, step_batches(job, split)):
         losses.append(take_step(net, optimizer, *batch, device))
         weights = flat(twin.get_weights(net), names)[counted]
         distance = np.linalg.norm(ours[step][counted] - weights)
         drift.append(float(distance / np.linalg.norm(weights)))
         relative.append(float(distance / np.linalg.norm(weights - before)))
-        batch = next(batches)
     return {"jittor": jittor["losses"].tolist(), "pytorch": losses, "drift": drift,
             "drift_of_way": relative}
 

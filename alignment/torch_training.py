@@ -28,14 +28,15 @@ def train(job):
     folder = framework_folder(job.output_dir, job.dataset_name, "Pytorch")
     last = checkpoint_folder(folder, job.dataset_name, job.model_name) / "last.pt"
     recipe = {key: getattr(job, key) for key in RECIPE if key != "epochs"}
-    state = torch.load(last, weights_only=True) if last.is_file() else {}
+    state = torch.load(last, map_location="cpu", weights_only=True) if last.is_file() else {}
     if state.get("recipe") != recipe:
         state = {}
     history = [EpochRecord(**record) for record in state.get("history", ())]
     if len(history) >= job.epochs:
         print(f"{job.model_name}: the {job.epochs} epochs of PyTorch are there, {last}")
         return
-    device = choose_device(json.loads(files(job).comparison.read_text())["device"])
+    compared = json.loads(files(job).comparison.read_text())
+    device = choose_device(compared["device"], job.precision)
     net = build(job.model_name, read_start(job), True, device=device)
     optimizer = torch.optim.Adam(net.parameters(), lr=job.lr)
     scheduler = torch.optim.lr_scheduler.MultiStepLR(optimizer, MILESTONES, GAMMA)
@@ -60,9 +61,9 @@ def train(job):
             "history": [dataclasses.asdict(record) for record in history],
             "optimizer": optimizer.state_dict(), "scheduler": scheduler.state_dict(),
         }
+        write_log(log, history)
         with atomic_path(last) as temporary:
             torch.save(state, temporary)
-        write_log(log, history)
         print(f"epoch {epoch}/{job.epochs}: loss {loss:.6f}, mIoU {scores['mIoU']:.4f}; "
               f"{time.monotonic() - began:.1f} s", flush=True)
 
