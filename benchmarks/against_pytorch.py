@@ -24,6 +24,7 @@ The ratio is PyTorch/ours in time and memory, ours/PyTorch in images a second: a
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import importlib.util
 import multiprocessing
@@ -189,15 +190,17 @@ class Pair:
     def _receive(pipe):
         try:
             answer = pipe.recv()
-        except EOFError:
-            sys.exit(1)  # the process has printed why
+        except (EOFError, ConnectionResetError):
+            raise UserError("one side has died; what it printed is above, and nothing is there if "
+                            "the system killed it, for want of memory") from None
         if isinstance(answer, UserError):
             raise answer
         return answer
 
     def _ask(self, which, *request):
         """Has one side do something; notes what it used of a core since it was last asked."""
-        self.pipes[which].send(request)
+        with contextlib.suppress(BrokenPipeError):  # if it has died, no answer will come
+            self.pipes[which].send(request)
         answer, before, after = self._receive(self.pipes[which])
         if self.used[which] is not None:
             used, since = (now - then for now, then in zip(before, self.used[which]))
@@ -240,8 +243,8 @@ def _serve(side, name, args, device, pipe):
             before = time.process_time(), time.perf_counter()
             result = getattr(worker, method)(*arguments)
             pipe.send((result, before, (time.process_time(), time.perf_counter())))
-    except EOFError:
-        pass  # all is done
+    except (EOFError, KeyboardInterrupt):
+        pass  # all is done, or is to end
     except UserError as error:
         pipe.send(error)
 
@@ -316,7 +319,7 @@ class Ours(Side):
     def __init__(self, name, args, device):
         from utils import runtime
 
-        running = runtime.start(device)
+        running = runtime.start(device, args.precision)
         runtime.set_seed(args.seed)
         super().__init__(args)
         from model import build_model
@@ -383,7 +386,10 @@ class PyTorch(Side):
                             "install its build for CUDA")
         torch.manual_seed(args.seed)
         super().__init__(args)
+        from alignment.torch_compare import set_precision
         from alignment.twin import build_twin
+
+        set_precision(args.precision)
 
         self.torch, self.device = torch, device
         self.net = build_twin(name).to(device)

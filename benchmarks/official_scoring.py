@@ -48,10 +48,10 @@ class OfficialScores:
         areas = [region.area for region in regions]
         matched_areas = set()
         for target in targets:
-            for region in regions:
+            for index, region in enumerate(regions):
                 if np.linalg.norm(np.subtract(region.centroid, target.centroid)) < 3:
                     matched_areas.add(region.area)
-                    regions.remove(region)
+                    del regions[index]
                     self.detected += 1
                     break
         self.targets += len(targets)

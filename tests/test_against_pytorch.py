@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import importlib.util
+import multiprocessing
 import subprocess
 import sys
 
@@ -13,10 +14,12 @@ from PIL import Image
 from scripts import ROOT
 
 from evaluation import Evaluator
+from utils.errors import UserError
 from utils.synthetic import make_sample, write_sample_dataset
 
 sys.path.append(str(ROOT / "benchmarks"))
 
+from against_pytorch import Pair  # noqa: E402
 from official_scoring import OfficialScores  # noqa: E402
 
 SCRIPT = ROOT / "benchmarks" / "against_pytorch.py"
@@ -86,3 +89,10 @@ def test_official_scoring_equals_the_official_numbers(nudt):
     scores = assert_equal_scores(zip(official["preds"].astype(np.float32), masks))
     for key in ("mIoU", "Pd", "Fa", "fscore"):
         assert scores[key] == pytest.approx(float(official[key]), abs=1e-9), key
+
+
+def test_a_side_that_dies_is_named():
+    pipe, other_end = multiprocessing.Pipe()
+    other_end.close()
+    with pytest.raises(UserError, match="has died"):
+        Pair._receive(pipe)
