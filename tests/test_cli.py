@@ -137,6 +137,8 @@ def test_a_scripts_end_is_its_exit_status(capsys):
         (lambda: None, None, ""), (lambda: 3, 3, ""),
         (fails(UserError("x.png: gone")), 2, "error: x.png: gone\n"),
         (fails(KeyboardInterrupt()), 130, "interrupted\n"),
+        (fails(OSError(28, "No space left", "x.npz")), 2,
+         "error: [Errno 28] No space left: 'x.npz'\n"),
     ):
         with pytest.raises(SystemExit) as error:
             cli.run(main)

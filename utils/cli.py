@@ -151,7 +151,7 @@ def _threshold(text):
 
 
 def run(main):
-    """Runs a script's `main`, turning a UserError into one line and exit status 2."""
+    """Runs a script's `main`; a UserError or a file's error is one line and exit status 2."""
     try:
         status = main()
     except UserError as error:
@@ -163,4 +163,7 @@ def run(main):
     except BrokenPipeError:  # `| head` has read enough
         sys.stderr.close()
         status = 0
+    except OSError as error:  # no space, no permission: it names the file and the reason
+        print(f"error: {error}", file=sys.stderr)
+        status = 2
     sys.exit(status)
