@@ -37,7 +37,7 @@ _BFLOAT16 = np.dtype("<u2")
 
 
 def is_torch_file(path):
-    """Whether a file is one of PyTorch's: by its content, else (not readable) by its name."""
+    """Whether a file is one of PyTorch's: by its content, else by its name."""
     path = Path(path)
     if zipfile.is_zipfile(path):
         try:

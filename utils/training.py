@@ -187,8 +187,8 @@ class Run:
         self.scheduler.step()
         if self.best is record:
             self.save("best.npz")
-        self.save_last()
         write_log(self.log_path, self.history)
+        self.save_last()
         return record
 
 
@@ -229,7 +229,7 @@ def train(model_name, dataset_name, args, stop):
         run.save_last()
         print(
             f"stopped in epoch {run.epochs_done + 1} after {len(run.losses)} of {steps} "
-            "batches, all of it saved; the same command with --resume goes on"
+            "batches, all of it saved; the same command goes on (train_device0.py with --resume)"
         )
         return False
     print(f"finished: {run.folder}, {run.log_path}")
