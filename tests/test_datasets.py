@@ -70,10 +70,11 @@ def test_a_dot_in_a_name_is_not_an_extension(tmp_path):
     assert load_split(tmp_path, "SET", "train").names == ["seq.01"]
 
 
-def test_the_layout_of_other_toolkits(tmp_path):
+@pytest.mark.parametrize("place", ["50_50/train.txt", "img_idx/train_SET.txt"])
+def test_the_layouts_of_other_toolkits(tmp_path, place):
     write(tmp_path / "SET", [(8, 8)] * 2)
-    (tmp_path / "SET" / "img_idx").mkdir()
-    (tmp_path / "SET" / "train.txt").rename(tmp_path / "SET" / "img_idx" / "train_SET.txt")
+    (tmp_path / "SET" / place).parent.mkdir()
+    (tmp_path / "SET" / "train.txt").rename(tmp_path / "SET" / place)
     assert load_split(tmp_path, "SET", "train").names == ["00", "01"]
 
 
@@ -116,7 +117,7 @@ def test_missing_dataset(tmp_path):
 @pytest.mark.parametrize(
     "content, says",
     [
-        (None, "no test list (nor img_idx/test_SET.txt)"),
+        (None, "no test list (nor 50_50/test.txt, img_idx/test_SET.txt)"),
         (b"", "the list is empty"),
         (b" \r\n\n", "the list is empty"),
         (b"00\n01\n00.png\n", "named more than once: 00"),

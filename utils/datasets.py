@@ -5,6 +5,7 @@ The layout is NUDT-SIRST's:
     <dataset_dir>/<dataset_name>/images/NAME.png
     <dataset_dir>/<dataset_name>/masks/NAME.png
     <dataset_dir>/<dataset_name>/train.txt, test.txt     one name a line
+      or  .../50_50/train.txt, ...                       as DNANet's copy has it
       or  .../img_idx/train_<dataset_name>.txt, ...      as other toolkits have it
 """
 
@@ -159,11 +160,12 @@ def _find_dataset(dataset_dir: Path, dataset_name: str) -> Path:
 
 def _read_list(folder: Path, split: str) -> list[str]:
     """The stems named by a list, whatever blanks, line ends and extensions it has."""
-    places = [folder / f"{split}.txt", folder / "img_idx" / f"{split}_{folder.name}.txt"]
+    places = [folder / name for name in (
+        f"{split}.txt", f"50_50/{split}.txt", f"img_idx/{split}_{folder.name}.txt")]
     path = next((place for place in places if place.is_file()), None)
     if path is None:
         raise UserError(
-            f"{places[0]}: no {split} list (nor img_idx/{places[1].name}); "
+            f"{places[0]}: no {split} list (nor 50_50/{split}.txt, img_idx/{places[2].name}); "
             "write one, a name of images/ on each line"
         )
     try:
