@@ -328,7 +328,8 @@ def empty_list(folder):
 
 @pytest.mark.parametrize(("spoil", "says"), [
     (spoil_dataset, "Tiny: no dataset 'Tiny' here; put or link the dataset there"),
-    (spoil_list, "Tiny/test.txt: no test list (nor img_idx/test_Tiny.txt); write one"),
+    (spoil_list,
+     "Tiny/test.txt: no test list (nor 50_50/test.txt, img_idx/test_Tiny.txt); write one"),
     (empty_list, "Tiny/train.txt: the list is empty; write"),
 ])
 def test_a_dataset_that_is_not_there(copy, spoil, says):
