@@ -390,7 +390,6 @@ class PyTorch(Side):
         from alignment.twin import build_twin
 
         set_precision(args.precision)
-
         self.torch, self.device = torch, device
         self.net = build_twin(name).to(device)
         threads = f"{torch.get_num_threads()} threads"

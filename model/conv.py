@@ -132,6 +132,7 @@ onednn::run<dnnl::convolution_backward_weights>(
     DNNL_ARG_DIFF_DST, {c.dst, in1_p, chosen.diff_dst_desc()});
 """
 
+
 @functools.cache  # finding the folder looks at the disk
 def _compile_options():
     folder = runtime.onednn_folder()
