@@ -246,6 +246,40 @@ class GlobalAverage:
         return {self.quantity: pooled.numpy()}
 
 
+class BiasGradient:
+    """The bias of a convolution that no batch norm follows: heads, and the 1-D kernels."""
+
+    name = "float32 sums"
+    shape = 8, 4, 256, 256
+    quantity = "gradient of a convolution's bias, 8×4×256×256"
+
+    def inputs(self):
+        """x, and a gradient of the output."""
+        return _normal(8, 1, 256, 256), _normal(*self.shape, seed=1) + 1
+
+    def truth(self):
+        return {self.quantity: self.inputs()[1].sum((0, 2, 3), dtype=np.float64)}
+
+    def stock(self, jt):
+        return self._jittor(jt, jt.nn.Conv2d)
+
+    def ours(self, jt):
+        from model.conv import Conv2d
+
+        return self._jittor(jt, Conv2d)
+
+    def _jittor(self, jt, layer):
+        x, dy = map(jt.array, self.inputs())
+        conv = layer(1, self.shape[1], 1)
+        return {self.quantity: jt.grad((conv(x) * dy).sum(), conv.bias).numpy()}
+
+    def pytorch(self, torch):
+        x, dy = map(torch.tensor, self.inputs())
+        conv = torch.nn.Conv2d(1, self.shape[1], 1)
+        conv(x).backward(dy)
+        return {self.quantity: conv.bias.grad.numpy()}
+
+
 class Loss:
     """SoftIoU over a whole batch, its sums over half a million values."""
 
@@ -759,7 +793,7 @@ DIFFERENCES = [
     BatchNorm("8×16×256×256", (8, 16, 256, 256)),
     BatchNorm("8×16×256×256, values 1 ± 0.1", (8, 16, 256, 256), 1.0, 0.1),
     BatchNorm("8×16×16×16, values 10 ± 0.1", (8, 16, 16, 16), 10.0, 0.1),
-    BiasBeforeNorm(), GlobalAverage(), Loss(), AdamEpsilon(), Schedule(), Shuffle(),
+    BiasBeforeNorm(), GlobalAverage(), BiasGradient(), Loss(), AdamEpsilon(), Schedule(), Shuffle(),
     InitialWeights(), _bilinear(32, 64), _bilinear(33, 65), _bilinear(64, 32), _nearest(),
     _max_pool(), SmallestPool(), _leaky(), _convolution(9, 2), Dropout(), NotANumber(),
     LoadStateDict(),

@@ -243,4 +243,7 @@ class Conv2d(jt.Module):
 
     def execute(self, x):
         y = self.without_bias(x)
-        return y if self.bias is None else y + per_channel(self.bias, y)
+        if self.bias is None:
+            return y
+        # Double for the bias's gradient, a sum over all pixels; the output is the same.
+        return (y.float64() + per_channel(self.bias.float64(), y)).astype(y.dtype)

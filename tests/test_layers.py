@@ -9,7 +9,7 @@ from scipy.signal import correlate2d
 
 from model import MODEL_NAMES, batch_norm, build_model, layers
 from model.batch_norm import LEAKY, LINEAR, RELU
-from model.conv import conv2d
+from model.conv import Conv2d, conv2d
 from model.llskm import LLSKM, LLSKM1D, global_average
 from utils.runtime import jt
 
@@ -52,6 +52,16 @@ def test_convolution_gradients(rng):
     jt.sync_all(True)
     for a, b in zip(ours, stock):
         np.testing.assert_allclose(a.numpy(), b.numpy(), rtol=1e-4, atol=1e-3)
+
+
+def test_the_gradient_of_a_bias_does_not_lose_digits_in_its_sum(rng):
+    conv = Conv2d(2, 3, 1)
+    x, dy = normal(rng, 2, 2, 256, 256), normal(rng, 2, 3, 256, 256) + 1
+    y = conv(jt.array(x))
+    without = conv.without_bias(jt.array(x)).numpy()
+    np.testing.assert_array_equal(y.numpy(), without + conv.bias.numpy()[:, None, None])
+    gradient = jt.grad((y * jt.array(dy)).sum(), conv.bias).numpy()
+    np.testing.assert_allclose(gradient, dy.sum((0, 2, 3), dtype=float), rtol=2e-7)
 
 
 @pytest.mark.parametrize("slope", [LINEAR, RELU, LEAKY])
