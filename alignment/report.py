@@ -196,10 +196,14 @@ def _epoch_blocks(folder, result, name):
     keys = ("loss", "mIoU", "Pd", "Fa")
     table = [["epoch", *(f"{key}, {label}" for key in keys for label in epochs)]]
     for a, b in zip(ours, theirs):
-        cells = (f"{r[key] * 1e6:.2f}e-6" if key == "Fa" else f"{r[key]:.4f}"
-                 for key in keys for r in (a, b))
-        table.append([str(a["epoch"]), *cells])
+        table.append([str(a["epoch"]), *(_number(key, r[key]) for key in keys for r in (a, b))])
     return [("text", "whole training runs"), ("figure", folder / "epochs.png"), ("table", table)]
+
+
+def _number(key, value):
+    if key == "Fa":
+        return f"{value * 1e6:.2f}e-6"
+    return f"{value:.6f}" if key == "loss" else f"{value:.4f}"
 
 
 def _markdown(sections: Sequence[tuple]) -> str:
