@@ -341,8 +341,10 @@ class Ours(Side):
         from utils.optim import Adam
 
         load_weights(self.net, weights)
-        self.net.train() if train else self.net.eval()
+        self.net.train()  # eval() stops the gradients, and Adam takes no parameter without
         self.optimizer = Adam(self.net.parameters(), self.args.lr)
+        if not train:
+            self.net.eval()
 
     def train_step(self, x, mask):
         from model import soft_iou_loss

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from model.batch_norm import RELU, BatchNorm
 from utils.optim import Adam, MultiStepLR
 from utils.runtime import jt
 
@@ -32,6 +33,15 @@ def test_adam_leaves_running_statistics_alone():
     optimizer = Adam([p, buffer], lr=0.1)
     optimizer.step((p * buffer).sum())
     assert (buffer.numpy() == 1).all() and (p.numpy() < 1).all()
+
+
+def test_adam_refuses_a_network_without_gradients():
+    net = BatchNorm(2, RELU)
+    net.eval()
+    with pytest.raises(ValueError, match=r"train\(\)"):
+        Adam(net.parameters())
+    net.train()
+    assert len(Adam(net.parameters()).parameters) == 2
 
 
 def test_adam_goes_on_from_its_state_exactly():

@@ -22,10 +22,15 @@ class Adam:
         lr: the learning rate; an attribute that may be set between steps.
         betas: decay of the two moments.
         eps: ε.
+
+    Raises:
+        ValueError: no parameter is left; Jittor's `eval()` stops the gradients of a whole network.
     """
 
     def __init__(self, parameters, lr=1e-3, betas=(0.9, 0.999), eps=1e-8):
         self.parameters = [p for p in parameters if not p.is_stop_grad()]
+        if not self.parameters:
+            raise ValueError("nothing to optimise: call train() on the network before")
         self.lr, self.betas, self.eps = lr, tuple(betas), eps
         self.steps = 0
         self.moments = [(_zeros_like(p), _zeros_like(p)) for p in self.parameters]
