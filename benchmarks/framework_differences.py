@@ -717,6 +717,41 @@ class Dropout:
         return self._results(lambda: layer(torch.ones(64, 64)).numpy())
 
 
+class AdamInEvaluation:
+    """Whether an Adam made while the network is in evaluation mode moves its weights."""
+
+    name = "eval()"
+    quantity = "an Adam made after it trains"
+
+    def _results(self, weight, train):
+        before = weight.detach().numpy().copy()
+        train()
+        return {self.quantity: "no" if (weight.detach().numpy() == before).all() else "yes"}
+
+    def truth(self):
+        return {self.quantity: "yes"}
+
+    def stock(self, jt):
+        layer = jt.nn.Linear(2, 1)
+        layer.eval()
+        adam = jt.optim.Adam(layer.parameters(), 1e-3)
+        return self._results(layer.weight, lambda: adam.step(layer(jt.ones((1, 2))).sum()))
+
+    def ours(self, jt):
+        from utils.optim import Adam
+
+        layer = jt.nn.Linear(2, 1)
+        layer.eval()
+        return {self.quantity: _try(lambda: Adam(layer.parameters()))}
+
+    def pytorch(self, torch):
+        layer = torch.nn.Linear(2, 1)
+        layer.eval()
+        adam = torch.optim.Adam(layer.parameters(), 1e-3)
+        layer(torch.ones(1, 2)).sum().backward()
+        return self._results(layer.weight, adam.step)
+
+
 class NotANumber:
     """What becomes of a NaN, which should be seen in the loss."""
 
@@ -795,8 +830,8 @@ DIFFERENCES = [
     BatchNorm("8×16×16×16, values 10 ± 0.1", (8, 16, 16, 16), 10.0, 0.1),
     BiasBeforeNorm(), GlobalAverage(), BiasGradient(), Loss(), AdamEpsilon(), Schedule(), Shuffle(),
     InitialWeights(), _bilinear(32, 64), _bilinear(33, 65), _bilinear(64, 32), _nearest(),
-    _max_pool(), SmallestPool(), _leaky(), _convolution(9, 2), Dropout(), NotANumber(),
-    LoadStateDict(),
+    _max_pool(), SmallestPool(), _leaky(), _convolution(9, 2), Dropout(), AdamInEvaluation(),
+    NotANumber(), LoadStateDict(),
 ]
 
 
