@@ -31,18 +31,19 @@ MEANINGS = {
 NOTES = (
     "The truth is the same network in float64, in PyTorch. Ours and PyTorch's are float32. "
     "Distances are relative to the truth's size and medians over the batches. A × is our distance "
-    "from the truth over PyTorch's: in the first table its median over the stages.",
+    f"from the truth over PyTorch's, which counts as at least {FLOOR:g} of the truth's size, about "
+    "8 roundings of float32 (as it does for most buffers); in the first table its median over the "
+    "stages.",
     "Bounds: " + ", ".join(f"{kind} {factor}×" for kind, factor in FACTORS.items())
-    + f" for every stage, where PyTorch's distance counts as at least {FLOOR:g} of the truth's "
-    "size, about 8 roundings of float32. Medians, because where the input of a ReLU is too close "
-    "to zero for float32, rounding decides, on each side by itself, and one decision moves all "
-    "gradients before it by up to a hundredth: chance, which strikes some batches. What is wrong "
-    "or imprecise shows in all.",
+    + " for every stage. Medians, because where the input of a ReLU is too close to zero for "
+    "float32, rounding decides, on each side by itself, and one decision moves all gradients "
+    "before it by up to a hundredth: chance, which strikes some batches. What is wrong or "
+    "imprecise shows in all.",
     f"steps: the losses of the first {STEPS} steps of Adam agree to {STEP_BOUND:g}; dropout is off "
     "on both sides.",
     f"epochs: the mean losses of the first {EPOCHS} epochs of whole runs agree to "
     f"{EPOCH_BOUND:g}. There each framework draws its own dropout (in the FPN's head), and "
-    "rounding makes any two runs part within some dozen steps; mIoU has no bound.",
+    "rounding makes two frameworks part within some dozen steps; mIoU has no bound.",
 )
 
 
