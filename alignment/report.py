@@ -18,7 +18,7 @@ from alignment.job import FRAMEWORKS, RECIPE, files, framework_folder
 from model import MODEL_NAMES
 from utils import logs
 from utils.html_report import html_figure, html_notes, html_page, html_section, html_table
-from utils.reports import markdown_table
+from utils.reports import format_score, markdown_table
 from utils.scoring import write_text
 
 MEANINGS = {
@@ -197,14 +197,9 @@ def _epoch_blocks(folder, result, name):
     keys = ("loss", "mIoU", "Pd", "Fa")
     table = [["epoch", *(f"{key}, {label}" for key in keys for label in epochs)]]
     for a, b in zip(ours, theirs):
-        table.append([str(a["epoch"]), *(_number(key, r[key]) for key in keys for r in (a, b))])
+        table.append([str(a["epoch"]), *(format_score(key, r[key], 6 if key == "loss" else 4)
+                                         for key in keys for r in (a, b))])
     return [("text", "whole training runs"), ("figure", folder / "epochs.png"), ("table", table)]
-
-
-def _number(key, value):
-    if key == "Fa":
-        return f"{value * 1e6:.2f}e-6"
-    return f"{value:.6f}" if key == "loss" else f"{value:.4f}"
 
 
 def _markdown(sections: Sequence[tuple]) -> str:
