@@ -19,10 +19,11 @@ from utils import cli, processes
 from utils.checkpoint import checkpoint_folder, read_meta
 from utils.errors import UserError
 from utils.logs import EpochRecord, best_epochs
+from utils.recipe import FIELDS, recipe_of, same_run, settle
 
 SCRIPT = Path(__file__).resolve().parent / "train_device0.py"
 PASSED_ON = ("dataset_dir", "output_dir", "device", "precision", "num_workers", "threshold",
-             "eval_every", "batch_size", "epochs", "lr", "seed", "image_size")
+             "eval_every", "eval_last", *FIELDS)
 
 
 def main(argv=None) -> int:
@@ -62,15 +63,15 @@ def training_command(args, dataset_name, model_name):
     command = [sys.executable, str(SCRIPT), "--model_name", model_name,
                "--dataset_name", dataset_name]
     for name in PASSED_ON:
-        if getattr(args, name) is not None:
-            command += [f"--{name}", str(getattr(args, name))]
+        value = getattr(args, name)
+        if value is not None:
+            values = [] if value is True else value if isinstance(value, list) else [value]
+            command += [f"--{name}", *map(str, values)]
     meta = last_meta(args.output_dir, dataset_name, model_name)
-    recipe = meta.get("recipe", {})
-    same = all(getattr(args, key, None) in (None, recipe.get(key)) for key in recipe
-               if key != "epochs")
-    if not meta or not same:
+    given = {name: getattr(args, name) for name in FIELDS}
+    if not meta or not same_run(given, recipe_of(meta)):
         return command
-    if len(meta["history"]) >= (args.epochs or recipe["epochs"]):
+    if len(meta["history"]) >= settle(given, recipe_of(meta)).epochs:
         return None
     return [*command, "--resume"]
 

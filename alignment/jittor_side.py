@@ -24,6 +24,7 @@ from utils import cli, runtime
 from utils.checkpoint import checkpoint_folder, get_weights, load_weights, read_meta, save_weights
 from utils.errors import UserError
 from utils.files import atomic_path
+from utils.recipe import recipe_of, same_run
 
 
 def main():
@@ -133,13 +134,13 @@ def train(job, _):
     last = checkpoint_folder(folder, job.dataset_name, job.model_name) / "last.npz"
     meta = read_meta(last) if last.is_file() else {}
     recipe = {key: getattr(job, key) for key in RECIPE}
-    same = all(meta.get("recipe", {}).get(key) == recipe[key] for key in RECIPE if key != "epochs")
+    same = bool(meta) and same_run(recipe, recipe_of(meta))
     if same and len(meta["history"]) >= job.epochs:
         print(f"{job.model_name}: the {job.epochs} epochs of Jittor are there, {last}")
         return 0
     args = Namespace(**recipe, dataset_dir=job.dataset_dir, num_workers=job.num_workers,
                      output_dir=folder, resume="last" if same else None, eval_every=1,
-                     threshold=0.5)
+                     eval_last=1, threshold=0.5)
     with StopRequest() as stop:
         return 0 if train_network(job.model_name, job.dataset_name, args, stop) else stop.status
 

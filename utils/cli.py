@@ -96,18 +96,26 @@ def add_batch_size(parser, default=8):
 def add_training(parser, resume=True):
     """The flags of training, `resume` says whether with --resume.
 
-    Those of the recipe default to None: the value of the resumed run, else of training.RECIPE.
+    Those of the recipe default to None: the value of the resumed run, else of `Recipe`.
     """
     add_threshold(parser)
     add_batch_size(parser)
     parser.add_argument("--epochs", "--nEpochs", dest="epochs", type=positive(int), metavar="N",
-                        help="default 400")
+                        help="default 400; the learning rate falls to a tenth after half and three "
+                        "quarters of them")
     parser.add_argument("--lr", type=positive(float), metavar="RATE",
                         help="learning rate; default 0.001 (the paper's code: 5e-4)")
+    parser.add_argument("--milestones", type=positive(int), nargs="*", metavar="EPOCH",
+                        help="lower the learning rate after these epochs instead (none: never)")
+    parser.add_argument("--augment", action="store_const", const=True,
+                        help="flip and transpose training images at random (the paper's code does "
+                        "not)")
     parser.add_argument("--image_size", type=positive(int), metavar="PIXELS",
                         help="training images are resized to a square of it; default 256")
     parser.add_argument("--eval_every", type=positive(int), default=1, metavar="N",
-                        help="evaluate after every N epochs, and after the last; default 1")
+                        help="evaluate after every N epochs; default 1")
+    parser.add_argument("--eval_last", type=positive(int), default=1, metavar="N",
+                        help="evaluate after each of the last N epochs; default 1")
     parser.add_argument("--stop_after", type=positive(float), metavar="MINUTES",
                         help="save and stop after this time; --resume goes on")
     if resume:

@@ -248,7 +248,8 @@ def num_train_batches(split: Split, batch_size: int) -> int:
 
 
 def train_batches(
-    split: Split, batch_size: int, size: int, seed: int, epoch: int, start: int = 0
+    split: Split, batch_size: int, size: int, seed: int, epoch: int, start: int = 0,
+    augment: bool = False,
 ) -> Iterator[tuple[list[str], np.ndarray, np.ndarray]]:
     """The batches of one epoch, in an order that depends on seed and epoch alone.
 
@@ -258,6 +259,7 @@ def train_batches(
     Args:
         size: images and masks are resized to size×size.
         start: how many batches to skip.
+        augment: whether to flip and transpose, as `orientation` says.
 
     Yields:
         names, x and y: N×1×size×size float32, x in [0, 1], y of 0 and 1.
@@ -270,9 +272,23 @@ def train_batches(
     order = np.random.default_rng([seed, epoch]).permutation(len(split))
     for batch in range(start, batches):
         chosen = order[batch * batch_size : (batch + 1) * batch_size]
-        x = np.stack([to_float(images[i]) for i in chosen])[:, None]
-        y = np.stack([masks[i] for i in chosen])[:, None].astype(np.float32)
+        turns = [orientation(seed, epoch, i) if augment else 0 for i in chosen]
+        x = np.stack([to_float(turn(images[i], t)) for i, t in zip(chosen, turns)])[:, None]
+        y = np.stack([turn(masks[i], t) for i, t in zip(chosen, turns)])[:, None]
+        y = y.astype(np.float32)
         yield [split.names[i] for i in chosen], x, y
+
+
+def orientation(seed: int, epoch: int, index: int) -> int:
+    """Which of the eight orientations of a square image `index` has in an epoch, all as likely."""
+    return int(np.random.default_rng([seed, epoch, index]).integers(8))
+
+
+def turn(image: np.ndarray, orientation: int) -> np.ndarray:
+    """An H×W image flipped up-down, left-right and transposed, as bits 0, 1 and 2 say."""
+    image = image[::-1] if orientation & 1 else image
+    image = image[:, ::-1] if orientation & 2 else image
+    return image.T if orientation & 4 else image
 
 
 def test_batches(split: Split, batch_size: int) -> Iterator[tuple[list[int], np.ndarray]]:

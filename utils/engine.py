@@ -26,7 +26,7 @@ def train_one_epoch(net, optimizer, split, recipe, epoch, losses, check_stop):
         net: the network.
         optimizer: `utils.optim.Adam`.
         split: the training images.
-        recipe: dict with batch_size, image_size, seed and epochs.
+        recipe: `utils.recipe.Recipe`.
         epoch: counted from 1; with the seed it determines order and dropout.
         losses: the losses of the batches already done; each further one is appended.
         check_stop: called after every step; may raise Interrupted.
@@ -35,15 +35,15 @@ def train_one_epoch(net, optimizer, split, recipe, epoch, losses, check_stop):
         UserError: a loss or a gradient is not finite.
     """
     net.train()
-    total = num_train_batches(split, recipe["batch_size"])
+    total = num_train_batches(split, recipe.batch_size)
     bar = tqdm(total=total, initial=len(losses), unit="batch", leave=False, disable=None,
-               desc=f"epoch {epoch}/{recipe['epochs']}")
-    batches = train_batches(split, recipe["batch_size"], recipe["image_size"], recipe["seed"],
-                            epoch, start=len(losses))
+               desc=f"epoch {epoch}/{recipe.epochs}")
+    batches = train_batches(split, recipe.batch_size, recipe.image_size, recipe.seed, epoch,
+                            start=len(losses), augment=recipe.augment)
     with bar:
         for names, x, y in batches:
             # Dropout as a function of seed, epoch and step: nothing to save for resuming.
-            jt.set_seed((recipe["seed"] * 1_000_003 + epoch * 10_007 + len(losses)) % 2**31)
+            jt.set_seed((recipe.seed * 1_000_003 + epoch * 10_007 + len(losses)) % 2**31)
             loss = soft_iou_loss(net(jt.array(x)), jt.array(y))
             optimizer.step(loss)
             jt.sync_all(True)

@@ -1,6 +1,7 @@
 """The training log: written from the history of a run, read from any source.
 
-One epoch is five lines (the format of the official PyTorch code), one if it was not evaluated:
+The first line says network, dataset and recipe. One epoch is five lines (the format of the official
+PyTorch code), one if it was not evaluated:
 
     Aug  2 04:31:35 Epoch---1, total_loss---0.998524,
     pixAcc 0.971711, mIoU: 0.018736
@@ -98,9 +99,14 @@ def _update_best(best: dict[str, EpochRecord], record: EpochRecord) -> None:
             best[name] = record
 
 
-def render_log(records: Iterable[EpochRecord]) -> str:
-    """The text of the log of these epochs, the `Best` lines as they stood after each of them."""
-    lines = []
+def render_log(records: Iterable[EpochRecord], head: str = "") -> str:
+    """The text of the log of these epochs, the `Best` lines as they stood after each of them.
+
+    Args:
+        records: The epochs, in order.
+        head: A line to stand before them.
+    """
+    lines = [head] if head else []
     best: dict[str, EpochRecord] = {}
     for record in records:
         stamp = record.time if isinstance(record.time, str) else log_time(record.time)
@@ -119,9 +125,9 @@ def render_log(records: Iterable[EpochRecord]) -> str:
     return "".join(line + "\n" for line in lines)
 
 
-def write_log(path: str | Path, records: Iterable[EpochRecord]) -> None:
+def write_log(path: str | Path, records: Iterable[EpochRecord], head: str = "") -> None:
     """Writes the whole log anew; a reader sees the old one or the new one, never a part."""
-    text = render_log(records)
+    text = render_log(records, head)
     with atomic_path(path) as temporary:
         temporary.write_bytes(text.encode())
 

@@ -21,11 +21,8 @@ from utils.engine import Interrupted, evaluate, train_one_epoch
 from utils.errors import UserError
 from utils.logs import METRICS, EpochRecord, best_epochs, log_time, write_log
 from utils.optim import Adam, MultiStepLR
+from utils.recipe import FIELDS, GAMMA, recipe_of, settle
 from utils.runtime import set_seed
-
-# What a run is made of. A resumed run keeps its own values; only `epochs` may be given anew.
-RECIPE = {"batch_size": 8, "epochs": 400, "lr": 1e-3, "seed": 42, "image_size": 256}
-MILESTONES, GAMMA = (200, 300), 0.1
 
 
 class StopRequest:
@@ -71,7 +68,7 @@ class Run:
         model_name: of the network.
         dataset_name: of the dataset.
         output_dir: log and checkpoints go below it.
-        recipe: values for the keys of RECIPE; None takes the default, or the resumed run's value.
+        recipe: values for the fields of `Recipe`; None takes the default, or the resumed run's.
         resume: None starts anew, "last" continues from the model's last checkpoint, else from the
             path given.
 
@@ -86,12 +83,12 @@ class Run:
         self.history = []  # EpochRecords
         self.losses = []  # of the epoch under way
         meta, arrays = self._read_checkpoint(resume) if resume else ({}, None)
-        self.recipe = self._settle(recipe, meta.get("recipe"))
+        self.recipe = settle(recipe, meta.get("recipe"))
 
-        set_seed(self.recipe["seed"])
+        set_seed(self.recipe.seed)
         self.net = build_model(model_name)
-        self.optimizer = Adam(self.net.parameters(), self.recipe["lr"])
-        self.scheduler = MultiStepLR(self.optimizer, MILESTONES, GAMMA)
+        self.optimizer = Adam(self.net.parameters(), self.recipe.lr)
+        self.scheduler = MultiStepLR(self.optimizer, self.recipe.milestones, GAMMA)
         if resume:
             load_weights(self.net, arrays)
             self.optimizer.load_state_dict({
@@ -116,20 +113,8 @@ class Run:
         for key, value in (("model", self.model_name), ("dataset", self.dataset_name)):
             if meta[key] != value:
                 raise UserError(f"{path}: is a run of {key} {meta[key]}, not {value}")
+        meta["recipe"] = recipe_of(meta)
         return meta, arrays
-
-    @staticmethod
-    def _settle(given, resumed):
-        recipe = dict(RECIPE if resumed is None else resumed)
-        for key, value in given.items():
-            if value is None:
-                continue
-            if resumed is not None and key != "epochs" and value != resumed[key]:
-                raise UserError(
-                    f"--{key} {value}: the run to resume has {resumed[key]}; leave the flag out"
-                )
-            recipe[key] = value
-        return recipe
 
     @property
     def epochs_done(self):
@@ -139,6 +124,10 @@ class Run:
     def best(self):
         """The record of the epoch with the highest mIoU so far, or None."""
         return best_epochs(self.history).get("mIoU")
+
+    def describe(self):
+        """Network, dataset and recipe in one line, the head of the log."""
+        return f"{self.model_name} on {self.dataset_name}: {self.recipe.describe()}"
 
     def keep_earlier_run(self):
         """Moves the checkpoints of an earlier run aside; returns the folder, or None."""
@@ -154,8 +143,8 @@ class Run:
     def save(self, name, **extra):
         """Writes weights, configuration and history as `name` (last.npz, best.npz)."""
         meta = {
-            "model": self.model_name, "dataset": self.dataset_name, "recipe": self.recipe,
-            "started": self.started,
+            "model": self.model_name, "dataset": self.dataset_name,
+            "recipe": dataclasses.asdict(self.recipe), "started": self.started,
             "history": [dataclasses.asdict(record) for record in self.history],
         }
         path = self.folder / name
@@ -179,7 +168,7 @@ class Run:
                         check_stop)
         record = EpochRecord(epoch, sum(self.losses) / len(self.losses), log_time())
         if evaluated:
-            scores = evaluate(self.net, test_split, self.recipe["batch_size"], threshold,
+            scores = evaluate(self.net, test_split, self.recipe.batch_size, threshold,
                               check_stop).compute()
             record = dataclasses.replace(record, **{name: scores[name] for name in METRICS})
         self.history.append(record)
@@ -187,7 +176,7 @@ class Run:
         self.scheduler.step()
         if self.best is record:
             self.save("best.npz")
-        write_log(self.log_path, self.history)
+        write_log(self.log_path, self.history, self.describe())
         self.save_last()
         return record
 
@@ -201,28 +190,26 @@ def train(model_name, dataset_name, args, stop):
     Returns:
         Whether the run came to its end; False if it was stopped, and saved, before.
     """
-    recipe = {key: getattr(args, key, None) for key in RECIPE}
+    recipe = {key: getattr(args, key, None) for key in FIELDS}
     run = Run(model_name, dataset_name, args.output_dir, recipe, args.resume)
     splits = load_splits(args.dataset_dir, dataset_name, num_workers=args.num_workers)
-    steps = num_train_batches(splits[0], run.recipe["batch_size"])
+    steps = num_train_batches(splits[0], run.recipe.batch_size)
     for split in splits:
         print(split.describe())
     parameters = sum(p.numel() for p in run.optimizer.parameters)
-    print(
-        f"{model_name}: {parameters:,} parameters, {run.recipe['epochs']} epochs of {steps} "
-        f"batches of {run.recipe['batch_size']}, learning rate {run.recipe['lr']:g}, "
-        f"seed {run.recipe['seed']}; log {run.log_path}, weights {run.folder}", flush=True,
-    )
+    print(f"{run.describe()}; {parameters:,} parameters, {steps} batches an epoch; "
+          f"log {run.log_path}, weights {run.folder}", flush=True)
     if run.epochs_done or run.losses:
         print(f"resumed after epoch {run.epochs_done} and {len(run.losses)} batches")
     earlier = run.keep_earlier_run()
     if earlier:
         print(f"the checkpoints of an earlier run are now in {earlier}")
     try:
-        while run.epochs_done < run.recipe["epochs"]:
+        while run.epochs_done < run.recipe.epochs:
             began = time.monotonic()
             epoch = run.epochs_done + 1
-            evaluated = epoch % args.eval_every == 0 or epoch == run.recipe["epochs"]
+            left = run.recipe.epochs - epoch
+            evaluated = epoch % args.eval_every == 0 or left < args.eval_last
             record = run.run_epoch(*splits, evaluated, args.threshold, stop.check)
             print(_progress(record, run, time.monotonic() - began), flush=True)
     except Interrupted:
@@ -237,8 +224,8 @@ def train(model_name, dataset_name, args, stop):
 
 
 def _progress(record, run, seconds):
-    left = (run.recipe["epochs"] - record.epoch) * seconds
-    line = f"epoch {record.epoch}/{run.recipe['epochs']}: loss {record.loss:.6f}"
+    left = (run.recipe.epochs - record.epoch) * seconds
+    line = f"epoch {record.epoch}/{run.recipe.epochs}: loss {record.loss:.6f}"
     if record.evaluated:
         line += (
             f", mIoU {record.mIoU:.4f} (best {run.best.mIoU:.4f} in epoch {run.best.epoch}), "

@@ -1,0 +1,102 @@
+"""The recipe of a training run: the numbers that decide its result, in one place."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Mapping
+
+from utils.errors import UserError
+
+GAMMA = 0.1  # the learning rate is multiplied by it at each milestone
+
+
+@dataclasses.dataclass(frozen=True)
+class Recipe:
+    """What decides the result of a run beside network and dataset; the defaults are the user's.
+
+    Attributes:
+        epochs: How often all training images are seen.
+        batch_size: Images a step.
+        lr: Learning rate of Adam at the start (the paper's code: 5e-4).
+        seed: Of initial weights, order of images, dropout and augmentation.
+        image_size: Training images are resized to a square of so many pixels.
+        milestones: Epochs after which the rate falls to a tenth; None stands for half and three
+            quarters of `epochs`, which is the official code's 200 and 300 of 400.
+        augment: Whether images and masks are flipped and transposed at random.
+    """
+
+    epochs: int = 400
+    batch_size: int = 8
+    lr: float = 1e-3
+    seed: int = 42
+    image_size: int = 256
+    milestones: tuple[int, ...] | None = None
+    augment: bool = False
+
+    def __post_init__(self):
+        milestones = self.milestones
+        if milestones is None:
+            milestones = (math.ceil(self.epochs / 2), math.ceil(self.epochs * 3 / 4))
+        # JSON makes lists of tuples.
+        object.__setattr__(self, "milestones", tuple(sorted(milestones)))
+
+    def describe(self) -> str:
+        """One line, for the terminal and the head of the log."""
+        after = " and ".join(map(str, self.milestones))
+        return (
+            f"{self.epochs} epochs, batch size {self.batch_size}, learning rate {self.lr:g}"
+            + (f" (x{GAMMA:g} after {after})" if after else "")
+            + f", seed {self.seed}, image size {self.image_size}"
+            + (", augmented" if self.augment else "")
+        )
+
+
+FIELDS = tuple(field.name for field in dataclasses.fields(Recipe))
+
+
+def settle(given: Mapping, resumed: Recipe | None = None) -> Recipe:
+    """The recipe of a run from the values given by flags.
+
+    Args:
+        given: Values by the names of `Recipe`'s fields; None (or no entry) is a flag left out.
+        resumed: The recipe of the run that is to go on. It keeps its values; only `epochs` may
+            change, and only where the milestones do not change with it.
+
+    Raises:
+        UserError: A value given is another than that of the run to resume.
+    """
+    given = {key: value for key, value in given.items() if value is not None}
+    if resumed is None:
+        return Recipe(**given)
+    for key, value in given.items():
+        if key not in ("epochs", "milestones") and value != getattr(resumed, key):
+            flag = f"--{key}" if value is True else f"--{key} {value}"
+            raise UserError(
+                f"{flag}: the run to resume has {getattr(resumed, key)}; leave the flag out"
+            )
+    if given.get("epochs", resumed.epochs) == resumed.epochs:
+        given.setdefault("milestones", resumed.milestones)
+    recipe = Recipe(**{**dataclasses.asdict(resumed), "milestones": None, **given})
+    if recipe.milestones != resumed.milestones:
+        wanted, own = (" ".join(map(str, r.milestones)) for r in (recipe, resumed))
+        flag = "--milestones" if "milestones" in given else f"--epochs {recipe.epochs}"
+        raise UserError(
+            f"{flag}: would lower the learning rate after epochs {wanted}, the run to resume after "
+            f"{own}; to keep its schedule say --milestones {own}"
+        )
+    return recipe
+
+
+def recipe_of(meta: Mapping) -> Recipe:
+    """The recipe of a run by what its checkpoint says (its `meta`), an older version's too."""
+    return Recipe(**{"milestones": meta["scheduler"]["milestones"], **meta["recipe"]})
+
+
+def same_run(given: Mapping, resumed: Recipe) -> bool:
+    """Whether `settle` would take these values for the run to resume."""
+    try:
+        settle(given, resumed)
+    except UserError:
+        return False
+    return True
