@@ -51,6 +51,7 @@ class EpochRecord:
         loss: Mean training loss; may be NaN.
         time: When training ended: `Aug  2 04:31:35`, or seconds since 1970; "" if unknown.
         pixAcc, mIoU, Pd, Fa, fscore: Scores on the test list; None where it was not evaluated.
+        strict: The strict scores by their names; not in the log, whose lines others read too.
     """
 
     epoch: int
@@ -61,6 +62,7 @@ class EpochRecord:
     Pd: float | None = None
     Fa: float | None = None
     fscore: float | None = None
+    strict: dict[str, float] | None = None
 
     @property
     def evaluated(self) -> bool:

@@ -170,7 +170,8 @@ class Run:
         if evaluated:
             scores = evaluate(self.net, test_split, self.recipe.batch_size, threshold,
                               check_stop).compute()
-            record = dataclasses.replace(record, **{name: scores[name] for name in METRICS})
+            record = dataclasses.replace(record, **{name: scores[name] for name in METRICS},
+                                         strict=scores["strict"])
         self.history.append(record)
         self.losses = []
         self.scheduler.step()
