@@ -5,7 +5,7 @@
 
 Writes result/<dataset>/img/<model>/NAME.png (0-255) and result/<dataset>/mat/<model>/NAME.mat
 (key T, float32 probabilities). The weights are those of --weights, else the best of the training
-run, else those that come with the project (model/pretrained/).
+run on this dataset, else those that come with the project (model/pretrained/).
 
 With --input: any size and depth, no masks needed; <dataset> is the name of the file or folder, or
 --output names a folder in place of result/<dataset>. Beside img/ and mat/ it gets
@@ -73,8 +73,13 @@ def main(argv=None) -> None:
     weights = {}
     for dataset_name in args.dataset_names[:1] if args.input else args.dataset_names:
         for model_name in args.model_names:
-            path = (args.weights or find_weights(args.output_dir, dataset_name, model_name)
-                    or find_pretrained(dataset_name, model_name))
+            path = args.weights or find_weights(args.output_dir, dataset_name, model_name)
+            if path is None:
+                path = find_pretrained(dataset_name, model_name)
+                where = "the images of --input" if args.input else dataset_name
+                if path:
+                    print(f"{model_name}: not trained here on {where}; taking the weights that "
+                          f"come with the project, trained on {path.parent.name}")
             if path is None:
                 raise UserError(
                     f"{model_name} is not trained on {dataset_name}; train it (python "

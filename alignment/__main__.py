@@ -19,6 +19,7 @@ from argparse import Namespace
 
 from alignment import job, report
 from utils import cli
+from utils.recipe import settle
 
 
 def main(argv=None) -> int:
@@ -33,12 +34,14 @@ def main(argv=None) -> int:
                         help="training steps side by side; default 10")
     parser.add_argument("--epochs", type=cli.not_negative, default=0, metavar="N",
                         help="whole training runs of N epochs; default 0: none")
+    cli.add_milestones(parser)
     parser.add_argument("--lr", type=cli.positive(float), default=5e-4, metavar="RATE",
                         help="learning rate; default 5e-4, the paper's code")
     parser.add_argument("--spoil", metavar="WEIGHT",
                         help="make this weight 1 %% larger in Jittor, to see the comparison fail")
     parser.set_defaults(batch_size=8, seed=42, precision="float32")
     args = parser.parse_args(argv)
+    args.milestones = settle({"epochs": args.epochs, "milestones": args.milestones}).milestones
     for name in ("dataset_dir", "output_dir"):
         setattr(args, name, getattr(args, name).resolve())
 

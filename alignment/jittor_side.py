@@ -9,7 +9,7 @@ import numpy as np
 from tqdm import tqdm
 
 from alignment.job import (
-    RECIPE,
+    RUN_RECIPE,
     files,
     flat,
     framework_folder,
@@ -133,7 +133,7 @@ def train(job, _):
     folder = framework_folder(job.output_dir, job.dataset_name, "Jittor")
     last = checkpoint_folder(folder, job.dataset_name, job.model_name) / "last.npz"
     meta = read_meta(last) if last.is_file() else {}
-    recipe = {key: getattr(job, key) for key in RECIPE}
+    recipe = {key: getattr(job, key) for key in RUN_RECIPE}
     same = bool(meta) and same_run(recipe, recipe_of(meta))
     if same and len(meta["history"]) >= job.epochs:
         print(f"{job.model_name}: the {job.epochs} epochs of Jittor are there, {last}")

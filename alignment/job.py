@@ -15,7 +15,8 @@ from utils.cli import ROOT
 from utils.datasets import Split, load_split, train_batches
 from utils.processes import run
 
-RECIPE = ("batch_size", "epochs", "lr", "seed", "image_size", "milestones")
+RECIPE = ("batch_size", "epochs", "lr", "seed", "image_size")
+RUN_RECIPE = (*RECIPE, "milestones")  # of whole runs
 FRAMEWORKS = ("Jittor", "Pytorch")  # the folders of whole runs
 
 

@@ -14,7 +14,7 @@ import numpy as np
 
 from alignment.compare import EPOCH_BOUND, EPOCHS, FACTORS, FLOOR, STEP_BOUND, STEPS
 from alignment.figures import save_curves, save_stages
-from alignment.job import FRAMEWORKS, RECIPE, files, framework_folder
+from alignment.job import FRAMEWORKS, RUN_RECIPE, files, framework_folder
 from model import MODEL_NAMES
 from utils import logs
 from utils.html_report import html_figure, html_notes, html_page, html_section, html_table
@@ -56,7 +56,7 @@ def save_epochs(job: Namespace) -> None:
                  if logs.parse_log_name(path, MODEL_NAMES) == (job.dataset_name, job.model_name)]
         records = logs.read_log(max(paths, key=logs.log_started))
         found[label] = [dataclasses.asdict(record) for record in records[: job.epochs]]
-    result = {"recipe": {key: getattr(job, key) for key in RECIPE}, "runs": found}
+    result = {"recipe": {key: getattr(job, key) for key in RUN_RECIPE}, "runs": found}
     write_text(files(job).epochs, json.dumps(result, indent=1))
 
 
@@ -68,7 +68,8 @@ def read_results(folder: Path) -> dict[str, dict]:
         if "batches" not in result.get("recipe", ()):  # none, or one of an older version
             continue
         epochs = _read(folder / model / "epochs.json")
-        recipe = {key: value for key, value in epochs.get("recipe", {}).items() if key != "epochs"}
+        recipe = {key: value for key, value in epochs.get("recipe", {}).items()
+                  if key not in ("epochs", "milestones")}  # which a comparison has not
         if recipe and recipe.items() <= result["recipe"].items():
             result["epochs"] = epochs["runs"]
         results[model] = result

@@ -11,7 +11,7 @@ import time
 import torch
 from tqdm import tqdm
 
-from alignment.job import RECIPE, files, framework_folder
+from alignment.job import RUN_RECIPE, files, framework_folder
 from alignment.torch_compare import build, choose_device, describe, read_start, take_step
 from evaluation import Evaluator
 from utils.checkpoint import checkpoint_folder
@@ -19,15 +19,14 @@ from utils.datasets import load_splits, num_train_batches, test_batches, train_b
 from utils.errors import UserError
 from utils.files import atomic_path
 from utils.logs import METRICS, EpochRecord, log_time, write_log
-
-MILESTONES, GAMMA = (200, 300), 0.1  # of the official code, as in utils.training
+from utils.recipe import GAMMA
 
 
 def train(job):
     """Trains to the end of `job.epochs`; goes on after the last epoch of the same recipe."""
     folder = framework_folder(job.output_dir, job.dataset_name, "Pytorch")
     last = checkpoint_folder(folder, job.dataset_name, job.model_name) / "last.pt"
-    recipe = {key: getattr(job, key) for key in RECIPE if key != "epochs"}
+    recipe = {key: getattr(job, key) for key in RUN_RECIPE if key != "epochs"}
     state = torch.load(last, map_location="cpu", weights_only=True) if last.is_file() else {}
     if state.get("recipe") != recipe:
         state = {}
@@ -39,7 +38,7 @@ def train(job):
     device = choose_device(compared["device"], job.precision)
     net = build(job.model_name, read_start(job), True, device=device)
     optimizer = torch.optim.Adam(net.parameters(), lr=job.lr)
-    scheduler = torch.optim.lr_scheduler.MultiStepLR(optimizer, MILESTONES, GAMMA)
+    scheduler = torch.optim.lr_scheduler.MultiStepLR(optimizer, job.milestones, GAMMA)
     for part, name in ((net, "net"), (optimizer, "optimizer"), (scheduler, "scheduler")):
         if state:
             part.load_state_dict(state[name])

@@ -72,7 +72,7 @@ def write_result(folder, model_name, rows, losses=(0.9, 0.8), epochs=None):
     (folder / model_name).mkdir(parents=True)
     (folder / model_name / "comparison.json").write_text(json.dumps(result))
     if epochs:
-        runs = {"recipe": {"lr": 5e-4, "epochs": 1}, "runs": epochs}
+        runs = {"recipe": {"lr": 5e-4, "epochs": 1, "milestones": [1]}, "runs": epochs}
         (folder / model_name / "epochs.json").write_text(json.dumps(runs))
 
 

@@ -14,6 +14,7 @@ import train_device0
 from model import MODEL_NAMES
 from utils import cli
 from utils.errors import UserError
+from utils.recipe import FIELDS, Recipe
 
 SCRIPTS = ("train_device0.py", "test.py", "cal_metrics.py", "run_train.py", "run_evaluate.py",
            "loss_curves.py")
@@ -32,11 +33,9 @@ def test_defaults_are_those_of_the_readme():
     assert args.dataset_dir == ROOT / "data" and args.output_dir == ROOT
     assert (args.device, args.threshold, args.num_workers) == ("auto", 0.5, 4)
     assert (args.eval_every, args.stop_after, args.resume) == (1, None, None)
-    # None: the value of the run that is resumed, else of training.RECIPE.
-    assert {args.batch_size, args.epochs, args.lr, args.seed, args.image_size} == {None}
-    from utils.training import RECIPE
-
-    assert RECIPE == {"batch_size": 8, "epochs": 400, "lr": 0.001, "seed": 42, "image_size": 256}
+    # None: the value of the run that is resumed, else of Recipe.
+    assert {getattr(args, name) for name in FIELDS} == {None}
+    assert Recipe() == Recipe(400, 8, 0.001, 42, 256, (200, 300), False)
 
 
 def test_both_spellings_mean_the_same():

@@ -7,7 +7,14 @@ import pytest
 from PIL import Image
 
 from utils import datasets
-from utils.datasets import load_split, load_splits, num_train_batches, train_batches
+from utils.datasets import (
+    load_split,
+    load_splits,
+    num_train_batches,
+    orientation,
+    train_batches,
+    turn,
+)
 from utils.errors import UserError
 
 
@@ -206,6 +213,29 @@ def test_the_order_depends_on_seed_and_epoch_alone(split):
 def test_start_gives_the_tail_of_the_epoch(split):
     for start in range(4):
         assert names_of(split, start=start) == names_of(split)[start:]
+
+
+def test_augmenting_turns_image_and_mask_alike_by_seed_epoch_and_image(split):
+    def turns_of(seed, epoch, start=0):
+        """name → which of the eight orientations of the plain batch the augmented one has."""
+        found = {}
+        plain = train_batches(split, 4, 16, seed, epoch, start)
+        turned = train_batches(split, 4, 16, seed, epoch, start, augment=True)
+        for (names, x, y), (other_names, turned_x, turned_y) in zip(plain, turned):
+            assert names == other_names and turned_x.dtype == turned_y.dtype == np.float32
+            for name, *maps in zip(names, x[:, 0], y[:, 0], turned_x[:, 0], turned_y[:, 0]):
+                found[name] = next(k for k in range(8) if np.array_equal(turn(maps[0], k), maps[2])
+                                   and np.array_equal(turn(maps[1], k), maps[3]))
+        return found
+
+    first = turns_of(42, 1)
+    assert first == turns_of(42, 1) and first != turns_of(42, 2) and first != turns_of(43, 1)
+    rest = turns_of(42, 1, start=1)
+    assert len(rest) == len(first) - 4 and rest.items() <= first.items()
+    counts = np.bincount([orientation(42, epoch, 3) for epoch in range(800)], minlength=8)
+    assert len(counts) == 8 and counts.min() > 70
+    image = np.arange(6).reshape(2, 3)
+    assert len({turn(image, k).tobytes() + bytes(turn(image, k).shape) for k in range(8)}) == 8
 
 
 @pytest.mark.parametrize("batch_size, sizes", [(2, [2] * 5), (5, [5, 5]), (3, [3, 3, 3, 2])])

@@ -20,6 +20,7 @@ from utils.logs import (
     render_log,
     write_log,
 )
+from utils.recipe import Recipe
 
 MODELS = ["L2SKNet_UNet", "L2SKNet_FPN", "L2SKNet_1D_UNet", "L2SKNet_1D_FPN"]
 HISTORY = [
@@ -71,6 +72,15 @@ def test_log_is_written_to_the_letter(tmp_path):
     write_log(tmp_path / "log" / "run.txt", HISTORY)
     assert (tmp_path / "log" / "run.txt").read_bytes() == TEXT.encode()
     assert os.listdir(tmp_path / "log") == ["run.txt"]
+
+
+def test_the_head_of_a_log_is_not_read_as_an_epoch(tmp_path):
+    head = Recipe(epochs=60, augment=True).describe()
+    assert head == ("60 epochs, batch size 8, learning rate 0.001 (x0.1 after 30 and 45), seed 42, "
+                    "image size 256, augmented")
+    write_log(tmp_path / "run.txt", HISTORY, head)
+    assert (tmp_path / "run.txt").read_text() == f"{head}\n{TEXT}"
+    assert read_log(tmp_path / "run.txt") == HISTORY
 
 
 def test_written_log_is_read_back(tmp_path):

@@ -15,7 +15,7 @@ from brightness import GAIN, LEVEL, brightness_net, save_brightness_weights
 from PIL import Image
 from scipy.io import loadmat
 
-from utils import frames, memory
+from utils import frames, memory, pretrained
 from utils.detections import Detection, find_detections
 from utils.errors import UserError
 from utils.images import read_size, stretch
@@ -34,12 +34,18 @@ def weights(tmp_path_factory):
 
 
 @pytest.fixture
-def script(weights):
-    """test.py's main, with the weights by hand. (`import test` would be Python's own tests.)"""
+def bare_script():
+    """test.py's main. (`import test` would be Python's own tests.)"""
     spec = importlib.util.spec_from_file_location("test_script", ROOT / "test.py")
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
-    return lambda *flags: module.main(
+    return module.main
+
+
+@pytest.fixture
+def script(bare_script, weights):
+    """test.py's main, with the weights by hand."""
+    return lambda *flags: bare_script(
         ["--device", "cpu", "--weights", str(weights), *map(str, flags)])
 
 
@@ -345,6 +351,14 @@ def test_flags_that_do_nothing_are_refused(script, capsys, flags, message):
     with pytest.raises(SystemExit) as stop:
         script(*flags)
     assert stop.value.code == 2 and message in capsys.readouterr().err
+
+
+def test_a_model_of_which_there_are_no_weights(tmp_path, bare_script, monkeypatch):
+    monkeypatch.setattr(pretrained, "FOLDER", tmp_path)
+    with pytest.raises(UserError, match="^L2SKNet_FPN is not trained on Tiny; train it .python "
+                       "train_device0.py --model_name L2SKNet_FPN --dataset_name Tiny."):
+        bare_script(["--model_name", "L2SKNet_FPN", "--dataset_name", "Tiny", "--output_dir",
+                     str(tmp_path)])
 
 
 def test_bad_inputs(tmp_path, script, monkeypatch):

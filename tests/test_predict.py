@@ -13,6 +13,7 @@ from utils.checkpoint import save_weights
 from utils.datasets import load_split
 from utils.images import input_name, read_gray, to_float
 from utils.predict import load_model, predict, predict_split
+from utils.pretrained import find_pretrained
 from utils.runtime import jt, set_seed
 from utils.synthetic import make_sample, write_sample_dataset
 
@@ -174,15 +175,23 @@ def trap(folder):
     return folder / "trap.npz"
 
 
+def test_where_nothing_was_trained_the_weights_of_the_project_are_taken(place):
+    output = scripts.succeeds("test.py", place, "--model_name", MODEL)
+    assert (f"{MODEL}: not trained here on Tiny; taking the weights that come with the project, "
+            "trained on NUDT-SIRST\n") in output
+    name = (place / "data" / "Tiny" / "test.txt").read_text().split()[0]
+    net = load_model(MODEL, find_pretrained("NUDT-SIRST", MODEL))
+    x = to_float(read_gray(place / "data" / "Tiny" / "images" / f"{name}.png"))
+    _, probability = written(place / "out", "Tiny", name)
+    np.testing.assert_allclose(probability, predict(net, x[None, None])[0], atol=1e-5)
+
+
 def test_what_cannot_be_predicted_is_refused_in_one_line(place, tmp_path):
     def refused(*flags):
         message = scripts.refused("test.py", place, *flags)
         assert message.count("\n") == 1
         return message
 
-    untrained = refused("--model_name", "L2SKNet_FPN")
-    assert untrained.startswith("error: L2SKNet_FPN is not trained on Tiny; train it (python "
-                                "train_device0.py --model_name L2SKNet_FPN --dataset_name Tiny)")
     assert "no such image or folder" in refused("--input", tmp_path / "none", "--weights",
                                                 place / "weights.npz")
     other = refused("--model_name", "L2SKNet_FPN", "--weights", place / "weights.npz")

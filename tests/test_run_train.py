@@ -80,7 +80,8 @@ def test_all_four_are_trained_by_default(place):
     assert states(output) == dict.fromkeys((UNET, FPN, UNET_1D, FPN_1D), ("done", "1/1"))
     for model_name in (UNET, FPN, UNET_1D, FPN_1D):
         assert read_meta(last(place, model_name))["recipe"] == {
-            "batch_size": 2, "epochs": 1, "lr": 5e-4, "seed": 7, "image_size": SIZE}
+            "batch_size": 2, "epochs": 1, "lr": 5e-4, "seed": 7, "image_size": SIZE,
+            "milestones": [1, 1], "augment": False}
     # Again: nothing is left to do.
     output = succeeds("run_train.py", place, *SMALL, "--epochs", 1)
     assert {state for state, _ in states(output).values()} == {"finished before"}
@@ -89,7 +90,7 @@ def test_all_four_are_trained_by_default(place):
 
 def test_the_time_is_shared_out(place):
     output = succeeds("run_train.py", place, "--model_name", UNET, FPN_1D, *SMALL,
-                      "--epochs", 500, "--stop_after", 0.03)
+                      "--epochs", 500, "--milestones", 1, 1, "--stop_after", 0.03)
     meta = read_meta(last(place, UNET))
     assert states(output) == {
         UNET: ("to be resumed", f"{len(meta['history'])}/500"), FPN_1D: ("not begun", "0/1")}
@@ -111,10 +112,14 @@ def test_sigterm_is_passed_on_and_the_training_saves(place):
 # Which command
 
 
+def arguments(place, **flags):
+    args = {**dict.fromkeys(run_train.PASSED_ON), "output_dir": place / "out", **flags}
+    return argparse.Namespace(**args)
+
+
 def words(place, model_name, **flags):
     """The command line for a model, its flags as a dict; None if there is nothing to do."""
-    args = {**dict.fromkeys(run_train.PASSED_ON), "output_dir": place / "out", **flags}
-    command = run_train.training_command(argparse.Namespace(**args), "Tiny", model_name)
+    command = run_train.training_command(arguments(place, **flags), "Tiny", model_name)
     if command is None:
         return None
     command = list(map(str, command))
@@ -127,10 +132,13 @@ def words(place, model_name, **flags):
 def test_flags_of_training_are_passed_on(place):
     given = {"dataset_dir": place / "data", "device": "cpu", "num_workers": 2, "threshold": 0.4,
              "eval_every": 5, "batch_size": 4, "epochs": 9, "lr": 5e-4, "seed": 1,
-             "image_size": 64}
+             "image_size": 64, "eval_last": 3}
     assert words(place, FPN, **given) == {
         "--model_name": FPN, "--dataset_name": "Tiny", "--output_dir": str(place / "out"),
         **{f"--{name}": str(value) for name, value in given.items()}}
+    several = arguments(place, milestones=[3, 5], augment=True)
+    command = run_train.training_command(several, "Tiny", FPN)
+    assert command[-4:] == ["--milestones", "3", "5", "--augment"]
     parser = argparse.ArgumentParser()
     from utils import cli
 
@@ -140,7 +148,12 @@ def test_flags_of_training_are_passed_on(place):
 
 def test_what_is_resumed_and_what_begins_anew(place):
     assert words(place, UNET) is None and words(place, UNET, epochs=1) is None
-    assert words(place, UNET, epochs=2)["--resume"]
+    # More epochs change the schedule, unless it is named.
+    assert words(place, UNET, epochs=1, milestones=[1, 1]) is None
+    assert "--resume" not in words(place, UNET, epochs=2)
+    longer = run_train.training_command(
+        arguments(place, epochs=2, milestones=[1, 1]), "Tiny", UNET)
+    assert longer[-1] == "--resume"
     assert words(place, FPN_1D)["--resume"]
     assert words(place, FPN_1D, lr=1e-3, seed=42)["--resume"]  # as it was trained
     assert "--resume" not in words(place, FPN_1D, lr=5e-4)  # a new run, the old one kept aside

@@ -90,7 +90,9 @@ def test_a_run_reports_logs_and_saves(whole):
         assert sorted(path.name for path in folder.iterdir()) == ["best.npz", "last.npz"]
         (log,) = (place / "out" / "log").glob(f"Tiny_{model_name}_*.txt")
         history = [EpochRecord(**record) for record in read_meta(folder / "last.npz")["history"]]
-        assert log.read_text() == render_log(history)
+        head = (f"{model_name} on Tiny: 3 epochs, batch size 2, learning rate 0.002 (x0.1 after 2 "
+                "and 3), seed 42, image size 32")
+        assert log.read_text() == render_log(history, head) and f"\n{head}; " in output
         assert [record.epoch for record in read_log(log)] == [1, 2, 3]
         assert history[-1].loss < history[0].loss
         assert f"epoch 3/3: loss {history[-1].loss:.6f}, mIoU {history[-1].mIoU:.4f}" in output
@@ -105,6 +107,7 @@ def test_best_weights_score_what_the_log_says(whole, splits, model_name):
     assert read_meta(path)["history"][-1]["epoch"] == best.epoch
     for name in METRICS:
         assert scores[name] == pytest.approx(getattr(best, name), abs=1e-6)
+    assert scores["strict"] == pytest.approx(best.strict, abs=1e-6)
 
 
 @pytest.mark.parametrize(("model_name", "number", "status"),
@@ -117,7 +120,7 @@ def test_an_interrupted_run_ends_like_an_uninterrupted_one(
     output = succeeds("train_device0.py", other, *flags, "--stop_after", 1e-4)
     assert f"stopped in epoch 1 after 1 of {STEPS} batches" in output and "--resume" in output
 
-    returned, output = signalled(number, f"{model_name}: ", "train_device0.py", other, *flags,
+    returned, output = signalled(number, f"{model_name} on ", "train_device0.py", other, *flags,
                                  "--resume")
     assert returned == status
     assert "resumed after epoch 0 and 1 batches" in output
@@ -161,7 +164,7 @@ def test_stopping_at_any_place_changes_nothing(
     place, splits, tmp_path_factory, monkeypatch, model_name
 ):
     # With a rate that falls meanwhile. An epoch makes 6 + 2 calls: a step or a batch tested each.
-    monkeypatch.setattr(training, "MILESTONES", (1, 2))
+    monkeypatch.setitem(RECIPE, "milestones", (1, 2))
     straight, broken = (tmp_path_factory.mktemp(name) for name in ("straight", "broken"))
     uninterrupted = train_on(model_name, straight, splits)
     assert uninterrupted.optimizer.lr == pytest.approx(1e-5)
@@ -188,16 +191,18 @@ def test_more_epochs_go_on_and_eval_every_skips_evaluations(whole, tmp_path):
     other = beside(whole[0], tmp_path)
     shutil.copytree(whole[0] / "out", other / "out")
     output = succeeds("train_device0.py", other, "--model_name", MODELS[0], "--resume",
-                      "--epochs", EPOCHS + 3, "--eval_every", 5)
+                      "--epochs", EPOCHS + 4, "--milestones", 2, 3, "--eval_every", 5,
+                      "--eval_last", 2)
     assert f"resumed after epoch {EPOCHS} and 0 batches" in output
-    assert log_text(other, MODELS[0]).startswith(log_text(whole[0], MODELS[0]))
+    assert log_text(other, MODELS[0]).partition("\n")[2].startswith(
+        log_text(whole[0], MODELS[0]).partition("\n")[2])
     (log,) = (other / "out" / "log").glob(f"Tiny_{MODELS[0]}_*.txt")
     assert [(record.epoch, record.evaluated) for record in read_log(log)] == [
-        (1, True), (2, True), (3, True), (4, False), (5, True), (6, True)]
+        (1, True), (2, True), (3, True), (4, False), (5, True), (6, True), (7, True)]
 
     assert "finished: " in succeeds("train_device0.py", other, "--model_name", MODELS[0],
                                     "--resume")
-    assert len(read_log(log)) == EPOCHS + 3
+    assert len(read_log(log)) == EPOCHS + 4
 
 
 def test_a_new_run_keeps_the_earlier_one_aside(whole, tmp_path):
@@ -239,9 +244,10 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_spares_the_checkpoint(place
 
 
 @pytest.mark.parametrize(("flag", "value"),
-                         [("lr", 1e-3), ("batch_size", 4), ("seed", 7), ("image_size", 64)])
+                         [("lr", 1e-3), ("batch_size", 4), ("seed", 7), ("image_size", 64),
+                          ("augment", True), ("milestones", [9]), ("epochs", 9)])
 def test_a_resumed_run_keeps_its_recipe(whole, flag, value):
-    with pytest.raises(UserError, match=rf"--{flag} {value}: the run to resume has"):
+    with pytest.raises(UserError, match=rf"^--{flag}.*: .*the run to resume (has|after 2 3;)"):
         training.Run(MODELS[0], "Tiny", whole[0] / "out", {flag: value}, "last")
 
 

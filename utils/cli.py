@@ -93,6 +93,13 @@ def add_batch_size(parser, default=8):
     )
 
 
+def add_milestones(parser):
+    """--milestones: when the learning rate falls, if not as `Recipe` says."""
+    parser.add_argument("--milestones", type=positive(int), nargs="*", metavar="EPOCH",
+                        help="lower the learning rate to a tenth after each of these epochs (none: "
+                        "never); default half and three quarters of --epochs")
+
+
 def add_training(parser, resume=True):
     """The flags of training, `resume` says whether with --resume.
 
@@ -101,12 +108,10 @@ def add_training(parser, resume=True):
     add_threshold(parser)
     add_batch_size(parser)
     parser.add_argument("--epochs", "--nEpochs", dest="epochs", type=positive(int), metavar="N",
-                        help="default 400; the learning rate falls to a tenth after half and three "
-                        "quarters of them")
+                        help="default 400")
     parser.add_argument("--lr", type=positive(float), metavar="RATE",
                         help="learning rate; default 0.001 (the paper's code: 5e-4)")
-    parser.add_argument("--milestones", type=positive(int), nargs="*", metavar="EPOCH",
-                        help="lower the learning rate after these epochs instead (none: never)")
+    add_milestones(parser)
     parser.add_argument("--augment", action="store_const", const=True,
                         help="flip and transpose training images at random (the paper's code does "
                         "not)")

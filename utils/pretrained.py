@@ -12,20 +12,28 @@ import subprocess
 import time
 from pathlib import Path
 
+import numpy as np
+
 from utils import cli
 from utils.checkpoint import checkpoint_folder, read_meta
 from utils.errors import UserError
 from utils.files import atomic_path
+from utils.recipe import recipe_of
 
+NEWEST = 10  # so many of the last evaluated epochs are averaged
 FOLDER = cli.ROOT / "model" / "pretrained"
 METRICS = (("mIoU", "{:.4f}"), ("pixAcc", "{:.4f}"), ("fscore", "{:.4f}"), ("Pd", "{:.4f}"),
            ("Fa", "{:.3g}"))
 
 
 def find_pretrained(dataset_name, model_name):
-    """The weights of a model that come with the project, or None."""
-    path = FOLDER / dataset_name / f"{model_name}.npz"
-    return path if path.is_file() else None
+    """The weights of a model that come with the project, trained on this dataset or another.
+
+    Returns:
+        Their path, or None.
+    """
+    places = [FOLDER / name / f"{model_name}.npz" for name in (dataset_name, cli.DATASET)]
+    return next((path for path in places if path.is_file()), None)
 
 
 def publish(output_dir, dataset_name, model_name, remark=""):
@@ -60,13 +68,12 @@ def publish(output_dir, dataset_name, model_name, remark=""):
 
 def make_card(best, last, remark, commit):
     """The card, Markdown: `best` and `last` are the meta data of the two checkpoints."""
-    recipe, at_best, at_last = best["recipe"], best["history"][-1], last["history"][-1]
+    at_best, at_last = best["history"][-1], last["history"][-1]
     rows = [
         ("data", f"{best['dataset']}, train.txt; metrics on test.txt"),
-        ("epochs", f"best mIoU after epoch {at_best['epoch']} of {at_last['epoch']} trained; "
-                   f"the schedule has {recipe['epochs']}"),
-        ("learning rate", f"{recipe['lr']:g}"), ("batch size", recipe["batch_size"]),
-        ("seed", recipe["seed"]), ("run begun", best["started"]),
+        ("recipe", recipe_of(last).describe()),
+        ("trained", f"{at_last['epoch']} epochs; best mIoU after epoch {at_best['epoch']}"),
+        ("run begun", best["started"]),
         ("published", f"{time.strftime('%Y-%m-%d')}, commit {commit}"),
     ]
     lines = [f"# {best['model']} on {best['dataset']}", ""]
@@ -74,12 +81,31 @@ def make_card(best, last, remark, commit):
     lines += ["| | |", "|---|---|", *(f"| {name} | {value} |" for name, value in rows), ""]
     lines += ["| checkpoint | loss | " + " | ".join(name for name, _ in METRICS) + " |",
               "|---|---|" + "---|" * len(METRICS)]
-    for name, record in (("this file, the best by mIoU", at_best), ("the last epoch", at_last)):
-        values = [form.format(record[key]) if record[key] is not None else "–"
-                  for key, form in METRICS]
-        lines.append(f"| {name} ({record['epoch']}) | {record['loss']:.4f} | "
-                     + " | ".join(values) + " |")
+    newest = [record for record in last["history"] if record["mIoU"] is not None][-NEWEST:]
+    groups = [(f"this file, the best by mIoU (epoch {at_best['epoch']})", [at_best]),
+              (f"the last epoch ({at_last['epoch']})", [at_last])]
+    if len(newest) > 1:
+        epochs = [f"{record['epoch']}" for record in (newest[0], newest[-1])]
+        groups.append((f"mean ± standard deviation of {len(newest)} (epochs "
+                       f"{' to '.join(epochs)})", newest))
+    for name, records in groups:
+        lines.append(_row(name, records))
+        if all(record.get("strict") for record in records):
+            lines.append(_row("the same, strict", [{**record, **record["strict"], "loss": None,
+                                                    "pixAcc": None} for record in records]))
     return "\n".join(lines) + "\n"
+
+
+def _row(name, records):
+    """A line of the card: the values of one record, or mean and deviation of several."""
+    cells = []
+    for key, form in (("loss", "{:.4f}"), *METRICS):
+        values = [record[key] for record in records]
+        cell = "–" if None in values else form.format(np.mean(values))
+        if len(values) > 1 and None not in values:
+            cell += " ± " + form.format(np.std(values))
+        cells.append(cell)
+    return f"| {name} | " + " | ".join(cells) + " |"
 
 
 def _commit():

@@ -1,0 +1,60 @@
+"""The recipe of a run: the schedule that scales, and what a resumed run may change."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+
+import pytest
+
+from utils.errors import UserError
+from utils.recipe import Recipe, recipe_of, same_run, settle
+
+
+@pytest.mark.parametrize(("epochs", "milestones"), [
+    (400, (200, 300)), (60, (30, 45)), (5, (3, 4)), (3, (2, 3)), (2, (1, 2)), (1, (1, 1)),
+])
+def test_the_rate_falls_after_half_and_three_quarters(epochs, milestones):
+    assert Recipe(epochs=epochs).milestones == milestones
+
+
+def test_named_milestones_stand():
+    assert settle({"epochs": 60, "milestones": [50, 40]}).milestones == (40, 50)
+    assert settle({"milestones": []}).milestones == ()
+    assert settle({"milestones": []}).describe().startswith(
+        "400 epochs, batch size 8, learning rate 0.001, seed 42")
+
+
+def test_a_resumed_run_keeps_what_is_not_said():
+    run = settle({"epochs": 60, "lr": 5e-4, "milestones": [10, 20], "augment": True})
+    assert settle({}, run) == run
+    assert settle({"epochs": 60, "lr": 5e-4, "seed": None}, run) == run
+    longer = settle({"epochs": 80, "milestones": [20, 10]}, run)
+    assert longer == dataclasses.replace(run, epochs=80)
+
+
+@pytest.mark.parametrize(("given", "message"), [
+    ({"lr": 1.0}, "--lr 1.0: the run to resume has 0.001; leave the flag out"),
+    ({"augment": True}, "--augment: the run to resume has False; leave the flag out"),
+    ({"epochs": 80}, "--epochs 80: would lower the learning rate after epochs 40 60, the run to "
+                     "resume after 30 45; to keep its schedule say --milestones 30 45"),
+    ({"milestones": [9]}, "--milestones: would lower the learning rate after epochs 9, the run to "
+                          "resume after 30 45; to keep its schedule say --milestones 30 45"),
+])
+def test_a_resumed_run_refuses_another_recipe(given, message):
+    run = Recipe(epochs=60)
+    with pytest.raises(UserError) as error:
+        settle(given, run)
+    assert str(error.value) == message
+    assert not same_run(given, run) and same_run({}, run)
+
+
+def test_a_checkpoint_holds_it():
+    recipe = Recipe(epochs=60, augment=True)
+    meta = json.loads(json.dumps({"recipe": dataclasses.asdict(recipe),
+                                 "scheduler": {"milestones": [1]}}))
+    assert recipe_of(meta) == recipe
+    # Before the schedule was part of the recipe.
+    older = {"recipe": {"epochs": 9, "lr": 5e-4, "seed": 1, "batch_size": 4, "image_size": 64},
+             "scheduler": {"milestones": [200, 300]}}
+    assert recipe_of(older) == Recipe(9, 4, 5e-4, 1, 64, (200, 300))
