@@ -19,21 +19,18 @@ and in strict ones, and over how much they are. Writes, below result/,
 
 from __future__ import annotations
 
-from utils import cli
-from utils.datasets import load_split
-from utils.plots import save_score_curves
-from utils.reports import Result
-from utils.scoring import (
-    describe_predictions,
-    prediction_folders,
-    save_report,
-    save_tables,
-    save_worst,
-    score_predictions,
-)
+from collections.abc import Sequence
+
+from utils import cli, places
+from utils.data.datasets import load_split
+from utils.predict.prediction_files import describe_predictions, prediction_folders
+from utils.report.curves import save_score_curves
+from utils.report.panels import save_worst
+from utils.report.scoring import score_predictions
+from utils.report.tables import Result, save_report, save_tables
 
 
-def main(argv=None) -> None:
+def main(argv: Sequence[str] | None = None) -> None:
     """Runs the script with the arguments given, those of the command line by default."""
     parser = cli.make_parser(__doc__, default_models=["L2SKNet_UNet"], any_model=True)
     cli.add_threshold(parser)
@@ -41,7 +38,6 @@ def main(argv=None) -> None:
     parser.add_argument("--worst", type=cli.positive(int), default=0, metavar="N",
                         help="save pictures of the N worst images of each model")
     args = parser.parse_args(argv)
-    result = args.output_dir / "result"
 
     for dataset_name in args.dataset_names:
         folders = prediction_folders(args, dataset_name)
@@ -61,9 +57,9 @@ def main(argv=None) -> None:
             table, *files = save_tables(args.output_dir, dataset_name, results, trained=False)
             print(f"{table}\n")
             written += files
-        stem = dataset_name if len(results) > 1 else f"{dataset_name}_{model}"
-        curves = [result / f"{stem}_curves{suffix}" for suffix in (".png", ".pdf")]
-        save_score_curves(curves, evaluators, f"{dataset_name}, test list")
+        alone = "" if len(results) > 1 else next(iter(results))
+        curves = places.score_curves(args.output_dir, dataset_name, alone)
+        save_score_curves(curves, evaluators, dataset_name)
         written += curves
         for model, evaluator in evaluators.items() if args.worst else ():
             pictures = save_worst(args.output_dir, model, split, folders[model], evaluator,

@@ -16,6 +16,8 @@ from pathlib import Path
 
 from model import MODEL_NAMES
 from utils import cli
+from utils.checkpoint.convert import convert
+from utils.runtime import start
 
 
 def main(argv=None) -> None:
@@ -29,12 +31,7 @@ def main(argv=None) -> None:
     parser.add_argument("--model_name", choices=MODEL_NAMES, metavar="MODEL",
                         help=f"of {', '.join(MODEL_NAMES)}; default the one that the weights fit")
     args = parser.parse_args(argv)
-    from utils import runtime
-
-    print(runtime.start("cpu").describe())
-    # Here and not above: with it Jittor starts, on any device.
-    from utils.convert import convert
-
+    print(start("cpu").describe())
     print(f"{args.source} -> {args.target}")
     print(convert(args.source, args.target, args.model_name))
 

@@ -14,7 +14,7 @@ from utils import environment
 # Small enough for two cores and a quarter of an hour, 3 minutes of it Jittor compiling itself.
 N_TRAIN, N_TEST, SIZE = 64, 24, 64
 TRAINING = ["--image_size", SIZE, "--batch_size", 8, "--epochs", 30, "--lr", 5e-3]
-ROWS = 5  # in the picture of detections
+DETECTIONS, ROWS = "detections.png", 5  # the picture of detections, and its rows
 
 
 def main(argv=None):
@@ -23,6 +23,7 @@ def main(argv=None):
     import time
     from pathlib import Path
 
+    from utils import places
     from utils.errors import UserError
 
     parser = argparse.ArgumentParser(
@@ -46,13 +47,13 @@ def main(argv=None):
 
     print(f"\nDone in {(time.monotonic() - began) / 60:.1f} minutes. Look at:")
     for pattern, what in (
-        ("detections.png", "what the networks found, on images of the test list"),
-        ("result/*_report.html", "everything about the scores on one page"),
-        ("result/*_comparison.md", "the scores"),
-        ("loss_curves/*/*.png", "the course of training"),
-        ("log/*.txt", "the logs"),
+        (DETECTIONS, "what the networks found, on images of the test list"),
+        (places.page("", "*"), "everything about the scores on one page"),
+        (places.table("", "*")[0], "the scores"),
+        (places.loss_curve_folder("", "*") / "*.png", "the course of training"),
+        (places.log_folder("") / "*.txt", "the logs"),
     ):
-        for path in sorted(demo.glob(pattern)):
+        for path in sorted(demo.glob(str(pattern))):
             print(f"  {str(path.relative_to(root)):<58} {what}")
     if dataset == "SAMPLE":
         print("These images are synthetic. For the real thing put the dataset in data/NUDT-SIRST "
@@ -67,7 +68,7 @@ def make_dataset(real, folder):
         real: the folder in which NUDT-SIRST may lie.
         folder: the folder to write into.
     """
-    from utils.synthetic import write_sample_dataset
+    from utils.data.synthetic import write_sample_dataset
 
     if not (real / "NUDT-SIRST").is_dir():
         if not (folder / "SAMPLE").is_dir():
@@ -88,7 +89,7 @@ def copy_subset(dataset_dir, dataset_name, folder):
     import numpy as np
     from PIL import Image
 
-    from utils.datasets import load_splits
+    from utils.data.datasets import load_splits
 
     print(f"Copying pieces of {N_TRAIN} + {N_TEST} images of {dataset_name} to {folder}")
     splits = load_splits(dataset_dir, dataset_name)
@@ -116,19 +117,18 @@ def copy_subset(dataset_dir, dataset_name, folder):
 def draw_detections(demo, dataset):
     """Draws demo/detections.png from the predictions that run_evaluate.py has written."""
     from model import MODEL_NAMES
-    from utils.datasets import load_split
-    from utils.figures import detection_figure
-    from utils.scoring import mat_folder, read_prediction
+    from utils import places
+    from utils.data.datasets import load_split
+    from utils.predict.prediction_files import read_predictions
+    from utils.report.panels import detection_figure
 
     test = load_split(demo / "data", dataset, "test")
     rows = [i for i, mask in enumerate(test.masks) if mask.any()][:ROWS]
-    predictions = {
-        model: [read_prediction(mat_folder(demo, dataset, model) / f"{test.names[i]}.mat")
-                for i in rows]
-        for model in MODEL_NAMES
-    }
+    folder = places.predictions(demo, dataset)
+    predictions = {model: read_predictions(test, places.mat_folder(folder, model), rows)
+                   for model in MODEL_NAMES}
     detection_figure(
-        demo / "detections.png", [test.names[i] for i in rows], [test.images[i] for i in rows],
+        demo / DETECTIONS, [test.names[i] for i in rows], [test.images[i] for i in rows],
         [test.masks[i] for i in rows], predictions)
 
 

@@ -13,12 +13,15 @@ import math
 from argparse import Namespace
 from pathlib import Path
 
-from utils import cli, logs, plots
+from utils import cli, places
 from utils.errors import UserError
-from utils.logs import EpochRecord, LogName
+from utils.report import curves
+from utils.training import logs
+from utils.training.logs import EpochRecord, LogName
 
 
 def main(argv: list[str] | None = None) -> None:
+    """Runs the script with the arguments given, those of the command line by default."""
     parser = cli.make_parser(__doc__)
     parser.add_argument(
         "logs", nargs="*", type=Path, metavar="LOG_OR_FOLDER", help="default: <output_dir>/log"
@@ -27,17 +30,17 @@ def main(argv: list[str] | None = None) -> None:
     args = parser.parse_args(argv)
 
     found = find_logs(args)
-    folder = args.output_dir / "loss_curves" / args.framework
+    folder = places.loss_curve_folder(args.output_dir, args.framework)
     for dataset, models in found.items():
         # Only several datasets at once would take each other's file names.
         prefix = f"{dataset}_" if len(found) > 1 else ""
         histories = {model: newest_run(model, read) for model, read in models.items()}
         for model, records in histories.items():
-            path = folder / f"{prefix}{model}_loss_curve.png"
-            plots.save_loss_curve(path, records, f"{model}, {dataset}, {args.framework}")
+            path = places.loss_curve(folder, model, prefix)
+            curves.save_loss_curve(path, records, f"{model}, {dataset}, {args.framework}")
             print(f"wrote {path}")
-        path = folder / f"{dataset.lower().replace('-', '_')}_comparison.png"
-        plots.save_comparison(path, histories, f"{dataset}, {args.framework}")
+        path = places.loss_comparison(folder, dataset)
+        curves.save_comparison(path, histories, f"{dataset}, {args.framework}")
         print(f"wrote {path}")
 
 
@@ -50,16 +53,16 @@ def find_logs(args: Namespace) -> dict[str, dict[str, dict[Path, list[EpochRecor
     Raises:
         UserError: There is no log; says where it looked and what to run.
     """
-    places = args.logs or [args.output_dir / "log"]
+    sources = args.logs or [places.log_folder(args.output_dir)]
     read: dict[tuple[str, str], dict[Path, list[EpochRecord]]] = {}
     other_datasets = set()
-    for place in places:
-        if place in args.logs and not place.is_dir():
-            name = logs.parse_log_name(place, cli.MODEL_NAMES) or LogName("", place.stem)
+    for source in sources:
+        if source in args.logs and not source.is_dir():
+            name = logs.parse_log_name(source, cli.MODEL_NAMES) or LogName("", source.stem)
             key = (name.dataset or args.dataset_names[0], name.model)
-            read.setdefault(key, {})[place.resolve()] = logs.read_log(place)
+            read.setdefault(key, {})[source.resolve()] = logs.read_log(source)
             continue
-        for path in place.glob("*.txt"):
+        for path in source.glob("*.txt"):
             name = logs.parse_log_name(path, args.model_names)
             if not name:
                 continue
@@ -77,7 +80,7 @@ def find_logs(args: Namespace) -> dict[str, dict[str, dict[Path, list[EpochRecor
         hint = f" (there are logs of {', '.join(sorted(other_datasets))})" if other_datasets else ""
         raise UserError(
             f"no log of {', '.join(args.model_names)} on {', '.join(args.dataset_names)} in"
-            f" {', '.join(map(str, places))}{hint}; train first (python run_train.py), or name"
+            f" {', '.join(map(str, sources))}{hint}; train first (python run_train.py), or name"
             " logs or their folder (python loss_curves.py LOG_OR_FOLDER)"
         )
 

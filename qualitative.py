@@ -11,14 +11,16 @@ result/<dataset>_qualitative_3d.png and .pdf.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from utils import cli
-from utils.datasets import load_split
-from utils.errors import UserError
-from utils.figures import detection_figure, surface_figure
-from utils.scoring import listed, prediction_folders, read_predictions, some_rows
+from utils.data.datasets import Split, load_split
+from utils.errors import UserError, listed
+from utils.predict.prediction_files import prediction_folders
+from utils.report.panels import save_qualitative
 
 
-def main(argv=None) -> None:
+def main(argv: Sequence[str] | None = None) -> None:
     """Runs the script with the arguments given, those of the command line by default."""
     parser = cli.make_parser(__doc__, any_model=True)
     cli.add_threshold(parser)
@@ -31,30 +33,22 @@ def main(argv=None) -> None:
     for dataset_name in args.dataset_names:
         folders = prediction_folders(args, dataset_name)
         split = load_split(args.dataset_dir, dataset_name, "test", args.num_workers)
-        rows = choose(split, args.names)
-        chosen = (
-            [split.names[row] for row in rows],
-            [split.images[row] for row in rows],
-            [split.masks[row] for row in rows],
-            {model: read_predictions(split, folder, rows) for model, folder in folders.items()},
-        )
-        stem = args.output_dir / "result" / f"{dataset_name}_qualitative"
-        paths = [stem.with_name(f"{stem.name}{suffix}") for suffix in (".png", ".pdf")]
-        detection_figure(paths, *chosen, threshold=args.threshold)
-        if args.surface:
-            paths += [stem.with_name(f"{stem.name}_3d{suffix}") for suffix in (".png", ".pdf")]
-            surface_figure(paths[2:], *chosen)
+        rows = rows_of(split, args.names) if args.names else None
+        paths = save_qualitative(args.output_dir, split, folders, args.threshold, rows,
+                                 args.surface)
         print("written:", *paths, sep="\n  ")
 
 
-def choose(split, names):
-    """Indices of the names in a split; without names, of some images with a target."""
-    if names:
-        unknown = [name for name in names if name not in split.names]
-        if unknown:
-            raise UserError(f"--names {listed(unknown)}: not in the test list of {split.name}")
-        return [split.names.index(name) for name in names]
-    return some_rows(split)
+def rows_of(split: Split, names: Sequence[str]) -> list[int]:
+    """Indices of the names in a split.
+
+    Raises:
+        UserError: one is not in it.
+    """
+    unknown = [name for name in names if name not in split.names]
+    if unknown:
+        raise UserError(f"--names {listed(unknown)}: not in the test list of {split.name}")
+    return [split.names.index(name) for name in names]
 
 
 if __name__ == "__main__":

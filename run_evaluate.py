@@ -13,22 +13,25 @@ from __future__ import annotations
 
 import shlex
 import sys
+from argparse import Namespace
+from collections.abc import Sequence
+from pathlib import Path
 
-from utils import cli
-from utils.datasets import load_split
+from utils import cli, places
+from utils.checkpoint import find_weights, read_meta
+from utils.data.datasets import Split, load_split
 from utils.errors import UserError
-from utils.html_report import save_page
-from utils.reports import Result
-from utils.scoring import (
-    describe_predictions,
-    mat_folder,
-    save_report,
-    save_tables,
-    score_predictions,
-)
+from utils.predict import predict_split
+from utils.predict.prediction_files import describe_predictions
+from utils.report.curves import save_score_curves
+from utils.report.evaluation_page import Evaluation, save_page
+from utils.report.panels import save_qualitative, save_worst
+from utils.report.scoring import score_predictions
+from utils.report.tables import Result, save_report, save_tables
+from utils.runtime import start
 
 
-def main(argv=None) -> None:
+def main(argv: Sequence[str] | None = None) -> None:
     """Runs the script with the arguments given, those of the command line by default."""
     parser = cli.make_parser(__doc__)
     cli.add_threshold(parser)
@@ -37,12 +40,7 @@ def main(argv=None) -> None:
                         help="the report shows the N worst images of each model; default 4")
     args = parser.parse_args(argv)
     command = "python run_evaluate.py " + shlex.join(sys.argv[1:] if argv is None else argv)
-    # Jittor starts with the first of these.
-    from utils.runtime import start
-
-    runtime = start(args.device, args.precision)
-    from utils.checkpoint import find_weights, read_meta
-    from utils.predict import predict_split
+    device = start(args.device, args.precision).describe()
 
     for dataset_name in args.dataset_names:
         weights = {
@@ -51,33 +49,48 @@ def main(argv=None) -> None:
         }
         if not any(weights.values()):
             raise UserError(
-                f"{args.output_dir / 'model' / 'checkpoints' / dataset_name}: none of "
+                f"{places.checkpoint_folder(args.output_dir, dataset_name)}: none of "
                 f"{', '.join(weights)} is trained; train with "
                 f"python run_train.py --dataset_name {dataset_name}"
             )
         split = load_split(args.dataset_dir, dataset_name, "test", args.num_workers)
-        print(runtime.describe())
+        print(device)
         print(split.describe(), flush=True)
-        results = dict.fromkeys(weights)
-        for model_name, path in weights.items():
-            if path is None:
-                continue
-            predict_split(
-                model_name, path, split, args.output_dir, dataset_name, args.batch_size or 8
-            )
-            folder = mat_folder(args.output_dir, dataset_name, model_name)
-            evaluator = score_predictions(split, folder, args.threshold)
-            _, *files = save_report(args.output_dir, dataset_name, model_name, split.names,
-                                    evaluator, describe_predictions(split, folder))
-            print(f"{model_name}:", *files, sep="\n  ", flush=True)
-            meta = read_meta(path)
-            epoch = f"{len(meta['history'])} of {meta['recipe']['epochs']}" if meta else ""
-            results[model_name] = Result(evaluator, epoch)
+        results = {model_name: path and predict_and_score(args, split, model_name, path)
+                   for model_name, path in weights.items()}
         table, *files = save_tables(args.output_dir, dataset_name, results)
         print(f"\n{table}")
-        files += save_page(args.output_dir, split, results, weights, args.worst, command,
-                           runtime.describe())
+        files += draw(args, Evaluation(split, results, weights, command, device))
         print("written:", *files, sep="\n  ")
+
+
+def predict_and_score(args: Namespace, split: Split, model_name: str, weights: Path) -> Result:
+    """Predicts the test list with one model, scores it, writes the report of that model."""
+    predict_split(model_name, weights, split, args.output_dir, split.name, args.batch_size or 8)
+    folder = places.mat_folder(places.predictions(args.output_dir, split.name), model_name)
+    evaluator = score_predictions(split, folder, args.threshold)
+    _, *files = save_report(args.output_dir, split.name, model_name, split.names, evaluator,
+                            describe_predictions(split, folder))
+    print(f"{model_name}:", *files, sep="\n  ", flush=True)
+    meta = read_meta(weights)
+    epoch = f"{len(meta['history'])} of {meta['recipe']['epochs']}" if meta else ""
+    return Result(evaluator, epoch)
+
+
+def draw(args: Namespace, evaluation: Evaluation) -> list[Path]:
+    """Draws the figures of all models and the page that shows them; the paths written."""
+    split, evaluators = evaluation.split, evaluation.evaluators
+    predictions = places.predictions(args.output_dir, split.name)
+    folders = {model: places.mat_folder(predictions, model) for model in evaluators}
+    curves = places.score_curves(args.output_dir, split.name)
+    save_score_curves(curves, evaluators, split.name)
+    side_by_side = save_qualitative(args.output_dir, split, folders, args.threshold)
+    worst = {
+        model: save_worst(args.output_dir, model, split, folders[model], evaluator, args.worst)
+        for model, evaluator in evaluators.items()
+    }
+    page = save_page(args.output_dir, evaluation, curves[0], side_by_side[0], worst)
+    return [page, *curves, *side_by_side, places.worst_folder(args.output_dir, split.name)]
 
 
 if __name__ == "__main__":

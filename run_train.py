@@ -16,10 +16,10 @@ import time
 from pathlib import Path
 
 from utils import cli, processes
-from utils.checkpoint import checkpoint_folder, read_meta
+from utils.checkpoint.weights import checkpoint_folder, read_meta
 from utils.errors import UserError
-from utils.logs import EpochRecord, best_epochs
 from utils.recipe import FIELDS, recipe_of, same_run, settle
+from utils.training.logs import EpochRecord, best_epochs
 
 SCRIPT = Path(__file__).resolve().parent / "train_device0.py"
 PASSED_ON = ("dataset_dir", "output_dir", "device", "precision", "num_workers", "threshold",

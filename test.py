@@ -23,17 +23,83 @@ exit status 2; the others are done.
 from __future__ import annotations
 
 import argparse
+from collections.abc import Sequence
 from pathlib import Path
 
-from utils import cli
+from utils import cli, places, runtime
+from utils.checkpoint.pretrained import choose_weights
+from utils.data.datasets import load_split
+from utils.data.images import input_name, list_images
 from utils.errors import UserError
+from utils.predict import predict_split
+from utils.predict.frames import Options, predict_frames
+from utils.predict.memory import check_memory
 
 SMALLEST_TILE = 64
-SHOWN = 20
 
 
-def main(argv=None) -> None:
+def main(argv: Sequence[str] | None = None) -> None:
     """Runs the script with the arguments given, those of the command line by default."""
+    args = parse(argv)
+    if args.input:
+        predict_own_images(args)
+    else:
+        predict_test_lists(args)
+
+
+def predict_test_lists(args: argparse.Namespace) -> None:
+    """Predicts the test list of each dataset with each model."""
+    weights = {dataset_name: weights_of(args, dataset_name, dataset_name)
+               for dataset_name in args.dataset_names}
+    print(runtime.start(args.device, args.precision).describe())
+    for dataset_name, chosen in weights.items():
+        for model_name, path in chosen.items():
+            split = load_split(args.dataset_dir, dataset_name, "test", args.num_workers,
+                               masks_required=False)
+            folder = places.predictions(args.output_dir, dataset_name)
+            print(f"{split.describe()}, {model_name} with {path}, to {folder}")
+            predict_split(model_name, path, split, args.output_dir, dataset_name,
+                          args.batch_size or 8)
+
+
+def predict_own_images(args: argparse.Namespace) -> None:
+    """Predicts the images of --input with each model.
+
+    Raises:
+        UserError: no image, too little memory, or images that cannot be read (the rest is done).
+    """
+    weights = weights_of(args, args.dataset_names[0], "the images of --input")
+    files = list_images(args.input)
+    folder = args.output or places.predictions(args.output_dir, input_name(args.input))
+    run = runtime.start(args.device, args.precision)
+    print(run.describe())
+    if run.device == "cpu":
+        print(f"{args.input}: {check_memory(files, args.model_names, args.tile)}")
+    threshold = 0.5 if args.threshold is None else args.threshold
+    options = Options(threshold, args.tile, args.stretch, not args.no_overlay, args.num_workers)
+    for model_name, path in weights.items():
+        print(f"{args.input}, {model_name} with {path}, to {folder}")
+        outcome = predict_frames(model_name, path, files, folder, options)
+        print(outcome.describe())
+    outcome.check()
+
+
+def weights_of(args: argparse.Namespace, dataset_name: str, images: str) -> dict[str, Path]:
+    """The file of weights of each model; says so where it is not one trained here on `images`."""
+    if args.weights:
+        return dict.fromkeys(args.model_names, args.weights)
+    weights = {}
+    for model_name in args.model_names:
+        path, trained = choose_weights(args.output_dir, dataset_name, model_name)
+        weights[model_name] = path
+        if not trained:
+            print(f"{model_name}: not trained here on {images}; taking the weights that come with "
+                  f"the project, trained on {path.parent.name}")
+    return weights
+
+
+def parse(argv: Sequence[str] | None) -> argparse.Namespace:
+    """The flags; those for own images are refused without --input."""
     parser = cli.make_parser(__doc__, default_models=["L2SKNet_UNet"])
     cli.add_batch_size(parser)
     parser.add_argument("--weights", type=Path, metavar="FILE",
@@ -65,84 +131,10 @@ def main(argv=None) -> None:
         for flag in ("output", "threshold", "stretch", "no_overlay", "tile"):
             if getattr(args, flag) is not parser.get_default(flag):
                 parser.error(f"--{flag} goes with --input")
-    from utils import runtime
-    from utils.checkpoint import find_weights
-    from utils.datasets import load_split
-    from utils.pretrained import find_pretrained
-
-    weights = {}
-    for dataset_name in args.dataset_names[:1] if args.input else args.dataset_names:
-        for model_name in args.model_names:
-            path = args.weights or find_weights(args.output_dir, dataset_name, model_name)
-            if path is None:
-                path = find_pretrained(dataset_name, model_name)
-                where = "the images of --input" if args.input else dataset_name
-                if path:
-                    print(f"{model_name}: not trained here on {where}; taking the weights that "
-                          f"come with the project, trained on {path.parent.name}")
-            if path is None:
-                raise UserError(
-                    f"{model_name} is not trained on {dataset_name}; train it (python "
-                    f"train_device0.py --model_name {model_name} --dataset_name {dataset_name}) "
-                    "or name a file with --weights"
-                )
-            weights[dataset_name, model_name] = path
-    if args.input:
-        predict_own_images(args, {model: path for (_, model), path in weights.items()})
-        return
-
-    print(runtime.start(args.device, args.precision).describe())
-    # Here and not above: with it Jittor starts, on any device.
-    from utils.predict import predict_split
-
-    for (dataset_name, model_name), path in weights.items():
-        split = load_split(args.dataset_dir, dataset_name, "test", args.num_workers,
-                           masks_required=False)
-        folder = args.output_dir / "result" / dataset_name
-        print(f"{split.describe()}, {model_name} with {path}, to {folder}")
-        predict_split(model_name, path, split, args.output_dir, dataset_name,
-                      args.batch_size or 8)
+    return args
 
 
-def predict_own_images(args, weights) -> None:
-    """Predicts the images of --input with each model.
-
-    Args:
-        args: the command line.
-        weights: model name → file.
-
-    Raises:
-        UserError: no image, too little memory, or images that cannot be read (the rest is done).
-    """
-    from utils import runtime
-    from utils.images import input_name, list_images
-    from utils.memory import check_memory
-
-    files = list_images(args.input)
-    folder = args.output or args.output_dir / "result" / input_name(args.input)
-    run = runtime.start(args.device, args.precision)
-    print(run.describe())
-    if run.device == "cpu":
-        print(f"{args.input}: {check_memory(files, args.model_names, args.tile)}")
-    from utils.frames import Options, predict_frames
-
-    threshold = 0.5 if args.threshold is None else args.threshold
-    options = Options(threshold, args.tile, args.stretch, not args.no_overlay, args.num_workers)
-    for model_name, path in weights.items():
-        print(f"{args.input}, {model_name} with {path}, to {folder}")
-        outcome = predict_frames(model_name, path, files, folder, options)
-        print(outcome.describe())
-    problems = list(outcome.problems.values())
-    if len(files) == len(problems) == 1:
-        raise UserError(problems[0])
-    if problems:
-        lines = [f"{len(problems)} of {len(files)} images could not be used:", *problems[:SHOWN]]
-        if len(problems) > SHOWN:
-            lines.append(f"and {len(problems) - SHOWN} more")
-        raise UserError("\n  ".join(lines))
-
-
-def _tile(text):
+def _tile(text: str) -> int:
     value = int(text)
     if value < SMALLEST_TILE:
         raise argparse.ArgumentTypeError(f"{text} must be at least {SMALLEST_TILE}")

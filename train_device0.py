@@ -10,6 +10,8 @@ risen, `best.npz` saved. Ctrl-C, SIGTERM and --stop_after finish the step and sa
 from __future__ import annotations
 
 from utils import cli
+from utils.runtime import start
+from utils.training.run import StopRequest, train
 
 
 def main(argv=None) -> int:
@@ -17,12 +19,7 @@ def main(argv=None) -> int:
     parser = cli.make_parser(__doc__, default_models=["L2SKNet_UNet"])
     cli.add_training(parser)
     args = parser.parse_args(argv)
-    # Before the modules below, which would start Jittor on any device.
-    from utils.runtime import start
-
     runtime = start(args.device, args.precision)
-    from utils.training import StopRequest, train
-
     with StopRequest(args.stop_after) as stop:
         print(runtime.describe())
         for dataset_name in args.dataset_names:

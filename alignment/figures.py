@@ -7,18 +7,18 @@ from pathlib import Path
 
 import numpy as np
 
-from alignment.compare import FACTORS
-from utils.plots import FULL_WIDTH, STYLES, stacked_panels
+from alignment.bounds import FACTORS
+from utils.report.curves import FULL_WIDTH, STYLES, stacked_panels
 
 SIDES = {"jittor": "Jittor (ours)", "pytorch": "PyTorch"}
 
 
 def save_stages(path: Path, rows: Sequence[Mapping], title: str) -> None:
-    """Distances from the truth, relative to its size, a panel for each kind of `compare.FACTORS`:
+    """Distances from the truth, relative to its size, a panel for each kind of `bounds.FACTORS`:
     the median of the batches, and above it the worst of them.
 
     Args:
-        rows: of `compare.judge`.
+        rows: of `bounds.judge`.
     """
     from matplotlib.ticker import NullFormatter
 

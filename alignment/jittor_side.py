@@ -21,10 +21,19 @@ from alignment.job import (
 from alignment.stages import HEAD, stage_modules
 from model import build_model, soft_iou_loss
 from utils import cli, runtime
-from utils.checkpoint import checkpoint_folder, get_weights, load_weights, read_meta, save_weights
+from utils.checkpoint.weights import (
+    checkpoint_folder,
+    get_weights,
+    load_weights,
+    read_meta,
+    save_weights,
+)
 from utils.errors import UserError
 from utils.files import atomic_path
+from utils.optim import Adam
 from utils.recipe import recipe_of, same_run
+from utils.training.run import StopRequest
+from utils.training.run import train as train_network
 
 
 def main():
@@ -65,8 +74,8 @@ def compare(job, device):
 
 
 def capture(net, model_name, x, y):
-    """One forward and backward pass in training mode, and what `compare.distances` reads of it."""
-    from model.layout import leave
+    """One forward and backward pass in training mode, and what `bounds.distances` reads of it."""
+    from model.ops.layout import leave
 
     jt = runtime.jt
     outputs = {}
@@ -108,8 +117,6 @@ def _keep_output(module, stage, outputs):
 
 def take_steps(net, job, split):
     """Losses of the steps of Adam, and all parameters after each, steps×P."""
-    from utils.optim import Adam
-
     jt = runtime.jt
     net.train()
     optimizer = Adam(net.parameters(), lr=job.lr)
@@ -127,9 +134,6 @@ def take_steps(net, job, split):
 
 def train(job, _):
     """A whole run by `utils.training`; one that is finished is left alone, one begun goes on."""
-    from utils.training import StopRequest
-    from utils.training import train as train_network
-
     folder = framework_folder(job.output_dir, job.dataset_name, "Jittor")
     last = checkpoint_folder(folder, job.dataset_name, job.model_name) / "last.npz"
     meta = read_meta(last) if last.is_file() else {}

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from utils.cli import ROOT
-from utils.datasets import Split, load_split, train_batches
+from utils.data.datasets import Split, load_split, train_batches
 from utils.processes import run
 
 RECIPE = ("batch_size", "epochs", "lr", "seed", "image_size")

@@ -12,14 +12,14 @@ from pathlib import Path
 
 import numpy as np
 
-from alignment.compare import EPOCH_BOUND, EPOCHS, FACTORS, FLOOR, STEP_BOUND, STEPS
+from alignment.bounds import EPOCH_BOUND, EPOCHS, FACTORS, FLOOR, STEP_BOUND, STEPS
 from alignment.figures import save_curves, save_stages
 from alignment.job import FRAMEWORKS, RUN_RECIPE, files, framework_folder
 from model import MODEL_NAMES
-from utils import logs
-from utils.html_report import html_figure, html_notes, html_page, html_section, html_table
-from utils.reports import format_score, markdown_table
-from utils.scoring import write_text
+from utils.report.html import html_figure, html_notes, html_page, html_section, html_table
+from utils.report.scoring import write_text
+from utils.report.tables import format_score, markdown_table
+from utils.training import logs
 
 MEANINGS = {
     "forward": "outputs of the stages in training mode, the largest element",

@@ -8,11 +8,10 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from alignment import compare as bounds
-from alignment import twin
+from alignment import bounds, twin
 from alignment.job import RECIPE, files, flat, step_batches, trainable, training_list
 from alignment.stages import HEAD, stage_modules
-from utils.scoring import write_text
+from utils.report.scoring import write_text
 
 
 def compare(job):
@@ -82,7 +81,7 @@ def build(model_name, weights, dropout, dtype=torch.float32, device="cpu"):
 
 
 def capture(model_name, weights, x, y, dtype, device):
-    """One forward and backward pass in training mode, and what `compare.distances` reads of it."""
+    """One forward and backward pass in training mode, and what `bounds.distances` reads of it."""
     net = build(model_name, weights, False, dtype, device)
     outputs = {}
     for stage, name in stage_modules(model_name).items():

@@ -14,12 +14,12 @@ from tqdm import tqdm
 from alignment.job import RUN_RECIPE, files, framework_folder
 from alignment.torch_compare import build, choose_device, describe, read_start, take_step
 from evaluation import Evaluator
-from utils.checkpoint import checkpoint_folder
-from utils.datasets import load_splits, num_train_batches, test_batches, train_batches
+from utils.checkpoint.weights import checkpoint_folder
+from utils.data.datasets import load_splits, num_train_batches, test_batches, train_batches
 from utils.errors import UserError
 from utils.files import atomic_path
-from utils.logs import METRICS, EpochRecord, log_time, write_log
 from utils.recipe import GAMMA
+from utils.training.logs import METRICS, EpochRecord, log_time, write_log
 
 
 def train(job):

@@ -1,8 +1,8 @@
 """Ours against PyTorch, in processes of their own that take turns (A B A B ...): medians, ratios.
 
-    python benchmarks/against_pytorch.py                                steps, memory, predictions
-    python benchmarks/against_pytorch.py --measures step score epoch    the real test list, an epoch
-    python benchmarks/against_pytorch.py --model_name L2SKNet_UNet --steps 9 --csv speed.csv
+    python -m benchmarks.against_pytorch                                steps, memory, predictions
+    python -m benchmarks.against_pytorch --measures step score epoch    the real test list, an epoch
+    python -m benchmarks.against_pytorch --model_name L2SKNet_UNet --steps 9 --csv speed.csv
 
 The other side is the official formulation in plain PyTorch (alignment/twin.py), as its users run
 it: float32, eager, default settings, all cores. Both have the same weights (the trained ones where
@@ -30,26 +30,22 @@ import csv
 import importlib.util
 import multiprocessing
 import statistics
-import sys
 import time
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+from tqdm import tqdm
 
-ROOT = Path(__file__).resolve().parent.parent
-sys.path[:0] = [str(ROOT), str(ROOT / "benchmarks")]
-
-from official_scoring import OfficialScores  # noqa: E402
-from tqdm import tqdm  # noqa: E402
-
-from utils import cli  # noqa: E402
-from utils.checkpoint import find_weights  # noqa: E402
-from utils.datasets import Split, load_splits, train_batches  # noqa: E402
-from utils.errors import UserError  # noqa: E402
-from utils.files import atomic_path  # noqa: E402
-from utils.images import to_float  # noqa: E402
-from utils.synthetic import make_sample  # noqa: E402
+from benchmarks.official_scoring import OfficialScores
+from utils import cli
+from utils.checkpoint.weights import find_weights
+from utils.data.datasets import Split, load_splits, train_batches
+from utils.data.images import to_float
+from utils.data.synthetic import make_sample
+from utils.errors import UserError
+from utils.files import atomic_path
+from utils.recipe import Recipe
 
 
 class Measure(NamedTuple):
@@ -336,14 +332,14 @@ class Ours(Side):
 
     def weights(self, path):
         """Those of a file, or the initial ones if it is None: official name → array."""
-        from utils.checkpoint import get_weights, load_weights
+        from utils.checkpoint.weights import get_weights, load_weights
 
         if path:
             load_weights(self.net, path)
         return get_weights(self.net)
 
     def load(self, weights, train):
-        from utils.checkpoint import load_weights
+        from utils.checkpoint.weights import load_weights
         from utils.optim import Adam
 
         load_weights(self.net, weights)
@@ -360,19 +356,19 @@ class Ours(Side):
         jt.sync_all(True)
 
     def predict(self, x):
-        from utils.predict import predict
+        from utils.predict.maps import predict
 
         return predict(self.net, x)
 
     def train_epoch(self, split):
-        from utils.engine import train_one_epoch
+        from utils.training.engine import train_one_epoch
 
-        recipe = {"batch_size": self.args.batch_size, "image_size": self.args.size,
-                  "seed": self.args.seed, "epochs": 1}
+        recipe = Recipe(epochs=1, batch_size=self.args.batch_size, image_size=self.args.size,
+                        seed=self.args.seed)
         train_one_epoch(self.net, self.optimizer, split, recipe, 1, [], lambda: None)
 
     def evaluate(self, split, roc):
-        from utils.engine import evaluate
+        from utils.training.engine import evaluate
 
         return evaluate(self.net, split, self.args.batch_size).compute()
 

@@ -1,7 +1,7 @@
 """What the networks cost: parameters, multiply-accumulates, latency and memory.
 
-    python benchmarks/cost.py                       one image of 256x256 on the current device
-    python benchmarks/cost.py --size 2160 3840      height and width
+    python -m benchmarks.cost                       one image of 256x256 on the current device
+    python -m benchmarks.cost --size 2160 3840      height and width
 
 GMAC counts every convolution, the functional ones included: "official" as the paper's code computes
 it, three convolutions in each LLSKM and the 1x1 convolutions of the FPN after the resize; "ours" as
@@ -21,10 +21,8 @@ from unittest import mock
 
 import numpy as np
 
-ROOT = Path(__file__).resolve().parent.parent
-sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
-
-from utils import cli  # noqa: E402
+from model import build_model
+from utils import cli, runtime
 
 COLUMNS = ("model", "parameters", "GMAC official", "GMAC ours", "latency", "quartiles", "memory")
 
@@ -55,14 +53,10 @@ def _child(*arguments):
 
 def print_row(name, height, width, args, first):
     """Measures a network and prints its row of the table, with the heading if it is the first."""
-    from utils import runtime
-
     run = runtime.start(args.device, args.precision)
     if first:
         print(f"{run.describe()}\n1x1x{height}x{width}, {args.runs} runs\n")
         print("| " + " | ".join(COLUMNS) + " |\n|" + "---|" * len(COLUMNS))
-    from model import build_model
-
     net = build_model(name)
     parameters = count_parameters(net)
     net.eval()
@@ -84,13 +78,12 @@ def count_gmac(net, height, width):
 
     Nothing is computed: Jittor knows the shapes when it has built the graph.
     """
-    from official import llskm
-
     import model.fpn
+    from alignment.official import llskm
     from model.fpn import Fuse
     from model.llskm import LLSKM, LLSKM1D
-    from utils.runtime import jt
 
+    jt = runtime.jt
     def fuse(block, coarse, fine):
         return block.feature_high(model.fpn.resize_bilinear(coarse, fine.shape[2:4])) + fine
 
@@ -108,11 +101,11 @@ def count_gmac(net, height, width):
 
 def _count(net, height, width):
     """The multiply-accumulates of every convolution, in thousands of millions."""
-    import official
+    from alignment import official
+    from model import llskm
+    from model.ops import conv, resize
 
-    from model import conv, layers, llskm
-    from utils.runtime import jt
-
+    jt = runtime.jt
     conv2d, total = conv.conv2d, 0
 
     def counted(x, weight, *args, **kwargs):
@@ -130,7 +123,7 @@ def _count(net, height, width):
         return dense(block, x)
 
     with contextlib.ExitStack() as stack:
-        for module in (conv, layers, llskm, official):
+        for module in (conv, resize, llskm, official):
             stack.enter_context(mock.patch.object(module, "conv2d", counted))
         stack.enter_context(mock.patch.object(llskm.Dense, "without_bias", counted_dense))
         x = np.zeros((1, 1, height, width), np.float32)
@@ -141,9 +134,9 @@ def _count(net, height, width):
 
 def measure(net, height, width, runs):
     """The rise of the process's peak memory in bytes (None: unknown), and seconds of each run."""
-    from utils.predict import predict
-    from utils.runtime import jt
+    from utils.predict.maps import predict
 
+    jt = runtime.jt
     predict(net, np.zeros((1, 1, 64, 64), np.float32))  # Jittor compiles
     x = np.random.default_rng(0).random((1, 1, height, width), np.float32)
     jt.gc()

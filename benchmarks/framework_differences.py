@@ -1,6 +1,6 @@
 """Where stock Jittor, this project and PyTorch compute different things, and how far (Markdown).
 
-    python benchmarks/framework_differences.py
+    python -m benchmarks.framework_differences
 
 Each row is a quantity that the networks or their training depend on. A number is a distance: the
 largest difference from the truth, which NumPy computes in float64 by PyTorch's definition, over
@@ -15,16 +15,12 @@ import contextlib
 import importlib.metadata
 import importlib.util
 import multiprocessing
-import sys
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
 import numpy as np
 
-ROOT = Path(__file__).resolve().parent.parent
-sys.path[:0] = [str(ROOT)]
-
-from utils import cli  # noqa: E402
+from utils import cli, runtime
 
 SIDES = ("truth", "stock", "ours", "pytorch")
 EPS, MOMENTUM = 1e-5, 0.1  # of batch norm, in both frameworks
@@ -35,8 +31,6 @@ def main(argv=None) -> None:
     parser.add_argument("--only", metavar="TEXT", default="",
                         help="the rows whose difference contains it")
     args = parser.parse_args(argv)
-    from utils import runtime
-
     print(runtime.start(args.device).describe())
     chosen = [i for i, entry in enumerate(DIFFERENCES) if args.only in entry.name]
     others = [{}] * len(chosen)
@@ -61,8 +55,7 @@ def run_pytorch(index):
 
 def measure(entry) -> dict:
     """The truth, and what stock Jittor and our code make of an entry: side → quantity → result."""
-    from utils.runtime import jt
-
+    jt = runtime.jt
     return {"truth": entry.truth(), "stock": entry.stock(jt), "ours": entry.ours(jt)}
 
 
@@ -149,7 +142,7 @@ class BatchNorm:
         return self._jittor(jt, jt.nn.BatchNorm(self.shape[1]))
 
     def ours(self, jt):
-        from model.batch_norm import LINEAR, BatchNorm
+        from model.ops.batch_norm import LINEAR, BatchNorm
 
         return self._jittor(jt, BatchNorm(self.shape[1], LINEAR))
 
@@ -202,7 +195,7 @@ class BiasBeforeNorm:
         return self._jittor(jt, lambda y, bias: norm(y + bias.reshape(1, -1, 1, 1)))
 
     def ours(self, jt):
-        from model.batch_norm import LINEAR, BatchNorm
+        from model.ops.batch_norm import LINEAR, BatchNorm
 
         return self._jittor(jt, BatchNorm(16, LINEAR))
 
@@ -264,7 +257,7 @@ class BiasGradient:
         return self._jittor(jt, jt.nn.Conv2d)
 
     def ours(self, jt):
-        from model.conv import Conv2d
+        from model.ops.conv import Conv2d
 
         return self._jittor(jt, Conv2d)
 
@@ -443,7 +436,7 @@ class Shuffle:
         return self._results(order)
 
     def ours(self, jt):
-        from utils.datasets import Split, train_batches
+        from utils.data.datasets import Split, train_batches
 
         dots = [np.zeros((2, 2), np.uint8)] * self.count
         split = Split("", "train", Path(), list(range(self.count)), dots, dots)
@@ -480,7 +473,7 @@ class InitialWeights:
         return self._results(conv.weight.numpy(), conv.bias.numpy())
 
     def ours(self, jt):
-        from model.conv import Conv2d
+        from model.ops.conv import Conv2d
 
         conv = Conv2d(*self.channels, 3)
         return self._results(conv.weight.numpy(), conv.bias.numpy())
@@ -546,7 +539,7 @@ def _bilinear(size, new_size):
         return y, matrix.T @ dy(y.shape) @ matrix
 
     def ours(jt, x):
-        from model.layers import resize_bilinear
+        from model.ops.resize import resize_bilinear
 
         return resize_bilinear(x, (new_size, new_size))
 
@@ -566,7 +559,7 @@ def _nearest():
         return y, _blocks(dy(y.shape)).sum((3, 5), dtype=np.float64)
 
     def ours(jt, x):
-        from model.layers import upsample_nearest2x
+        from model.ops.resize import upsample_nearest2x
 
         return upsample_nearest2x(x)
 
@@ -595,7 +588,7 @@ def _max_pool():
         return y, dx
 
     def ours(jt, x):
-        from model.layers import max_pool2x2
+        from model.ops.pool import max_pool2x2
 
         return max_pool2x2(x)
 
@@ -613,7 +606,7 @@ def _leaky():
         return x * slopes, dy(x.shape) * slopes
 
     def ours(jt, x):
-        from model.batch_norm import LEAKY, activate
+        from model.ops.batch_norm import LEAKY, activate
 
         return activate(x, LEAKY)
 
@@ -642,7 +635,7 @@ def _convolution(kernel_size, dilation):
                                           w.transpose(1, 0, 2, 3)[:, :, ::-1, ::-1])
 
     def ours(jt, x):
-        from model.conv import conv2d
+        from model.ops.conv import conv2d
 
         return conv2d(x, jt.array(weight), padding=half, dilation=dilation)
 
@@ -676,7 +669,7 @@ class SmallestPool:
         return self._jittor(jt, lambda x: jt.nn.MaxPool2d(2)(x))
 
     def ours(self, jt):
-        from model.layers import max_pool2x2
+        from model.ops.pool import max_pool2x2
 
         return self._jittor(jt, max_pool2x2)
 
@@ -772,8 +765,8 @@ class NotANumber:
         })
 
     def ours(self, jt):
-        from model.batch_norm import RELU, activate
-        from model.layers import max_pool2x2
+        from model.ops.batch_norm import RELU, activate
+        from model.ops.pool import max_pool2x2
 
         return self._results(**{
             "sigmoid": lambda x: jt.sigmoid(jt.array(x)).numpy(),
@@ -811,7 +804,7 @@ class LoadStateDict:
         return self._results(lambda state: jt.nn.Conv2d(1, 1, 3).load_state_dict(state))
 
     def ours(self, jt):
-        from utils.checkpoint import load_weights
+        from utils.checkpoint.weights import load_weights
 
         return self._results(lambda state: load_weights(jt.nn.Conv2d(1, 1, 3), state))
 

@@ -1,29 +1,20 @@
 """How far we are from the float64 truth, and how far official PyTorch float32 is (Markdown).
 
-    python benchmarks/parity.py
+    python -m benchmarks.parity
 
-Forward, backward and running statistics on the weights and images of tests/golden.py.
+Forward, backward and running statistics on the weights and images of alignment/golden.py.
 """
 
 from __future__ import annotations
 
-import sys
-from pathlib import Path
-
-ROOT = Path(__file__).resolve().parent.parent
-sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
-
-from utils import cli  # noqa: E402
+from alignment import golden
+from utils import cli, runtime
 
 
 def main(argv=None) -> None:
     parser = cli.make_parser(__doc__)
     args = parser.parse_args(argv)
-    from utils import runtime
-
     runtime.start(args.device, args.precision)
-    import golden
-
     columns = ["evaluation output", "training output", "loss", "gradient, median",
                "gradient, largest", "buffers"]
     print("| model | batch |", " | ".join(columns), "|")

@@ -1,25 +1,21 @@
 """What tiles change: scores of the same network on whole frames and on overlapping tiles.
 
-    python benchmarks/tiles.py --model_name L2SKNet_UNet --tile 128 --images 100
+    python -m benchmarks.tiles --model_name L2SKNet_UNet --tile 128 --images 100
 
 Over the first images of the test list, with the best weights of the training run.
 """
 
 from __future__ import annotations
 
-import sys
-from pathlib import Path
-
 import numpy as np
+from tqdm import tqdm
 
-ROOT = Path(__file__).resolve().parent.parent
-sys.path[:0] = [str(ROOT)]
-
-from tqdm import tqdm  # noqa: E402
-
-from evaluation import Evaluator  # noqa: E402
-from utils import cli  # noqa: E402
-from utils.errors import UserError  # noqa: E402
+from evaluation import Evaluator
+from utils import cli, runtime
+from utils.checkpoint import find_weights
+from utils.data import load_split, to_float
+from utils.errors import UserError
+from utils.predict import load_model, predict, predict_tiles
 
 
 def main(argv=None) -> None:
@@ -27,13 +23,7 @@ def main(argv=None) -> None:
     parser.add_argument("--tile", type=cli.positive(int), default=128, help="default 128")
     parser.add_argument("--images", type=cli.positive(int), default=100, help="default 100")
     args = parser.parse_args(argv)
-    from utils import runtime
-    from utils.checkpoint import find_weights
-    from utils.datasets import load_split
-
     print(runtime.start(args.device, args.precision).describe())
-    from utils.predict import load_model
-
     split = load_split(args.dataset_dir, args.dataset_names[0], "test", args.num_workers)
     pairs = list(zip(split.images, split.masks))[: args.images]
     print(f"{len(pairs)} images of {split.name}, tiles of {args.tile}")
@@ -47,9 +37,6 @@ def main(argv=None) -> None:
 
 def measure(net, pairs, tile):
     """Prints the scores of both ways, and how far their probabilities are apart."""
-    from utils.images import to_float
-    from utils.predict import predict, predict_tiles
-
     whole, tiled = Evaluator(), Evaluator()
     far, flipped, pixels = 0, 0, 0
     for image, mask in tqdm(pairs, unit="image", disable=None):

@@ -1,6 +1,6 @@
 """Seconds of a training step, ours and with LLSKM in the official three convolutions.
 
-    python benchmarks/training_step.py --model_name L2SKNet_UNet
+    python -m benchmarks.training_step --model_name L2SKNet_UNet
 
 Both in one process, in turn (A B A B …) after a warm-up, on random images; everything but LLSKM is
 the same in both. Prints the medians and their ratio for each network.
@@ -9,16 +9,13 @@ the same in both. Prints the medians and their ratio for each network.
 from __future__ import annotations
 
 import statistics
-import sys
 import time
-from pathlib import Path
 
 import numpy as np
 
-ROOT = Path(__file__).resolve().parent.parent
-sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
-
-from utils import cli  # noqa: E402
+from model import build_model, soft_iou_loss
+from utils import cli, runtime
+from utils.optim import Adam
 
 
 def main(argv=None) -> None:
@@ -27,8 +24,6 @@ def main(argv=None) -> None:
     parser.add_argument("--size", type=cli.positive(int), default=256, help="default 256")
     parser.add_argument("--steps", type=cli.positive(int), default=5, help="timed; default 5")
     args = parser.parse_args(argv)
-    from utils import runtime
-
     print(runtime.start(args.device, args.precision).describe())
     batch_size = args.batch_size or 8
     print(f"batch {batch_size}, {args.size}x{args.size}, medians of {args.steps} steps")
@@ -40,12 +35,9 @@ def main(argv=None) -> None:
 
 def measure(name, batch_size, size, steps):
     """Median seconds of a step: ours, and in the official formulation."""
-    from official import use_official_formulation
+    from alignment.official import use_official_formulation  # Jittor starts with it
 
-    from model import build_model, soft_iou_loss
-    from utils.optim import Adam
-    from utils.runtime import jt
-
+    jt = runtime.jt
     rng = np.random.default_rng(0)
     x = jt.array(rng.random((batch_size, 1, size, size), np.float32))
     mask = jt.array((rng.random((batch_size, 1, size, size)) > 0.999).astype(np.float32))

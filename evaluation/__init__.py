@@ -5,6 +5,5 @@
 """
 
 from .evaluator import Evaluator
-from .reference import REFERENCE, Reference
 
-__all__ = ["REFERENCE", "Evaluator", "Reference"]
+__all__ = ["Evaluator"]

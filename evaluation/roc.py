@@ -57,7 +57,7 @@ def roc_counts(pred: np.ndarray, targets: Regions) -> RocCounts:
         _reaching(peaks), len(peaks),
         _reaching(background), background.size,
         _reaching(foreground), foreground.size,
-    )  # fmt: skip
+    )
 
 
 def roc_curve(counts: RocCounts) -> tuple[np.ndarray, np.ndarray]:

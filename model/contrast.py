@@ -3,9 +3,9 @@ official file model/L2SKNet/L2SKNet.py)."""
 
 from __future__ import annotations
 
-from model.batch_norm import LEAKY, RELU, BatchNorm
-from model.layers import ConvStack, conv3x3
+from model.blocks import ConvStack, conv3x3
 from model.llskm import LLSKM, LLSKM1D, global_average
+from model.ops.batch_norm import LEAKY, RELU, BatchNorm
 from utils.runtime import jt
 
 CHANNELS = (16, 32, 64, 128)

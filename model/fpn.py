@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from model.batch_norm import LINEAR, RELU, BatchNorm, activate
+from model.blocks import ConvStack, conv1x1, conv3x3
 from model.contrast import CHANNELS, ContrastNet
-from model.layers import ConvStack, conv1x1, conv3x3, resize_bilinear
-from model.layout import enter, leave
+from model.ops.batch_norm import LINEAR, RELU, BatchNorm, activate
+from model.ops.layout import enter, leave
+from model.ops.resize import resize_bilinear
 from utils.runtime import jt
 
 

@@ -12,10 +12,10 @@ which is a convolution grouped over the batch: one pass over memory in place of 
 
 from __future__ import annotations
 
-from model.batch_norm import LINEAR, RELU, BatchNorm
-from model.conv import Conv2d, conv2d
-from model.layers import ConvStack, conv1x1
-from model.layout import shape_of
+from model.blocks import ConvStack, conv1x1
+from model.ops.batch_norm import LINEAR, RELU, BatchNorm
+from model.ops.conv import Conv2d, conv2d
+from model.ops.layout import shape_of
 from utils.runtime import jt
 
 

@@ -2,17 +2,12 @@
 
 from __future__ import annotations
 
-from model.batch_norm import RELU, BatchNorm
+from model.blocks import ConvStack, conv1x1, conv3x3
 from model.contrast import CHANNELS, ContrastNet
-from model.layers import (
-    ConvStack,
-    conv1x1,
-    conv3x3,
-    max_pool2x2,
-    pad_to_multiple,
-    upsample_nearest2x,
-)
-from model.layout import enter, leave
+from model.ops.batch_norm import RELU, BatchNorm
+from model.ops.layout import enter, leave
+from model.ops.pool import max_pool2x2
+from model.ops.resize import pad_to_multiple, upsample_nearest2x
 from utils.runtime import jt
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from model import build_model
-from utils.checkpoint import get_weights, load_weights, save_weights
+from utils.checkpoint.weights import get_weights, load_weights, save_weights
 
 GAIN, LEVEL = 40.0, 0.5
 

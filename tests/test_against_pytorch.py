@@ -13,16 +13,12 @@ import pytest
 from PIL import Image
 from scripts import ROOT
 
+from benchmarks.against_pytorch import Pair
+from benchmarks.official_scoring import OfficialScores
 from evaluation import Evaluator
+from utils.data.synthetic import make_sample, write_sample_dataset
 from utils.errors import UserError
-from utils.synthetic import make_sample, write_sample_dataset
 
-sys.path.append(str(ROOT / "benchmarks"))
-
-from against_pytorch import Pair  # noqa: E402
-from official_scoring import OfficialScores  # noqa: E402
-
-SCRIPT = ROOT / "benchmarks" / "against_pytorch.py"
 KEYS = ("mIoU", "pixAcc", "precision", "recall", "fscore", "Pd", "Fa", "AUC")
 
 
@@ -31,11 +27,12 @@ KEYS = ("mIoU", "pixAcc", "precision", "recall", "fscore", "Pd", "Fa", "AUC")
 def test_the_table_is_complete_and_its_ratios_are_those_of_its_medians(tmp_path):
     write_sample_dataset(tmp_path / "data" / "Tiny", 5, 3, 32)
     run = subprocess.run(
-        [sys.executable, SCRIPT, "--device", "cpu", "--model_name", "L2SKNet_UNet", "--size", "32",
-         "--steps", "1", "--batch_size", "2", "--dataset_dir", tmp_path / "data",
+        [sys.executable, "-m", "benchmarks.against_pytorch", "--device", "cpu",
+         "--model_name", "L2SKNet_UNet", "--size", "32", "--steps", "1", "--batch_size", "2",
+         "--dataset_dir", tmp_path / "data",
          "--dataset_name", "Tiny", "--output_dir", tmp_path, "--csv", tmp_path / "a.csv",
          "--measures", "step", "latency", "throughput", "score", "epoch"],
-        capture_output=True, text=True)
+        cwd=ROOT, capture_output=True, text=True)
     assert run.returncode == 0, run.stderr
     rows = [line.strip("| ").split(" | ") for line in run.stdout.splitlines() if line[:2] == "| "]
     assert rows[0] == ["model", "measure", "PyTorch", "ours", "ratio"]

@@ -12,11 +12,11 @@ import numpy as np
 import pytest
 from scripts import ROOT
 
-from alignment import compare, report
+from alignment import bounds, report
 from alignment.stages import parameter_stages, stage_modules
 from model import MODEL_NAMES
-from utils.logs import read_log
-from utils.synthetic import write_sample_dataset
+from utils.data.synthetic import write_sample_dataset
+from utils.training.logs import read_log
 
 needs_torch = pytest.mark.skipif(
     importlib.util.find_spec("torch") is None,
@@ -26,8 +26,8 @@ needs_torch = pytest.mark.skipif(
 
 @needs_torch
 def test_the_twin_is_the_official_network():
-    script = ROOT / "tests" / "twin_golden.py"
-    result = subprocess.run([sys.executable, str(script)], capture_output=True, text=True)
+    command = [sys.executable, "-m", "alignment.twin_golden"]
+    result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert result.returncode == 0, result.stderr
     report = json.loads(result.stdout)
     assert len(report) == 4
@@ -45,7 +45,7 @@ def captures(model_name, seed=0):
     rng = np.random.default_rng(seed)
     keys = [f"{kind}/{stage}" for kind in ("forward", "backward")
             for stage in stage_modules(model_name)]
-    keys += [f"forward/{name}" for name in compare.EXTRA]
+    keys += [f"forward/{name}" for name in bounds.EXTRA]
     for module in stage_modules(model_name).values():
         keys += [f"gradients/{module}.0.weight", f"gradients/{module}.0.bias",
                  f"buffers/{module}.0.running_mean"]
@@ -57,7 +57,7 @@ def captures(model_name, seed=0):
 
 
 def rows_of(model_name, *batches):
-    return compare.judge([compare.distances(model_name, *batch) for batch in batches])
+    return bounds.judge([bounds.distances(model_name, *batch) for batch in batches])
 
 
 def write_result(folder, model_name, rows, losses=(0.9, 0.8), epochs=None):
@@ -202,7 +202,7 @@ def test_the_command(tmp_path):
     result = report.read_results(folder)["L2SKNet_UNet"]
     assert len(result["steps"]["jittor"]) == len(result["steps"]["drift"]) == 2
     assert not list(folder.glob("*/exchange"))
-    assert set(report.checks(result)) == {*compare.FACTORS, "steps", "epochs"}
+    assert set(report.checks(result)) == {*bounds.FACTORS, "steps", "epochs"}
     assert "PASS" in (folder / "report.md").read_text()
     logs = {name: next((folder / name / "log").glob("Tiny_L2SKNet_UNet_*.txt"))
             for name in ("Jittor", "Pytorch")}

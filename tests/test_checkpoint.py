@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 
 from model import MODEL_NAMES, build_model
-from utils import checkpoint
-from utils.checkpoint import (
+from utils.checkpoint import weights as checkpoint
+from utils.checkpoint.weights import (
     find_weights,
     get_weights,
     load_weights,

@@ -2,28 +2,19 @@
 
 from __future__ import annotations
 
-import importlib.util
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
+from scripts import ROOT
 
+from benchmarks import cost
 from model import MODEL_NAMES, build_model
-from model.layers import conv1x1
+from model.blocks import conv1x1
 from model.llskm import LLSKM, LLSKM1D, global_average
-from utils.runtime import jt, start
+from utils.runtime import jt
 
-SCRIPT = Path(__file__).resolve().parent.parent / "benchmarks" / "cost.py"
-
-
-@pytest.fixture(scope="module")
-def cost():
-    start("cpu")
-    spec = importlib.util.spec_from_file_location("cost", SCRIPT)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+pytestmark = pytest.mark.usefixtures("cpu")
 
 
 @pytest.mark.parametrize(
@@ -35,7 +26,7 @@ def cost():
         ("L2SKNet_1D_FPN", 990_989, 5.082),
     ],
 )
-def test_official_counts(cost, name, parameters, gmac):
+def test_official_counts(name, parameters, gmac):
     net = build_model(name)
     assert cost.count_parameters(net) == parameters
     net.eval()
@@ -69,7 +60,7 @@ class _Block(jt.Module):
         (lambda: conv1x1(8, 8), 1, 1),
     ],
 )
-def test_one_block_by_hand(cost, block, official, ours):
+def test_one_block_by_hand(block, official, ours):
     net = _Block(block())
     net.eval()
     theta = 0 if isinstance(net.block, type(conv1x1(1, 1))) else 2 * 8 * 2  # 8 → 2 → 8 channels
@@ -79,8 +70,8 @@ def test_one_block_by_hand(cost, block, official, ours):
 
 def test_the_real_table():
     run = subprocess.run(
-        [sys.executable, SCRIPT, "--size", "24", "40", "--runs", "1", "--device", "cpu"],
-        capture_output=True, text=True)
+        [sys.executable, "-m", "benchmarks.cost", "--size", "24", "40", "--runs", "1",
+         "--device", "cpu"], cwd=ROOT, capture_output=True, text=True)
     assert run.returncode == 0, run.stderr
     rows = [line.strip("| ").split(" | ") for line in run.stdout.splitlines() if line[:1] == "|"]
     assert rows[0][:4] == ["model", "parameters", "GMAC official", "GMAC ours"]

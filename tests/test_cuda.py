@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from utils import cuda
 from utils.errors import UserError
+from utils.runtime import cuda
 
 H200 = cuda.Gpu("Some GPU", 90, (13, 0))
 HEADERS = ("cuda_runtime", "cublas", "curand", "cufft", "cusparse")
@@ -207,7 +207,7 @@ def test_view_is_made_once_and_anew_when_its_parts_change(tmp_path, monkeypatch)
 def test_processes_may_make_a_view_at_once(tmp_path, monkeypatch):
     nvcc = make_toolkit(tmp_path / "cuda", "13.0")
     make_cudnn(tmp_path / "cuda/include", tmp_path / "cuda/lib64")
-    code = ("from utils import cuda\n"
+    code = ("from utils.runtime import cuda\n"
             "gpu = cuda.Gpu('', 90, (13, 0))\n"
             f"print(cuda.find_toolkit({str(tmp_path / 'cache')!r}, gpu).nvcc)")
     runs = [subprocess.Popen([sys.executable, "-c", code], cwd=Path(__file__).parent.parent,

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from utils import datasets
-from utils.datasets import (
+from utils.data import datasets
+from utils.data.datasets import (
     load_split,
     load_splits,
     num_train_batches,

@@ -11,10 +11,10 @@ from PIL import Image
 
 import demo
 from utils import environment
-from utils.datasets import load_splits
+from utils.data.datasets import load_splits
+from utils.data.synthetic import write_sample_dataset
 from utils.errors import UserError
-from utils.figures import HIT, MISS, TARGET, detection_figure
-from utils.synthetic import write_sample_dataset
+from utils.report.panels import HIT, MISS, TARGET, detection_figure
 
 
 @pytest.fixture

@@ -10,9 +10,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from evaluation import REFERENCE, Evaluator
+from evaluation import Evaluator
 from evaluation.pd_fa import match_in_order, match_optimally
 from evaluation.roc import THRESHOLDS
+from utils.report.reference import REFERENCE
 
 ROOT = Path(__file__).resolve().parent.parent
 OFFICIAL = ROOT / "tests" / "fixtures" / "metrics.npz"
@@ -429,7 +430,7 @@ def test_image_without_target():
     assert evaluator.compute()["Pd"] == 1
     assert evaluator.counts() == {
         "images": 2, "images_without_target": 1, "targets": 1, "pixels": 2048
-    }  # fmt: skip
+    }
 
 
 def test_images_of_different_sizes():

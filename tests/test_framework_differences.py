@@ -11,12 +11,9 @@ import numpy as np
 import pytest
 from scripts import ROOT
 
-SCRIPT = ROOT / "benchmarks" / "framework_differences.py"
-PAGES = [ROOT / "docs" / "differences.md", ROOT / "docs" / "differences.zh-CN.md"]
+from benchmarks import framework_differences as differences
 
-spec = importlib.util.spec_from_file_location("framework_differences", SCRIPT)
-differences = importlib.util.module_from_spec(spec)
-spec.loader.exec_module(differences)
+PAGES = [ROOT / "docs" / "differences.md", ROOT / "docs" / "differences.zh-CN.md"]
 
 # Those of the training size take seconds, and show nothing that the others do not.
 CHEAP = [entry for entry in differences.DIFFERENCES if "8×16×256×256" not in entry.name]
@@ -64,8 +61,9 @@ def test_distance_by_hand():
 @pytest.mark.skipif(importlib.util.find_spec("torch") is None,
                     reason="PyTorch is not installed (pip install -r requirements-align.txt)")
 def test_the_command_prints_all_three():
-    run = subprocess.run([sys.executable, SCRIPT, "--device", "cpu", "--only", "MultiStepLR"],
-                         capture_output=True, text=True)
+    run = subprocess.run([sys.executable, "-m", "benchmarks.framework_differences",
+                          "--device", "cpu", "--only", "MultiStepLR"],
+                         cwd=ROOT, capture_output=True, text=True)
     assert run.returncode == 0, run.stderr
     rows = [line.strip("| ").split(" | ") for line in run.stdout.splitlines() if line[:2] == "| "]
     late, right = "5e-04 5e-04 5e-04 5e-05", "5e-04 5e-04 5e-05 5e-05"

@@ -6,8 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from utils.errors import UserError
-from utils.images import (
+from utils.data.images import (
     list_images,
     read_gray,
     read_mask,
@@ -15,6 +14,7 @@ from utils.images import (
     resize_mask,
     to_float,
 )
+from utils.errors import UserError
 
 GRAY = np.arange(12, dtype=np.uint8).reshape(3, 4) * 20
 BINARY = np.array([[0, 0, 1], [1, 0, 0]], np.uint8)
@@ -178,7 +178,7 @@ def test_masks_of_one_value(tmp_path, value, expected):
         (np.array([[0, 1, 255]], np.uint8), r"values 0, 1, 255\)"),
         (np.array([[0, 128]], np.uint8), r"values 0, 128\)"),
         (np.array([[7, 255]], np.uint8), r"values 7, 255\)"),
-        (np.arange(200, dtype=np.uint8)[None], r"values 0, 1, 2, 3, \.\.\. 199: 200 in all"),
+        (np.arange(200, dtype=np.uint8)[None], r"values 0, 1, 2, 3, and 196 more up to 199\)"),
         (np.array([[[0, 0, 0], [255, 0, 0]]], np.uint8), "picture in colour"),
     ],
 )

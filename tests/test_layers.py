@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import numpy as np
-import official
 import pytest
 from scipy.signal import correlate2d
 
-from model import MODEL_NAMES, batch_norm, build_model, layers
-from model.batch_norm import LEAKY, LINEAR, RELU
-from model.conv import Conv2d, conv2d
+from alignment import official
+from model import MODEL_NAMES, blocks, build_model
 from model.llskm import LLSKM, LLSKM1D, global_average
+from model.ops import batch_norm, pool, resize
+from model.ops.batch_norm import LEAKY, LINEAR, RELU
+from model.ops.conv import Conv2d, conv2d
 from utils.runtime import jt
 
 pytestmark = pytest.mark.usefixtures("cpu")
@@ -118,7 +119,7 @@ def test_batch_norm_does_not_hide_nan(rng, slope, training):
 
 
 def test_bias_before_batch_norm_has_a_gradient_of_zero(rng):
-    stack = layers.ConvStack((0, layers.conv3x3(2, 3, bias=True), batch_norm.BatchNorm(3, RELU)))
+    stack = blocks.ConvStack((0, blocks.conv3x3(2, 3, bias=True), batch_norm.BatchNorm(3, RELU)))
     stack.train()
     y = stack(jt.array(normal(rng, 2, 2, 6, 6)))
     (gradient,) = jt.grad(y.sqr().sum(), [getattr(stack, "0").bias])
@@ -156,10 +157,10 @@ def test_llskm_of_a_constant_is_its_centre_term_alone():
 
 
 def test_bilinear_resize_has_half_pixel_centres():
-    y = layers.resize_bilinear(jt.array(np.array([[[[0, 4]]]], np.float32)), (1, 4)).numpy()
+    y = resize.resize_bilinear(jt.array(np.array([[[[0, 4]]]], np.float32)), (1, 4)).numpy()
     np.testing.assert_array_equal(y[0, 0], [[0, 1, 3, 4]])
     x = np.arange(12, dtype=np.float32).reshape(1, 1, 3, 4)
-    y = layers.resize_bilinear(jt.array(x), (5, 7)).numpy()[0, 0]
+    y = resize.resize_bilinear(jt.array(x), (5, 7)).numpy()[0, 0]
     # Row 2 of 5 is row 1 of 3 exactly; column 3 of 7 is half way between 1 and 2.
     np.testing.assert_allclose(y[2, 3], 5.5, rtol=1e-6)
     assert y[0, 0] == 0 and y[-1, -1] == 11
@@ -167,7 +168,7 @@ def test_bilinear_resize_has_half_pixel_centres():
 
 def test_nearest_upsampling_and_its_gradient(rng):
     x = jt.array(normal(rng, 2, 3, 4, 5))
-    y = layers.upsample_nearest2x(x)
+    y = resize.upsample_nearest2x(x)
     np.testing.assert_array_equal(y.numpy(), x.numpy().repeat(2, 2).repeat(2, 3))
     pull = normal(rng, 2, 3, 8, 10)
     (gradient,) = jt.grad((y * jt.array(pull)).sum(), [x])
@@ -178,13 +179,13 @@ def test_nearest_upsampling_and_its_gradient(rng):
 @pytest.mark.parametrize("shape, padded", [((5, 7), (8, 8)), ((1, 1), (8, 8)), ((8, 17), (8, 24))])
 def test_padding_repeats_the_edge_at_bottom_and_right(rng, shape, padded):
     x = normal(rng, 2, 3, *shape)
-    y = layers.pad_to_multiple(jt.array(x), 8).numpy()
+    y = resize.pad_to_multiple(jt.array(x), 8).numpy()
     assert y.shape == (2, 3, *padded)
     rows = np.minimum(np.arange(padded[0]), shape[0] - 1)
     columns = np.minimum(np.arange(padded[1]), shape[1] - 1)
     np.testing.assert_array_equal(y, x[:, :, rows[:, None], columns])
     fitting = jt.array(normal(rng, 1, 1, 16, 8))
-    assert layers.pad_to_multiple(fitting, 8) is fitting
+    assert resize.pad_to_multiple(fitting, 8) is fitting
 
 
 @pytest.mark.parametrize("name", MODEL_NAMES)
@@ -199,7 +200,7 @@ def test_networks_take_any_size(rng, name, size):
 @pytest.mark.parametrize("size", [(2, 2), (2, 8), (4, 6)])
 def test_max_pool(rng, size):
     x = normal(rng, 2, 3, *size)
-    y = layers.max_pool2x2(jt.array(x)).numpy()
+    y = pool.max_pool2x2(jt.array(x)).numpy()
     h, w = size
     np.testing.assert_array_equal(y, x.reshape(2, 3, h // 2, 2, w // 2, 2).max((3, 5)))
 
@@ -207,7 +208,7 @@ def test_max_pool(rng, size):
 @pytest.mark.parametrize("size", [(2, 2), (2, 4), (6, 2), (4, 4)])
 def test_max_pool_gives_the_gradient_of_a_tie_to_the_first(size):
     x = jt.array(np.ones((1, 1, *size), np.float32))
-    (gradient,) = jt.grad(layers.max_pool2x2(x).sum(), [x])
+    (gradient,) = jt.grad(pool.max_pool2x2(x).sum(), [x])
     expected = np.zeros(size)
     expected[::2, ::2] = 1
     np.testing.assert_array_equal(gradient.numpy()[0, 0], expected)

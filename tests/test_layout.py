@@ -10,7 +10,7 @@ pytestmark = pytest.mark.usefixtures("cpu")
 
 @pytest.fixture(autouse=True)
 def blocks(cpu):
-    from model import layout
+    from model.ops import layout
 
     if not layout.has_blocks():
         pytest.skip("oneDNN has no kernels for blocks on this processor")
@@ -21,7 +21,7 @@ def values(*shape):
 
 
 def conv(channels, out_channels, height, width, **options):
-    from model.conv import conv2d
+    from model.ops.conv import conv2d
     from utils.runtime import jt
 
     weight = jt.array(values(out_channels, channels // options.get("groups", 1), height, width))
@@ -29,7 +29,7 @@ def conv(channels, out_channels, height, width, **options):
 
 
 def norm(training):
-    from model.batch_norm import LEAKY, BatchNorm
+    from model.ops.batch_norm import LEAKY, BatchNorm
 
     layer = BatchNorm(32, LEAKY)
     layer.running_mean.assign(values(32))
@@ -39,8 +39,8 @@ def norm(training):
 
 
 def layer(name):
-    from model import layers
     from model.llskm import global_average, per_image_conv
+    from model.ops import pool, resize
     from utils.runtime import jt
 
     return {
@@ -54,9 +54,9 @@ def layer(name):
         "per image": lambda: lambda x: per_image_conv(x, jt.array(values(3, 32, 32, 3, 3)), 1),
         "batch norm, training": lambda: norm(True),
         "batch norm, evaluation": lambda: norm(False),
-        "max-pool": lambda: layers.max_pool2x2,
-        "nearest": lambda: layers.upsample_nearest2x,
-        "bilinear": lambda: lambda x: layers.resize_bilinear(x, (19, 31)),
+        "max-pool": lambda: pool.max_pool2x2,
+        "nearest": lambda: resize.upsample_nearest2x,
+        "bilinear": lambda: lambda x: resize.resize_bilinear(x, (19, 31)),
         "average": lambda: global_average,
     }[name]()
 
@@ -70,7 +70,7 @@ NAMES = (
 
 @pytest.mark.parametrize("name", NAMES)
 def test_layer_in_blocks(name):
-    from model import layout
+    from model.ops import layout
     from utils.runtime import jt
 
     apply, x = layer(name), jt.array(values(3, 32, 10, 14))
@@ -91,8 +91,8 @@ def test_layer_in_blocks(name):
 
 
 def test_pool_gives_a_tie_to_the_first():
-    from model import layout
-    from model.layers import max_pool2x2
+    from model.ops import layout
+    from model.ops.pool import max_pool2x2
     from utils.runtime import jt
 
     x = jt.ones((1, 16, 4, 4))
@@ -104,7 +104,7 @@ def test_pool_gives_a_tie_to_the_first():
 
 @pytest.mark.parametrize("channels", [1, 4, 16, 48])
 def test_enter_and_leave(channels):
-    from model import layout
+    from model.ops import layout
     from utils.runtime import jt
 
     x = values(2, channels, 5, 7)

@@ -8,7 +8,8 @@ import os
 import pytest
 
 from utils.errors import UserError
-from utils.logs import (
+from utils.recipe import Recipe
+from utils.training.logs import (
     METRICS,
     EpochRecord,
     best_epochs,
@@ -20,7 +21,6 @@ from utils.logs import (
     render_log,
     write_log,
 )
-from utils.recipe import Recipe
 
 MODELS = ["L2SKNet_UNet", "L2SKNet_FPN", "L2SKNet_1D_UNet", "L2SKNet_1D_FPN"]
 HISTORY = [

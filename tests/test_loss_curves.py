@@ -13,9 +13,9 @@ import pytest
 from PIL import Image
 
 import loss_curves
-from utils import plots
 from utils.errors import UserError
-from utils.logs import EpochRecord, write_log
+from utils.report import curves
+from utils.training.logs import EpochRecord, write_log
 
 ROOT = Path(loss_curves.__file__).resolve().parent
 MODELS = ["L2SKNet_UNet", "L2SKNet_FPN", "L2SKNet_1D_UNet", "L2SKNet_1D_FPN"]
@@ -43,8 +43,8 @@ def drawn(monkeypatch):
     def save_comparison(path, histories, title):
         seen[path.name] = {model: losses(records) for model, records in histories.items()}
 
-    monkeypatch.setattr(plots, "save_loss_curve", save_loss_curve)
-    monkeypatch.setattr(plots, "save_comparison", save_comparison)
+    monkeypatch.setattr(curves, "save_loss_curve", save_loss_curve)
+    monkeypatch.setattr(curves, "save_comparison", save_comparison)
     return seen
 
 
@@ -157,11 +157,11 @@ def test_an_empty_log_is_skipped_in_a_folder_and_an_error_by_name(tmp_path, draw
 
 
 def test_a_single_epoch_is_visible_and_miou_only_where_scored(tmp_path):
-    loss_color, miou_color = plots.STYLES[0][0], plots.STYLES[2][0]
-    plots.save_loss_curve(tmp_path / "unscored.png", [EpochRecord(1, 0.9)], "one")
+    loss_color, miou_color = curves.STYLES[0][0], curves.STYLES[2][0]
+    curves.save_loss_curve(tmp_path / "unscored.png", [EpochRecord(1, 0.9)], "one")
     assert loss_color in colors(tmp_path / "unscored.png")
     assert miou_color not in colors(tmp_path / "unscored.png")
-    plots.save_loss_curve(tmp_path / "scored.png", run([1, 2, 3]), "three")
+    curves.save_loss_curve(tmp_path / "scored.png", run([1, 2, 3]), "three")
     assert {loss_color, miou_color} <= colors(tmp_path / "scored.png")
     heights = [len(read_picture(tmp_path / f"{name}.png")) for name in ("unscored", "scored")]
     assert heights[0] < heights[1]
@@ -169,8 +169,8 @@ def test_a_single_epoch_is_visible_and_miou_only_where_scored(tmp_path):
 
 def test_comparison_shows_every_model_in_its_colour(tmp_path):
     histories = {model: run([1, 2], level=i + 1) for i, model in enumerate(MODELS)}
-    plots.save_comparison(tmp_path / "all.png", histories, "NUDT-SIRST")
-    assert {color for color, _ in plots.STYLES[:4]} <= colors(tmp_path / "all.png")
+    curves.save_comparison(tmp_path / "all.png", histories, "NUDT-SIRST")
+    assert {color for color, _ in curves.STYLES[:4]} <= colors(tmp_path / "all.png")
 
 
 @pytest.mark.filterwarnings("error::UserWarning", "error::RuntimeWarning")
@@ -185,7 +185,7 @@ def test_comparison_shows_every_model_in_its_colour(tmp_path):
 )
 def test_odd_losses_are_drawn_without_complaint(tmp_path, losses):
     records = [EpochRecord(10 + i, loss) for i, loss in enumerate(losses)]
-    plots.save_loss_curve(tmp_path / "odd.png", records, "odd")
-    plots.save_comparison(tmp_path / "both.png", {"a": records, "b": run([1])}, "odd")
+    curves.save_loss_curve(tmp_path / "odd.png", records, "odd")
+    curves.save_comparison(tmp_path / "both.png", {"a": records, "b": run([1])}, "odd")
     assert read_picture(tmp_path / "odd.png").shape[1] == 1050
-    assert plots.STYLES[1][0] in colors(tmp_path / "both.png")
+    assert curves.STYLES[1][0] in colors(tmp_path / "both.png")

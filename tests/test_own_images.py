@@ -15,12 +15,13 @@ from brightness import GAIN, LEVEL, brightness_net, save_brightness_weights
 from PIL import Image
 from scipy.io import loadmat
 
-from utils import frames, memory, pretrained
-from utils.detections import Detection, find_detections
+from utils.checkpoint import pretrained
+from utils.data.images import read_size, stretch
 from utils.errors import UserError
-from utils.images import read_size, stretch
-from utils.overlays import DETECTION, INSET, draw_overlay
-from utils.predict import predict, predict_tiles
+from utils.predict import frames, memory
+from utils.predict.detections import Detection, find_detections
+from utils.predict.maps import predict, predict_tiles
+from utils.predict.overlays import DETECTION, INSET, draw_overlay
 
 pytestmark = pytest.mark.usefixtures("cpu")
 

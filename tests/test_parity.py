@@ -6,12 +6,12 @@ float32 is; five times for the largest error of a gradient norm, which is ill-co
 
 from __future__ import annotations
 
-import golden
 import numpy as np
 import pytest
 
+from alignment import golden
 from model import MODEL_NAMES, build_model, soft_iou_loss
-from utils.checkpoint import get_weights
+from utils.checkpoint.weights import get_weights
 from utils.optim import Adam
 from utils.runtime import jt
 

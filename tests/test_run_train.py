@@ -11,12 +11,12 @@ import pytest
 from scripts import SIZE, SMALL, run, signalled, succeeds
 
 import run_train
-from utils import training
-from utils.checkpoint import checkpoint_folder, read_meta
-from utils.datasets import load_splits
-from utils.engine import Interrupted
+from utils.checkpoint.weights import checkpoint_folder, read_meta
+from utils.data.datasets import load_splits
+from utils.data.synthetic import write_sample_dataset
 from utils.runtime import start
-from utils.synthetic import write_sample_dataset
+from utils.training import run as training
+from utils.training.engine import Interrupted
 
 UNET, FPN, UNET_1D, FPN_1D = "L2SKNet_UNet", "L2SKNet_FPN", "L2SKNet_1D_UNet", "L2SKNet_1D_FPN"
 RECIPE = {"batch_size": 2, "image_size": SIZE, "epochs": 1}

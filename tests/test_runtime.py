@@ -9,8 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from utils import cuda, environment, runtime
+from utils import environment, runtime
 from utils.errors import UserError
+from utils.runtime import boot, cuda, onednn
 
 ROOT = Path(environment.ROOT)
 
@@ -133,23 +134,23 @@ def test_what_was_found_is_used_unless_the_cpu_is_demanded(tmp_path, monkeypatch
     toolkit = cuda.Toolkit("/cuda/bin/nvcc", "12.4", "8", "")
     monkeypatch.setattr(cuda, "find_gpu", found(GPU))
     monkeypatch.setattr(cuda, "find_toolkit", found(toolkit))
-    assert runtime.choose_cuda("auto", tmp_path) == (GPU, toolkit)
-    assert runtime.choose_cuda("cpu", tmp_path) == (None, None)
+    assert boot.choose_cuda("auto", tmp_path) == (GPU, toolkit)
+    assert boot.choose_cuda("cpu", tmp_path) == (None, None)
 
 
 def test_gpu_that_lies_idle_is_an_error_or_a_warning(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(cuda, "find_gpu", found(GPU))
     monkeypatch.setattr(cuda, "find_toolkit", found(UserError("it lacks cuDNN; install it")))
     with pytest.raises(UserError, match="no CUDA: it lacks cuDNN; install it; --device cpu"):
-        runtime.choose_cuda("cuda", tmp_path)
-    assert runtime.choose_cuda("auto", tmp_path) == (None, None)
+        boot.choose_cuda("cuda", tmp_path)
+    assert boot.choose_cuda("auto", tmp_path) == (None, None)
     assert capsys.readouterr().err == (
         "warning: the GPU is not used: it lacks cuDNN; install it\n")
 
 
 def test_machine_without_a_gpu_needs_no_warning(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(cuda, "find_gpu", found(cuda.NoGpu("no driver")))
-    assert runtime.choose_cuda("auto", tmp_path) == (None, None)
+    assert boot.choose_cuda("auto", tmp_path) == (None, None)
     assert capsys.readouterr().err == ""
 
 
@@ -190,13 +191,13 @@ def test_missing_package_names_the_cure():
 
 
 onednn_wheels = pytest.mark.skipif(
-    runtime._installed_file("onednn-cpu-gomp", "libmkldnn.so") is None,
+    onednn._installed_file("onednn-cpu-gomp", "libmkldnn.so") is None,
     reason="the oneDNN wheels exist for x86-64 Linux only")
 
 
 @onednn_wheels
 def test_onednn_is_put_where_jittor_looks(tmp_path):
-    assert runtime._provide_onednn(tmp_path)
+    assert onednn.provide_onednn(tmp_path)
     folder = tmp_path / ".cache/jittor/mkl/dnnl_lnx_2.2.0_cpu_gomp"
     program = tmp_path / "program.cc"
     program.write_text("#include <mkldnn.hpp>\nint main() { return dnnl_version()->minor - 2; }\n")
@@ -218,7 +219,7 @@ def test_broken_onednn_is_repaired(tmp_path, kind):
         folder.mkdir()
         (folder / "include").mkdir()
         (folder / "lib").symlink_to("/gone") if kind == "links" else (folder / "lib").mkdir()
-    assert runtime._provide_onednn(tmp_path)
+    assert onednn.provide_onednn(tmp_path)
     assert (folder / "lib/libmkldnn.so").is_file() and (folder / "include/mkldnn.hpp").is_file()
 
 
@@ -230,14 +231,14 @@ def test_working_onednn_is_left_alone(tmp_path):
     (folder / "include").symlink_to(Path(sys.prefix) / "include")
     if not (folder / "lib/libmkldnn.so").exists():
         pytest.skip("the wheels are not installed in this environment's lib/")
-    assert runtime._provide_onednn(tmp_path)
+    assert onednn.provide_onednn(tmp_path)
     assert (folder / "lib").is_symlink()
 
 
 @onednn_wheels
 def test_processes_may_place_onednn_at_once(tmp_path):
-    code = ("import sys; from pathlib import Path; from utils import runtime\n"
-            f"sys.exit(not runtime._provide_onednn(Path({str(tmp_path)!r})))")
+    code = ("import sys; from pathlib import Path; from utils.runtime import onednn\n"
+            f"sys.exit(not onednn.provide_onednn(Path({str(tmp_path)!r})))")
     runs = [subprocess.Popen([sys.executable, "-c", code], cwd=ROOT) for _ in range(4)]
     assert [run.wait() for run in runs] == [0, 0, 0, 0]
     parent = tmp_path / ".cache/jittor/mkl"

@@ -15,12 +15,18 @@ import pytest
 from PIL import Image
 from scipy.io import loadmat, savemat
 
-from evaluation import REFERENCE, Evaluator
+from evaluation import Evaluator
 from utils import cli
 from utils.errors import UserError
-from utils.figures import _coarse
-from utils.plots import save_score_curves
-from utils.reports import (
+from utils.predict.prediction_files import (
+    find_predictions,
+    prediction_folders,
+    read_prediction,
+)
+from utils.report.curves import save_score_curves
+from utils.report.panels import _coarse
+from utils.report.reference import REFERENCE
+from utils.report.tables import (
     Result,
     comparison_table,
     render_csv,
@@ -28,7 +34,6 @@ from utils.reports import (
     render_text,
     worst_first,
 )
-from utils.scoring import find_predictions, prediction_folders, read_prediction
 
 ROOT = Path(__file__).resolve().parent.parent
 NAMES = ("a", "b", "c")
@@ -281,7 +286,7 @@ def test_which_folders_are_meant(flags, expected, tmp_path, monkeypatch):
 def test_several_models_in_one_table_and_one_figure(place):
     scores = other_formats(place, place.folder / "theirs")
     result = place.run("cal_metrics.py", "--pred", place.mat, "theirs", "--model_name", "Ours",
-                       "Theirs", "--dataset_name", "Tiny")  # fmt: skip
+                       "Theirs", "--dataset_name", "Tiny")
     assert result.returncode == 0, result.stderr
     saved = place.folder / "result"
     rows = list(csv.DictReader((saved / "Tiny_models.csv").read_text().splitlines()))
@@ -320,7 +325,7 @@ def test_per_image_lines_have_the_worst_first(place):
     keys = ("targets", "hits", "misses", "false_regions", "false_pixels")
     assert [[int(row[key]) for key in keys] for row in rows] == [
         [1, 1, 0, 1, 4], [2, 1, 1, 0, 0], [1, 1, 0, 0, 0]
-    ]  # fmt: skip
+    ]
 
     worst = place.folder / "result" / "Tiny" / "worst" / "M"
     assert sorted(path.name for path in worst.iterdir()) == ["1_b.png", "2_c.png"]

@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from model import batch_norm, layers
-from utils import selfcheck
+from alignment import selfcheck
+from model.ops import batch_norm, resize
 from utils.runtime import jt
 
 pytestmark = pytest.mark.usefixtures("cpu")
@@ -35,7 +35,7 @@ def test_wrong_output_fails(monkeypatch, capsys):
         return x.reshape(n, c, h, 1, w, 1).broadcast([n, c, h, 2, w, 2]).reshape(
             n, c, 2 * h, 2 * w) * 1.001
 
-    monkeypatch.setattr(layers, "upsample_nearest2x", flipped)
+    monkeypatch.setattr(resize, "upsample_nearest2x", flipped)
     assert check(monkeypatch, "nearest upsampling", "sigmoid") == 1
     out = capsys.readouterr().out
     assert "FAIL: nearest upsampling\n" in out and "use_mkl=0" in out

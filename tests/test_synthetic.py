@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
-from utils import synthetic
-from utils.datasets import load_splits
+from utils.data import synthetic
+from utils.data.datasets import load_splits
+from utils.data.synthetic import write_sample_dataset
 from utils.errors import UserError
-from utils.synthetic import write_sample_dataset
 
 
 @pytest.fixture(scope="module")

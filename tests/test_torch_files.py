@@ -13,18 +13,24 @@ import sys
 import zipfile
 from pathlib import Path
 
-import golden
 import numpy as np
 import pytest
 
+from alignment import golden
 from model import MODEL_NAMES, build_model
-from utils.checkpoint import get_weights, load_weights, read_meta, save_weights
-from utils.convert import convert
+from utils.checkpoint.convert import convert
+from utils.checkpoint.torch_files import (
+    find_state_dict,
+    is_torch_file,
+    read_torch_file,
+    write_torch_file,
+)
+from utils.checkpoint.weights import get_weights, load_weights, read_meta, save_weights
 from utils.errors import UserError
-from utils.predict import load_model
-from utils.torch_files import find_state_dict, is_torch_file, read_torch_file, write_torch_file
+from utils.predict.maps import load_model
 
 ROOT = Path(__file__).resolve().parent.parent
+FIXTURES = ROOT / "tests" / "fixtures"
 FILES = ("torch_zip.pth.tar", "torch_legacy.pth")
 needs_torch = pytest.mark.skipif(importlib.util.find_spec("torch") is None,
                                  reason="PyTorch is not installed")
@@ -51,7 +57,7 @@ def run(*words):
 def folder(request, tmp_path_factory):
     """The files of tests/fixtures, or the same made by the PyTorch that is installed."""
     if request.param == "checked in":
-        return golden.FIXTURES
+        return FIXTURES
     place = tmp_path_factory.mktemp("torch")
     assert run("tests/torch_fixture.py", place).returncode == 0
     return place
@@ -89,7 +95,7 @@ def test_what_torch_saved_is_read(folder, name):
 
 @pytest.mark.parametrize("name", FILES)
 def test_a_file_cut_off_anywhere_is_refused_in_one_line(tmp_path, name):
-    data = (golden.FIXTURES / name).read_bytes()
+    data = (FIXTURES / name).read_bytes()
     path = tmp_path / name
     for end in [0, 1, 15, 20, *range(100, len(data) - 1, 97)]:
         path.write_bytes(data[:end])
@@ -101,7 +107,7 @@ def test_a_file_cut_off_anywhere_is_refused_in_one_line(tmp_path, name):
 
 @pytest.mark.parametrize("name", FILES)
 def test_a_damaged_file_raises_nothing_but_a_user_error(tmp_path, name):
-    data = (golden.FIXTURES / name).read_bytes()
+    data = (FIXTURES / name).read_bytes()
     rng, refused = np.random.default_rng(0), 0
     for _ in range(300):
         broken = bytearray(data)

@@ -11,14 +11,14 @@ import pytest
 from PIL import Image
 from scripts import SIZE, SMALL, refused, signalled, succeeds
 
-from utils import training
-from utils.checkpoint import checkpoint_folder, get_weights, read_arrays, read_meta
-from utils.datasets import load_splits
-from utils.engine import Interrupted, evaluate
+from utils.checkpoint.weights import checkpoint_folder, get_weights, read_arrays, read_meta
+from utils.data.datasets import load_splits
+from utils.data.synthetic import write_sample_dataset
 from utils.errors import UserError
-from utils.logs import METRICS, EpochRecord, best_epochs, read_log, render_log
-from utils.predict import load_model
-from utils.synthetic import write_sample_dataset
+from utils.predict.maps import load_model
+from utils.training import run as training
+from utils.training.engine import Interrupted, evaluate
+from utils.training.logs import METRICS, EpochRecord, best_epochs, read_log, render_log
 
 pytestmark = pytest.mark.usefixtures("cpu")
 

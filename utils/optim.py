@@ -10,7 +10,7 @@ import math
 
 import numpy as np
 
-from utils.runtime import jt
+from utils import runtime
 
 
 class Adam:
@@ -37,6 +37,7 @@ class Adam:
 
     def step(self, loss):
         """Takes one step down the gradient of `loss`, a scalar."""
+        jt = runtime.jt
         self.steps += 1
         beta1, beta2 = self.betas
         step_size = self.lr / (1 - beta1**self.steps)
@@ -65,12 +66,12 @@ class Adam:
                 array = state.get(f"{letter}.{i}")
                 if array is None or tuple(array.shape) != tuple(moment.shape):
                     raise ValueError(f"optimiser state {letter}.{i} does not fit the network")
-                moment.update(jt.array(array))
+                moment.update(runtime.jt.array(array))
         self.steps, self.lr = int(state["steps"]), float(state["lr"])
 
 
 def _zeros_like(parameter):
-    return jt.array(np.zeros(parameter.shape, np.float32)).stop_grad()
+    return runtime.jt.array(np.zeros(parameter.shape, np.float32)).stop_grad()
 
 
 class MultiStepLR:

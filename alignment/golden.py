@@ -1,0 +1,143 @@
+"""Numbers of the official PyTorch implementation (numbers/), and the recipe behind them.
+
+Weights, images and masks are functions of names, so nothing large is stored. Every number exists in
+float32, as official PyTorch computes it, and under `f64/` in float64, the truth. An error is a
+distance from the truth; the functions below return ours and that of official float32.
+"""
+
+from __future__ import annotations
+
+import zlib
+from pathlib import Path
+
+import numpy as np
+
+from model import build_model, soft_iou_loss
+from utils import runtime  # Jittor starts where it is used: PyTorch's twin reads this as well
+from utils.checkpoint.weights import get_weights, load_weights
+
+NUMBERS = Path(__file__).parent / "numbers"
+
+
+def load(model_name):
+    """The fixture of a network: name → array."""
+    with np.load(NUMBERS / f"{model_name}.npz") as file:
+        return {name: file[name] for name in file.files}
+
+
+def _rng(name):
+    return np.random.default_rng([20241225, zlib.crc32(name.encode())])
+
+
+def weight(name, shape):
+    """The recipe's value of one entry of the official state_dict."""
+    z = _rng(name).standard_normal(shape).astype(np.float32)
+    if name.endswith("running_var"):
+        return np.float32(0.3) * (1 + np.abs(z))
+    if name.endswith("running_mean"):
+        return np.float32(0.02) * z
+    if len(shape) == 4:
+        return z * np.float32(1 / np.sqrt(np.prod(shape[1:])))  # a division rounds otherwise
+    if name.endswith("bias"):
+        return np.float32(0.1) * z
+    return 1 + np.float32(0.1) * z
+
+
+def weights(fixture):
+    """The recipe's state_dict, the unused kernels of the official 1-D models included."""
+    names = [str(name) for name in fixture["keys"]]
+    shapes = [tuple(map(int, str(shape).split("x"))) for shape in fixture["shapes"]]
+    return {name: weight(name, shape) for name, shape in zip(names, shapes)}
+
+
+def images(n, h, w):
+    """n×1×h×w float32."""
+    return _rng(f"input{n}x{h}x{w}").random((n, 1, h, w)).astype(np.float32)
+
+
+def masks(n, h, w):
+    """n×1×h×w float32: three 4×4 squares an image."""
+    rng, result = _rng(f"mask{n}x{h}x{w}"), np.zeros((n, 1, h, w), np.float32)
+    for image in result[:, 0]:
+        for _ in range(3):
+            r, c = rng.integers(2, h - 6), rng.integers(2, w - 6)
+            image[r : r + 4, c : c + 4] = 1
+    return result
+
+
+def batch(shape):
+    """Images and masks of a shape such as "2x64x64", as Jittor variables."""
+    size = tuple(map(int, shape.split("x")))
+    return runtime.jt.array(images(*size)), runtime.jt.array(masks(*size))
+
+
+def build(model_name):
+    """The network without dropout, which has no truth to compare with."""
+    net = build_model(model_name)
+    if hasattr(net, "head"):
+        net.head.dropout = 0.0
+    return net
+
+
+def reset(net, fixture):
+    """Gives a network the recipe's weights."""
+    load_weights(net, weights(fixture))
+
+
+def _largest_errors(key, fixture, ours):
+    truth = fixture[f"f64/{key}"]
+    return tuple(np.abs(a.astype(np.float64) - truth).max() for a in (ours, fixture[key]))
+
+
+def _output_errors(key, fixture, shape, output):
+    if shape == "8x256x256":  # only every eighth row and column is stored
+        return _largest_errors(f"{key}_sub8", fixture, output[..., ::8, ::8])
+    return _largest_errors(key, fixture, output)
+
+
+def evaluation_errors(net, fixture, shape):
+    """Largest errors of the output in evaluation mode."""
+    reset(net, fixture)
+    net.eval()
+    with runtime.jt.no_grad():
+        output = net(batch(shape)[0]).numpy()
+    return _output_errors(f"{shape}/eval", fixture, shape, output)
+
+
+def training_errors(net, fixture, shape):
+    """Errors of one forward and backward pass in training mode, by name.
+
+    Output and loss: the largest error. Gradient norms: the relative errors, of which the median and
+    the largest count. Buffers (running statistics): the largest relative error of a norm. "zero
+    gradients": the largest norm where the truth is zero, at biases before a batch norm.
+    """
+    reset(net, fixture)
+    net.train()
+    x, mask = batch(shape)
+    output = net(x)
+    loss = soft_iou_loss(output, mask)
+    parameters = net.state_dict()
+    names = [str(name) for name in fixture[f"{shape}/grad_keys"]]
+    gradients = runtime.jt.grad(loss, [parameters[name] for name in names])
+    runtime.jt.sync_all(True)
+    errors = {
+        "output": _output_errors(f"{shape}/train", fixture, shape, output.numpy()),
+        "loss": _largest_errors(f"{shape}/loss", fixture, loss.numpy()),
+    }
+
+    truth = fixture[f"f64/{shape}/grad_norms"]
+    zero = truth < 1e-9
+    both = [np.linalg.norm(g.numpy().astype(np.float64)) for g in gradients]
+    both = np.array(both), fixture[f"{shape}/grad_norms"]
+    errors["zero gradients"] = tuple(norms[zero].max(initial=0) for norms in both)
+    relative = [np.abs(norms - truth)[~zero] / truth[~zero] for norms in both]
+    errors["gradient, median"] = tuple(map(np.median, relative))
+    errors["gradient, largest"] = tuple(map(np.max, relative))
+
+    buffers = get_weights(net)
+    truth = fixture[f"f64/{shape}/buffer_norms"]
+    names = [str(name) for name in fixture[f"{shape}/buffer_keys"]]
+    both = [np.linalg.norm(buffers[name].astype(np.float64)) for name in names]
+    both = np.array(both), fixture[f"{shape}/buffer_norms"]
+    errors["buffers"] = tuple((np.abs(norms - truth) / truth).max() for norms in both)
+    return errors

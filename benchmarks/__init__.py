@@ -1,0 +1,1 @@
+"""Measurements whose numbers stand in the README: `python -m benchmarks.<name>`."""

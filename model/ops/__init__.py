@@ -1,0 +1,1 @@
+"""Operators with PyTorch's semantics, and how activations lie in memory."""

@@ -1,0 +1,57 @@
+"""Changing height and width: padding, nearest and bilinear."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from model.ops.conv import conv2d
+from utils.runtime import jt
+
+
+def pad_to_multiple(x, multiple):
+    """Pads N×C×H×W at the bottom and right until H and W are multiples of `multiple`.
+
+    The edge is repeated: unlike zeros it makes no step that looks like contrast, and unlike
+    reflection it shows no target a second time and works for any size.
+    """
+    height, width = x.shape[2:]
+    if height % multiple:
+        x = jt.concat([x] + [x[:, :, -1:]] * (-height % multiple), 2)
+    if width % multiple:
+        x = jt.concat([x] + [x[:, :, :, -1:]] * (-width % multiple), 3)
+    return x
+
+
+def upsample_nearest2x(x):
+    """Doubles height and width by repeating each pixel."""
+    n, c, h, w, *block = x.shape
+    x = x.reshape(n, c, h, 1, w, 1, *block).broadcast([n, c, h, 2, w, 2, *block])
+    return x.reshape(n, c, 2 * h, 2 * w, *block)
+
+
+def _bilinear_matrix(size, new_size):
+    """new_size × size weights of linear interpolation with half-pixel centres, edges clamped."""
+    centres = (np.arange(new_size, dtype=np.float64) + 0.5) * (size / new_size) - 0.5
+    centres = centres.clip(0, None)
+    low = np.minimum(np.floor(centres).astype(int), size - 1)
+    high = np.minimum(low + 1, size - 1)
+    weights = np.zeros((new_size, size), np.float64)
+    np.add.at(weights, (np.arange(new_size), low), 1 - (centres - low))
+    np.add.at(weights, (np.arange(new_size), high), centres - low)
+    return weights.astype(np.float32)
+
+
+def resize_bilinear(x, size):
+    """Resizes N×C×H×W to `size` (height, width), as F.interpolate(align_corners=False) does.
+
+    Two matrix products, one an axis, written as 1×1 convolutions over that axis: fast forward and
+    backward on every device.
+    """
+    n, c, h, w, *block = x.shape
+    b = block[0] if block else 1
+    height, width = size
+    rows = jt.array(_bilinear_matrix(h, height)).stop_grad().reshape(height, h, 1, 1)
+    columns = jt.array(_bilinear_matrix(w, width)).stop_grad().reshape(width, w, 1, 1)
+    x = conv2d(x.reshape(n * c, h, w * b, 1), rows)
+    x = conv2d(x.reshape(n * c * height, w, b, 1), columns)
+    return x.reshape(n, c, height, width, *block)

@@ -1,0 +1,152 @@
+"""Weights that come with the project, in model/pretrained/<dataset>/<model>.npz, each with a card.
+
+    python -m utils.checkpoint.pretrained --model_name L2SKNet_UNet  # a finished or stopped run
+
+copies the run's best weights there, writes the card beside them, and the log to loss_curves/Jittor.
+"""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import time
+from pathlib import Path
+
+import numpy as np
+
+from utils import cli, places
+from utils.checkpoint.weights import find_weights, read_meta
+from utils.errors import UserError
+from utils.files import atomic_path
+from utils.recipe import recipe_of
+
+NEWEST = 10  # so many of the last evaluated epochs are averaged
+FOLDER = cli.ROOT / "model" / "pretrained"
+METRICS = (("mIoU", "{:.4f}"), ("pixAcc", "{:.4f}"), ("fscore", "{:.4f}"), ("Pd", "{:.4f}"),
+           ("Fa", "{:.3g}"))
+
+
+def find_pretrained(dataset_name, model_name):
+    """The weights of a model that come with the project, trained on this dataset or another.
+
+    Returns:
+        Their path, or None.
+    """
+    paths = [FOLDER / name / f"{model_name}.npz" for name in (dataset_name, cli.DATASET)]
+    return next((path for path in paths if path.is_file()), None)
+
+
+def choose_weights(
+    output_dir: str | Path, dataset_name: str, model_name: str
+) -> tuple[Path, bool]:
+    """The best weights of a model there are for a dataset.
+
+    Returns:
+        Their path, and whether they were trained on it below `output_dir`; if not, they are those
+        that come with the project.
+
+    Raises:
+        UserError: there are neither.
+    """
+    trained = find_weights(output_dir, dataset_name, model_name)
+    path = trained or find_pretrained(dataset_name, model_name)
+    if path is None:
+        raise UserError(
+            f"{model_name} is not trained on {dataset_name}; train it (python train_device0.py "
+            f"--model_name {model_name} --dataset_name {dataset_name}) or name a file with "
+            "--weights"
+        )
+    return path, trained is not None
+
+
+def publish(output_dir, dataset_name, model_name, remark=""):
+    """Copies the best weights of a run to model/pretrained/ and its log to loss_curves/Jittor/.
+
+    Args:
+        remark: a sentence for the card.
+
+    Returns:
+        The paths written.
+
+    Raises:
+        UserError: the run is not there, or was never evaluated.
+    """
+    run = places.checkpoint_folder(output_dir, dataset_name, model_name)
+    best, last = run / places.BEST, run / places.LAST
+    for path in (best, last):
+        if not path.is_file():
+            raise UserError(f"{path}: not there; train and evaluate {model_name} first")
+    meta = read_meta(last)
+    log = places.log_file(output_dir, dataset_name, model_name, meta["started"])
+    weights = FOLDER / dataset_name / f"{model_name}.npz"
+    card = weights.with_suffix(".md")
+    copied_log = places.loss_curve_folder(cli.ROOT) / log.name
+    for source, target in ((best, weights), (log, copied_log)):
+        with atomic_path(target) as temporary:
+            shutil.copyfile(source, temporary)
+    with atomic_path(card) as temporary:
+        Path(temporary).write_text(make_card(read_meta(best), meta, remark, _commit()), "utf-8")
+    return weights, card, copied_log
+
+
+def make_card(best, last, remark, commit):
+    """The card, Markdown: `best` and `last` are the meta data of the two checkpoints."""
+    at_best, at_last = best["history"][-1], last["history"][-1]
+    rows = [
+        ("data", f"{best['dataset']}, train.txt; metrics on test.txt"),
+        ("recipe", recipe_of(last).describe()),
+        ("trained", f"{at_last['epoch']} epochs; best mIoU after epoch {at_best['epoch']}"),
+        ("run begun", best["started"]),
+        ("published", f"{time.strftime('%Y-%m-%d')}, commit {commit}"),
+    ]
+    lines = [f"# {best['model']} on {best['dataset']}", ""]
+    lines += [remark, ""] if remark else []
+    lines += ["| | |", "|---|---|", *(f"| {name} | {value} |" for name, value in rows), ""]
+    lines += ["| checkpoint | loss | " + " | ".join(name for name, _ in METRICS) + " |",
+              "|---|---|" + "---|" * len(METRICS)]
+    newest = [record for record in last["history"] if record["mIoU"] is not None][-NEWEST:]
+    groups = [(f"this file, the best by mIoU (epoch {at_best['epoch']})", [at_best]),
+              (f"the last epoch ({at_last['epoch']})", [at_last])]
+    if len(newest) > 1:
+        epochs = [f"{record['epoch']}" for record in (newest[0], newest[-1])]
+        groups.append((f"mean ± standard deviation of {len(newest)} (epochs "
+                       f"{' to '.join(epochs)})", newest))
+    for name, records in groups:
+        lines.append(_row(name, records))
+        if all(record.get("strict") for record in records):
+            lines.append(_row("the same, strict", [{**record, **record["strict"], "loss": None,
+                                                    "pixAcc": None} for record in records]))
+    return "\n".join(lines) + "\n"
+
+
+def _row(name, records):
+    """A line of the card: the values of one record, or mean and deviation of several."""
+    cells = []
+    for key, form in (("loss", "{:.4f}"), *METRICS):
+        values = [record[key] for record in records]
+        cell = "–" if None in values else form.format(np.mean(values))
+        if len(values) > 1 and None not in values:
+            cell += " ± " + form.format(np.std(values))
+        cells.append(cell)
+    return f"| {name} | " + " | ".join(cells) + " |"
+
+
+def _commit():
+    answer = subprocess.run(["git", "rev-parse", "--short", "HEAD"], cwd=cli.ROOT,
+                            capture_output=True, text=True)
+    return answer.stdout.strip() or "unknown"
+
+
+def main(argv=None) -> None:
+    """Runs the command with the arguments given, those of the command line by default."""
+    parser = cli.make_parser(__doc__, default_models=["L2SKNet_UNet"])
+    parser.add_argument("--remark", default="", help="a sentence for the card")
+    args = parser.parse_args(argv)
+    for dataset_name in args.dataset_names:
+        for model_name in args.model_names:
+            for path in publish(args.output_dir, dataset_name, model_name, args.remark):
+                print(f"wrote {path}")
+
+
+if __name__ == "__main__":
+    cli.run(main)

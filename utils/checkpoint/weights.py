@@ -1,0 +1,200 @@
+"""Weights and checkpoints: .npz files of plain arrays under the official parameter names.
+
+A file is read without unpickling anything, so one from a stranger can do no harm. Beside the
+weights it may hold `meta` (JSON) and, to resume training, entries that begin with `optimizer/`.
+Weights alone are read from PyTorch's files as well, see `utils.checkpoint.torch_files`.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+
+import numpy as np
+
+from utils import runtime
+from utils.checkpoint.torch_files import find_state_dict, is_torch_file, read_torch_file
+from utils.errors import UserError, listed
+from utils.files import atomic_path
+from utils.places import BEST, LAST, checkpoint_folder
+
+META, OPTIMIZER = "meta", "optimizer/"
+
+# Entries of official files that take no part in the output.
+_BATCHES_TRACKED = "num_batches_tracked"
+_DEAD_KERNEL = re.compile(r"contrast\d(_\d)?\.0\.conv\.weight")
+
+# How the official networks register their parts; all others come after, in the order of ours.
+_FIRST_PARTS = ("layer", "contrast", "contrConV")
+
+
+def find_weights(output_dir, dataset_name, model_name):
+    """The best weights of a trained model, or the last if none was evaluated, or None."""
+    folder = checkpoint_folder(output_dir, dataset_name, model_name)
+    paths = (folder / BEST, folder / LAST)
+    return next((path for path in paths if path.is_file()), None)
+
+
+def get_weights(net):
+    """The network's parameters and running statistics, official name → NumPy array."""
+    return {name: variable.numpy() for name, variable in net.state_dict().items()}
+
+
+def find_not_finite(arrays):
+    """The name of an array (of `get_weights`) that holds NaN or infinity, or None."""
+    return next((name for name, array in arrays.items() if not np.isfinite(array).all()), None)
+
+
+def all_finite(net):
+    """Whether all weights are finite numbers.
+
+    On the CPU the arrays are looked at where they lie; from a GPU one sum of each is fetched, in
+    one transfer, for hundreds would each wait for it.
+    """
+    if runtime.jt.flags.use_cuda and _sums_are_finite(net):
+        return True
+    return not find_not_finite(get_weights(net))
+
+
+def _sums_are_finite(net):
+    with runtime.jt.no_grad():
+        sums = runtime.jt.concat([variable.sum() for variable in net.state_dict().values()])
+    return bool(np.isfinite(sums.numpy()).all())
+
+
+def save_weights(net, path, meta=None, optimizer=None):
+    """Writes the weights, atomically.
+
+    Args:
+        net: a network of `model.build_model`.
+        path: of the .npz file.
+        meta: what JSON can hold (epoch, configuration, history …).
+        optimizer: arrays to resume from, as `Adam.state_dict` returns them.
+
+    Raises:
+        UserError: a weight is not finite; nothing is written then.
+    """
+    arrays = get_weights(net)
+    broken = find_not_finite(arrays)
+    if broken:
+        raise UserError(f"{path}: not written, {broken} is not finite; try a lower --lr")
+    arrays.update({OPTIMIZER + name: array for name, array in (optimizer or {}).items()})
+    with atomic_path(path) as temporary:
+        np.savez(temporary, **arrays, **{META: np.array(json.dumps(meta or {}))})
+
+
+def read_arrays(path):
+    """All entries of an .npz file, name → array.
+
+    Raises:
+        UserError: the file is missing, damaged, of another format, or would need unpickling.
+    """
+    return _read(path, lambda file: {name: file[name] for name in file.files})
+
+
+def read_meta(path):
+    """The `meta` of a file that `save_weights` wrote; empty if it has none.
+
+    Raises:
+        UserError: as `read_arrays`.
+    """
+    return _read(path, lambda file: json.loads(str(file[META])) if META in file.files else {})
+
+
+def _read(path, take):
+    path = Path(path)
+    if not path.is_file():
+        raise UserError(f"{path}: no such file; train the model first, or name a checkpoint")
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            return take(file)
+    except Exception as error:  # a damaged file makes the decoders raise nearly anything
+        raise UserError(
+            f"{path}: not an .npz file of plain arrays, or damaged; "
+            "remove it, or take another checkpoint"
+        ) from error
+
+
+def load_weights(net, source):
+    """Sets all parameters and running statistics of a network.
+
+    Args:
+        net: a network of `model.build_model`.
+        source: the path of an .npz file or of one of PyTorch's (a state_dict, alone or in a
+            checkpoint), or a dict of official names → arrays.
+
+    Raises:
+        UserError (a ValueError): the file cannot be read; an entry is missing, unexpected or
+            misshaped. The network is then as it was. The unused `conv.weight` of the official 1-D
+            models and `num_batches_tracked` are passed over.
+    """
+    where = "weights" if isinstance(source, dict) else str(source)
+    own = net.state_dict()
+    arrays = source if isinstance(source, dict) else _read_weights(source, own)
+    given = {
+        name: np.asarray(array) for name, array in arrays.items()
+        if name != META and not name.startswith(OPTIMIZER)
+        and not name.endswith(_BATCHES_TRACKED)
+        and not (_DEAD_KERNEL.fullmatch(name) and _is_separable(name, own))
+    }
+    problems = [f"missing {name}" for name in own if name not in given]
+    problems += [f"unexpected {name}" for name in given if name not in own]
+    problems += [
+        f"{name} is {given[name].shape} and not {tuple(own[name].shape)}"
+        for name in own if name in given and given[name].shape != tuple(own[name].shape)
+    ]
+    problems += [
+        f"{name} is of type {array.dtype}" for name, array in given.items()
+        if array.dtype.kind not in "fiu"
+    ]
+    problems += [
+        f"{name} is not finite" for name, array in given.items()
+        if array.dtype.kind == "f" and not np.isfinite(array).all()
+    ]
+    if problems:
+        raise UserError(
+            f"{where}: not the weights of this network ({listed(problems, 3, '; ')}); "
+            "is it another model's file?"
+        )
+    for name, variable in own.items():
+        variable.update(runtime.jt.array(np.ascontiguousarray(given[name], np.float32)))
+
+
+def _read_weights(path, names):
+    if not is_torch_file(path):
+        return read_arrays(path)
+    weights = find_state_dict(read_torch_file(path), names)
+    if not weights:
+        raise UserError(f"{path}: holds no named tensors; save the network's state_dict")
+    return weights
+
+
+def official_state_dict(weights):
+    """Weights as the official networks expect them in a strict `load_state_dict`.
+
+    Args:
+        weights: of `get_weights`, official name → array.
+
+    Returns:
+        The same in the official order, with what takes no part in the output: the counts of
+        batches, and the unused k×k kernels of the 1-D networks, all of them zero.
+    """
+    def place(name):
+        places = (i for i, part in enumerate(_FIRST_PARTS) if name.startswith(part))
+        return next(places, len(_FIRST_PARTS))
+
+    official = {}
+    for name in sorted(weights, key=place):
+        if name.endswith(".conv_1xn.weight"):
+            channels, _, _, size = weights[name].shape
+            kernel = np.zeros((channels, channels, size, size), np.float32)
+            official[name.replace(".conv_1xn.", ".conv.")] = kernel
+        official[name] = weights[name]
+        if name.endswith(".running_var"):
+            official[name.replace("running_var", _BATCHES_TRACKED)] = np.zeros((), np.int64)
+    return official
+
+
+def _is_separable(name, own):
+    return name.replace(".conv.", ".conv_1xn.") in own

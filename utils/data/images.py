@@ -1,0 +1,204 @@
+"""Grey images and binary masks: reading, resizing, padding. Pillow and NumPy only."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, UnidentifiedImageError
+
+from utils.errors import UserError, listed
+
+# In order of preference where one stem has several files.
+EXTENSIONS = (".png", ".bmp", ".tif", ".tiff", ".jpg", ".jpeg")
+
+_COLOUR_MODES = ("RGB", "RGBA", "RGBX", "RGBa", "P", "PA", "CMYK", "YCbCr", "HSV")
+
+
+def _open(path: Path) -> Image.Image:
+    """The decoded picture.
+
+    Raises:
+        UserError: the file is missing, cannot be decoded, or is a stack of several frames.
+    """
+    try:
+        with Image.open(path) as image:
+            frames = getattr(image, "n_frames", 1) if image.format == "TIFF" else 1
+            image.load()
+    except FileNotFoundError:
+        raise UserError(f"{path}: no such file; check the path") from None
+    except Exception as error:  # a damaged file makes decoders raise nearly anything
+        unknown = isinstance(error, UnidentifiedImageError)  # its text only repeats the path
+        reason = "unknown format" if unknown else f"{type(error).__name__}: {error}"
+        raise UserError(
+            f"{path}: cannot be read as an image ({' '.join(reason.split())}); "
+            "copy or download the file anew"
+        ) from error
+    if frames > 1:
+        raise UserError(f"{path}: a stack of {frames} frames; save each frame as a file of its own")
+    if image.mode == "LAB":  # the one mode that Pillow reads but cannot convert
+        raise UserError(f"{path}: colours in Lab; save it in grey or RGB")
+    return image
+
+
+def _gray(image: Image.Image, path: Path) -> np.ndarray:
+    """The grey levels of a decoded picture, H×W uint8 or uint16."""
+    if image.mode.startswith("I;16"):
+        return np.asarray(image).astype(np.uint16)
+    if image.mode in ("I", "F"):
+        values = np.asarray(image)
+        low, high = values.min(), values.max()
+        if image.mode == "I" and low >= 0 and high <= 65535:
+            return values.astype(np.uint16)
+        if image.mode == "F" and low >= 0 and high <= 1:  # false for NaN
+            return np.rint(values * np.float32(65535)).astype(np.uint16)
+        raise UserError(
+            f"{path}: {'32-bit integers' if image.mode == 'I' else 'floating point'} from {low:g} "
+            f"to {high:g}; save it with 8 or 16 bits a pixel"
+        )
+    if image.mode in ("P", "PA"):
+        image = image.convert("RGBA")  # straight to RGB, Pillow warns of transparent palettes
+    return np.asarray(image.convert("L"))
+
+
+def read_gray(path: str | Path) -> np.ndarray:
+    """Reads a picture as grey levels.
+
+    Any mode that Pillow decodes: grey, RGB, RGBA, palette, 1-bit, 8 or 16 bits; colours become
+    grey by ITU-R 601 (0.299 R + 0.587 G + 0.114 B, rounded). Transparency and EXIF orientation
+    are ignored: the pixels count as they are stored, so that masks stay aligned. Floating-point
+    TIFFs in [0, 1] become 16 bit. Colour files of 16 bits a channel are read with 8.
+
+    Returns:
+        H×W uint8 or uint16.
+
+    Raises:
+        UserError: the file is missing, damaged, a stack of frames, or of another range.
+    """
+    return _gray(_open(Path(path)), Path(path))
+
+
+def read_size(path: str | Path) -> tuple[int, int] | None:
+    """Height and width by the file's header alone; None if that cannot be read."""
+    try:
+        with Image.open(path) as image:
+            return image.height, image.width
+    except Exception:  # `read_gray` will say what is wrong
+        return None
+
+
+def read_mask(path: str | Path) -> np.ndarray:
+    """Reads a binary mask: 0 is background; 1, 255 or the full 16-bit scale is target.
+
+    Grey, RGB with equal channels, 1-bit, and palette files; in the last either the colours are
+    black and white, or the indices are 0 (black) and 1 (any colour), as annotation tools write.
+
+    Returns:
+        H×W uint8 of 0 and 1.
+
+    Raises:
+        UserError: the file cannot be read, or is not binary (says which values it has).
+    """
+    path = Path(path)
+    image = _open(path)
+    values = None
+    if image.mode == "P":
+        indices = np.asarray(image)
+        if indices.max() == 1 and image.getpalette()[:3] == [0, 0, 0]:
+            values = indices
+    if values is None and image.mode in _COLOUR_MODES:
+        channels = np.asarray(image.convert("RGBA").convert("RGB"))
+        if (channels != channels[..., :1]).any():
+            raise UserError(
+                f"{path}: not a binary mask but a picture in colour; "
+                "save it in grey, 0 for background and 255 for target"
+            )
+        values = channels[..., 0]
+    if values is None:
+        values = _gray(image, path)
+
+    found = np.flatnonzero(np.bincount(values.ravel()))
+    high = found[-1]
+    if high not in (0, 1, 255, 65535) or len(found) > 2 or (len(found) == 2 and found[0] != 0):
+        some = listed([str(value) for value in found], shown=4)
+        some += f" up to {high}" if len(found) > 4 else ""
+        jpeg = " (JPEG cannot keep a mask: use PNG)" if image.format == "JPEG" else ""
+        raise UserError(
+            f"{path}: not a binary mask (values {some}); "
+            f"save it with 0 for background and 255 for target{jpeg}"
+        )
+    return (values > 0).astype(np.uint8)
+
+
+def to_float(image: np.ndarray) -> np.ndarray:
+    """uint8 or uint16 of any shape to float32 in [0, 1], divided by 255 or 65535."""
+    if image.dtype not in (np.uint8, np.uint16):
+        raise TypeError(f"uint8 or uint16 expected, not {image.dtype}")
+    return image.astype(np.float32) / np.float32(np.iinfo(image.dtype).max)
+
+
+def stretch(image: np.ndarray) -> np.ndarray:
+    """Spreads the grey levels that an image has over [0, 1], for cameras of 10 to 14 bits.
+
+    From the 0.01 to the 99.99 percentile, so that some dead or hot pixels do not decide it; what
+    lies beyond is clipped. An image of one grey level becomes 0.
+
+    Args:
+        image: H×W uint8 or uint16.
+
+    Returns:
+        H×W float32.
+    """
+    low, high = np.percentile(image, (0.01, 99.99)).astype(np.float32)
+    return np.clip((image - low) / max(high - low, np.float32(1)), 0, 1)
+
+
+def resize_image(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """Bilinear resize (Pillow's, which averages when shrinking) of an H×W uint8 or uint16.
+
+    Args:
+        size: (height, width); an image that has it already is returned as it is.
+    """
+    if image.shape == tuple(size):
+        return image
+    if image.dtype == np.uint8:
+        return np.asarray(Image.fromarray(image).resize(size[::-1], Image.Resampling.BILINEAR))
+    # Not every Pillow resizes 16-bit images; float32 holds them exactly.
+    wide = Image.fromarray(image.astype(np.float32))
+    return np.rint(np.asarray(wide.resize(size[::-1], Image.Resampling.BILINEAR))).astype(np.uint16)
+
+
+def resize_mask(mask: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """Nearest-neighbour resize of an H×W uint8 mask to (height, width)."""
+    if mask.shape == tuple(size):
+        return mask
+    return np.asarray(Image.fromarray(mask).resize(size[::-1], Image.Resampling.NEAREST))
+
+
+def list_images(path: str | Path) -> list[Path]:
+    """The image itself, or the images of a folder (not of its subfolders), sorted by name.
+
+    Raises:
+        UserError: nothing is there, or the folder holds no image.
+    """
+    path = Path(path)
+    if path.is_file():
+        return [path]
+    if not path.is_dir():
+        raise UserError(f"{path}: no such image or folder; check the path")
+    # "._NAME.png" and the like are what other systems leave beside the real files.
+    found = sorted(
+        file
+        for file in path.iterdir()
+        if file.suffix.lower() in EXTENSIONS and not file.name.startswith(".") and file.is_file()
+    )
+    if not found:
+        kinds = ", ".join(extension[1:] for extension in EXTENSIONS)
+        raise UserError(f"{path}: no image in this folder; it must hold files of type {kinds}")
+    return found
+
+
+def input_name(path: str | Path) -> str:
+    """What stands for the dataset's name in the results of a file or folder."""
+    path = Path(path).resolve()
+    return path.name if path.is_dir() else path.stem

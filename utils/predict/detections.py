@@ -1,0 +1,89 @@
+"""From a probability map to a list of detections, and the files that hold them."""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from scipy import ndimage
+
+from evaluation.pd_fa import find_regions
+from utils.files import atomic_path, write_text
+
+COORDINATES = (
+    "pixels, x to the right and y down; the centre of the top left pixel is (0, 0). x, y: the "
+    "centroid of the region, each pixel counted alike. x_min, y_min, x_max, y_max: its outermost "
+    "pixels, themselves inside. area: its pixels. peak: its highest probability."
+)
+
+
+class Detection(NamedTuple):
+    """An 8-connected region of pixels above the threshold; fields as `COORDINATES` says."""
+
+    x: float
+    y: float
+    x_min: int
+    y_min: int
+    x_max: int
+    y_max: int
+    area: int
+    peak: float
+
+
+def find_detections(probability: np.ndarray, threshold: float = 0.5) -> list[Detection]:
+    """The regions of an H×W map of probabilities above `threshold`, by peak, then by area."""
+    regions = find_regions(probability > threshold)
+    rows, columns = np.nonzero(regions.labels)
+    peaks = np.zeros(len(regions.areas))
+    np.maximum.at(peaks, regions.labels[rows, columns] - 1, probability[rows, columns])
+    boxes = ndimage.find_objects(regions.labels)
+    found = [
+        Detection(round(float(x), 3), round(float(y), 3), columns.start, rows.start,
+                  columns.stop - 1, rows.stop - 1, int(area), round(float(peak), 6))
+        for (y, x), (rows, columns), area, peak
+        in zip(regions.centroids, boxes, regions.areas, peaks)
+    ]
+    return sorted(found, key=lambda each: (-each.peak, -each.area))
+
+
+class Frame(NamedTuple):
+    """An image and what was found in it."""
+
+    file: str
+    width: int
+    height: int
+    detections: list[Detection]
+
+
+def save_detections(
+    csv_path: Path,
+    json_path: Path,
+    frames: Sequence[Frame],
+    problems: Mapping[str, str],
+    run: Mapping[str, Any],
+) -> None:
+    """Writes a table, one row a detection, and the same by image, those without any as well.
+
+    Args:
+        csv_path, json_path: the two files.
+        frames: in the order to be written.
+        problems: file → why nothing could be found in it.
+        run: what else the JSON shall tell of the run (model, threshold ...).
+    """
+    with atomic_path(csv_path) as temporary, open(
+        temporary, "w", newline="", encoding="utf-8"
+    ) as file:
+        writer = csv.writer(file)
+        writer.writerow(["file", *Detection._fields])
+        writer.writerows((frame.file, *found) for frame in frames for found in frame.detections)
+    images = [
+        {**frame._asdict(), "detections": [found._asdict() for found in frame.detections]}
+        for frame in frames
+    ]
+    unreadable = [{"file": file, "reason": reason} for file, reason in problems.items()]
+    content = {**run, "coordinates": COORDINATES, "images": images, "unreadable": unreadable}
+    write_text(json_path, json.dumps(content, indent=1, ensure_ascii=False))

@@ -1,0 +1,76 @@
+"""How much memory a prediction needs on the CPU, and how much there is."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Sequence
+from pathlib import Path
+
+from tqdm import tqdm
+
+from utils.data.images import read_size
+from utils.errors import UserError
+
+# Peaks of resident memory per pixel, rounded up, as `benchmarks/cost.py --size 1024` and more
+# print them (x86-64, oneDNN); and what does not grow with the image.
+BYTES_PER_PIXEL = {
+    "L2SKNet_UNet": 650, "L2SKNet_FPN": 600, "L2SKNet_1D_UNet": 750, "L2SKNet_1D_FPN": 700,
+}
+FIXED = 200_000_000
+
+
+def needed_bytes(model_name: str, height: int, width: int) -> int:
+    """About the memory that a network takes for one image."""
+    return FIXED + BYTES_PER_PIXEL[model_name] * height * width
+
+
+def free_bytes() -> int | None:
+    """What this machine, or the container around us, can still give; None if it does not say."""
+    free = []
+    with contextlib.suppress(OSError, ValueError):
+        lines = Path("/proc/meminfo").read_text().splitlines()
+        fields = dict(line.split(":", 1) for line in lines)
+        free.append(1024 * int(fields["MemAvailable"].split()[0]))
+    with contextlib.suppress(OSError, ValueError):  # "max" is no number: no limit
+        group = Path("/sys/fs/cgroup")
+        limit = int((group / "memory.max").read_text())
+        used = int((group / "memory.current").read_text())
+        stat = dict(line.split() for line in (group / "memory.stat").read_text().splitlines())
+        free.append(limit - used + int(stat["inactive_file"]))  # the last: cache, given back
+    return min(free, default=None)
+
+
+def check_memory(files: Sequence[Path], model_names: Sequence[str], tile: int | None) -> str:
+    """One line on the memory that the largest image will take.
+
+    Raises:
+        UserError: there is less.
+    """
+    sizes = {}
+    for file in tqdm(files, "looking at sizes", unit="image", leave=False, disable=None):
+        size = read_size(file)
+        if size:
+            sizes[file] = tuple(min(n, tile or n) for n in size)
+    if not sizes:
+        return "no image that can be read"
+    file, (height, width) = max(sizes.items(), key=lambda item: item[1][0] * item[1][1])
+    needed = {name: needed_bytes(name, height, width) for name in model_names}
+    name = max(needed, key=needed.get)
+    free = free_bytes()
+    what = f"a tile of {width}x{height}" if tile else f"{width}x{height}"
+    if free is not None and needed[name] > free:
+        least = min(BYTES_PER_PIXEL, key=BYTES_PER_PIXEL.get)
+        ways = "close other programs, "
+        if needed_bytes(least, height, width) <= free:
+            ways += f"take {least} ({_gigabytes(needed_bytes(least, height, width))}), "
+        raise UserError(
+            f"{file}: {what} needs about {_gigabytes(needed[name])} of memory with {name} and "
+            f"{_gigabytes(free)} are free; {ways}or cut images into "
+            f"{'smaller ' if tile else ''}tiles (--tile, see --help)"
+        )
+    line = f"largest {what}, about {_gigabytes(needed[name])} of memory with {name}"
+    return line if free is None else f"{line}, {_gigabytes(free)} are free"
+
+
+def _gigabytes(number: int) -> str:
+    return f"{number / 1e9:.1f} GB"

@@ -1,0 +1,176 @@
+"""The files that hold probability maps: ours are written, ours and any other method's are read."""
+
+from __future__ import annotations
+
+import contextlib
+from argparse import Namespace
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+from scipy.io import loadmat, savemat
+
+from utils import places
+from utils.data.datasets import Split
+from utils.data.images import read_gray, to_float
+from utils.errors import UserError, listed
+from utils.files import atomic_path
+
+KEY = "T"  # of the probabilities in a .mat, as the official code has it
+SUFFIXES = (".mat", ".npy", ".png")
+
+
+def save_prediction(probability: np.ndarray, folder: Path, model_name: str, name: str) -> None:
+    """Writes a probability map as an image, 8-bit grey, and as a MATLAB file.
+
+    Args:
+        probability: H×W float32 in [0, 1].
+        folder: of `places.predictions`.
+    """
+    with atomic_path(places.img_folder(folder, model_name) / f"{name}.png") as temporary:
+        Image.fromarray(np.round(probability * 255).astype(np.uint8)).save(temporary)
+    with atomic_path(places.mat_folder(folder, model_name) / f"{name}.mat") as temporary:
+        savemat(temporary, {KEY: np.ascontiguousarray(probability)}, do_compression=True)
+
+
+def prediction_folders(args: Namespace, dataset_name: str) -> dict[str, Path]:
+    """Which models are meant, and where the predictions of each lie, by --model_name and --pred.
+
+    Args:
+        args: of a parser with `cli.add_pred`.
+
+    Raises:
+        UserError: names and folders do not go together.
+    """
+    models, folders = args.model_names, args.pred
+    if not folders:
+        models = models or args.default_models
+        folder = places.predictions(args.output_dir, dataset_name)
+        folders = [places.mat_folder(folder, model) for model in models]
+    elif len(args.dataset_names) > 1:
+        raise UserError(f"--pred {folders[0]}: of which dataset? name one with --dataset_name")
+    elif models and len(folders) == 1 and (len(models) > 1 or (folders[0] / models[0]).is_dir()):
+        folders = [folders[0] / model for model in models]
+    models = models or [folder.resolve().name for folder in folders]
+    if len(models) != len(folders):
+        raise UserError(
+            f"--pred: {len(folders)} folders but {len(models)} of --model_name; name each folder"
+        )
+    repeated = [name for name, count in Counter(models).items() if count > 1]
+    if repeated:
+        raise UserError(f"{repeated[0]}: several models of this name; name each with --model_name")
+    return dict(zip(models, folders))
+
+
+def find_predictions(folder: str | Path) -> dict[str, Path]:
+    """The files of predictions in a folder, by stem; of one stem .mat before .npy before .png."""
+    files = [path for path in sorted(Path(folder).iterdir())
+             if path.suffix.lower() in SUFFIXES and not path.name.startswith(".")]
+    files.sort(key=lambda path: -SUFFIXES.index(path.suffix.lower()))
+    return {path.stem: path for path in files}
+
+
+def predictions_of(names: Sequence[str], folder: str | Path) -> dict[str, Path]:
+    """The files of predictions in a folder, by stem; those of all `names` are there.
+
+    Raises:
+        UserError: there is no such folder, or predictions are missing; says which.
+    """
+    folder = Path(folder)
+    if not folder.is_dir():
+        raise UserError(_no_folder(folder))
+    files = find_predictions(folder)
+    missing = [name for name in names if name not in files]
+    if missing:
+        raise UserError(
+            f"{folder}: {len(missing)} of {len(names)} predictions missing: {listed(missing)} "
+            f"({', '.join(SUFFIXES)}); predict with test.py first"
+        )
+    return files
+
+
+def _no_folder(folder: Path) -> str:
+    line = f"{folder}: no predictions of {folder.name} here; predict with test.py first"
+    if folder.parent.is_dir():
+        beside = (path for path in folder.parent.iterdir() if path.is_dir())
+        with contextlib.suppress(PermissionError):
+            others = sorted(path.name for path in beside if find_predictions(path))
+            line += f" (there are some of {', '.join(others)})" if others else ""
+    return line
+
+
+def read_prediction(path: str | Path) -> np.ndarray:
+    """The probability map in a file of ours or of any other method.
+
+    Takes a .mat (its array `T`, else the only one it holds), a .npy, or an image. 8 and 16 bits are
+    divided by full scale, other numbers are taken as they are; axes of length one are dropped.
+
+    Returns:
+        H×W.
+
+    Raises:
+        UserError: the file cannot be read, or holds several arrays and none is `T`.
+    """
+    path = Path(path)
+    read = {".mat": _read_mat, ".npy": _read_npy}.get(path.suffix.lower(), read_gray)
+    array = read(path)
+    if array.ndim > 2:
+        array = array.squeeze()
+    return to_float(array) if array.dtype in (np.uint8, np.uint16) else array
+
+
+def _read_mat(path: Path) -> np.ndarray:
+    try:
+        content = loadmat(path, variable_names=[KEY])
+        if KEY not in content:
+            content = loadmat(path)
+    except NotImplementedError as error:
+        raise UserError(f"{path}: a MATLAB 7.3 file; save it with -v7") from error
+    except Exception as error:  # SciPy raises a dozen kinds for a file that is no .mat
+        raise UserError(f"{path}: not a .mat file that can be read ({error})") from error
+    arrays = {name: array for name, array in content.items() if not name.startswith("__")}
+    if len(arrays) != 1:
+        raise UserError(
+            f"{path}: holds no array {KEY} but {', '.join(arrays) or 'nothing'}; "
+            f"save the probabilities as {KEY}"
+        )
+    return np.asarray(*arrays.values())
+
+
+def _read_npy(path: Path) -> np.ndarray:
+    try:
+        array = np.load(path, allow_pickle=False)
+    except Exception as error:  # damaged, of another format, or of Python objects
+        raise UserError(f"{path}: not a .npy file that can be read ({error})") from error
+    if not isinstance(array, np.ndarray):
+        raise UserError(f"{path}: an .npz under the name of an .npy; save one array with np.save")
+    return array
+
+
+def read_predictions(split: Split, folder: str | Path, rows: Sequence[int]) -> list[np.ndarray]:
+    """The predictions for some images of a split, by index, H×W each.
+
+    Raises:
+        UserError: one is missing, cannot be read, or is not of the size of its image.
+    """
+    names = [split.names[row] for row in rows]
+    files = predictions_of(names, folder)
+    maps = [read_prediction(files[name]) for name in names]
+    for row, name, prediction in zip(rows, names, maps):
+        if prediction.shape != split.images[row].shape:
+            raise UserError(
+                f"{files[name]}: the prediction is of shape {prediction.shape} but its image of "
+                f"{split.images[row].shape}; save it at the size of the image"
+            )
+    return maps
+
+
+def describe_predictions(split: Split, folder: str | Path) -> str:
+    """How many predictions of which kind there are for a split, where, and which others beside."""
+    files = find_predictions(folder)
+    kinds = Counter(files[name].suffix for name in split.names)
+    line = " and ".join(f"{count} {suffix}" for suffix, count in kinds.items()) + f" in {folder}"
+    stale = sorted(path.name for name, path in files.items() if name not in set(split.names))
+    return line + (f"\nignored, not in the {split.split} list: {listed(stale)}" if stale else "")

@@ -1,0 +1,280 @@
+"""Starting Jittor: its environment prepared, its module imported, the device chosen."""
+
+from __future__ import annotations
+
+import atexit
+import contextlib
+import os
+import platform
+import re
+import signal
+import sys
+import threading
+import time
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from utils import environment
+from utils.errors import UserError
+from utils.runtime import cuda
+from utils.runtime.onednn import provide_onednn
+
+DEVICES = ("auto", "cpu", "cuda")
+PRECISIONS = ("default", "float32", "tf32")
+
+_running: Runtime | None = None
+
+
+@dataclass(frozen=True)
+class Runtime:
+    """What the networks run on."""
+
+    device: str  # "cpu" or "cuda"
+    device_name: str
+    onednn: bool  # whether convolutions on the CPU use oneDNN
+    jittor: str
+    python: str
+    precision: str = "default"
+    toolkit: cuda.Toolkit | None = None  # None: Jittor was started without CUDA
+
+    def describe(self) -> str:
+        """One line for the head of a log."""
+        onednn = where = ""
+        if self.device == "cpu":
+            onednn = " with oneDNN" if self.onednn else " without oneDNN (slow)"
+        else:
+            where = (f", CUDA {self.toolkit.cuda}, cuDNN {self.toolkit.cudnn}, "
+                     f"precision {self.precision}")
+        return (f"Running on {self.device} ({self.device_name}{where}), "
+                f"Jittor {self.jittor}{onednn}, Python {self.python}")
+
+
+def start(device: str = "auto", precision: str | None = None) -> Runtime:
+    """Prepares Jittor's environment, imports it and chooses the device.
+
+    Later calls return the same Runtime, on another device if they ask for one.
+
+    Args:
+        device: "cuda" demands a GPU, "cpu" none; "auto" takes a GPU that Jittor can use.
+        precision: of the sums of products on a GPU, for the whole process. "default": cuDNN may
+            round the factors of convolutions to TF32 (10 bits), matrix products are float32, as
+            PyTorch does it. "float32": no rounding at all. "tf32": matrix products in TF32 too.
+
+    Raises:
+        UserError: Jittor cannot run here, or not on the device demanded; says what to do.
+    """
+    global _running
+    if device not in DEVICES:
+        raise UserError(f"unknown device {device!r}: choose one of {', '.join(DEVICES)}")
+    if precision not in (None, *PRECISIONS):
+        raise UserError(f"unknown precision {precision!r}: choose one of {', '.join(PRECISIONS)}")
+    if _running is None:
+        _running = _boot(device, precision or "default")
+    elif precision not in (None, _running.precision) and _running.toolkit:
+        raise UserError(f"the precision is {_running.precision} in this process: "
+                        "it cannot change after the start")
+    elif device not in ("auto", _running.device):
+        if device == "cuda" and not _running.toolkit:
+            raise UserError("Jittor was started without CUDA in this process: "
+                            "start it with the device cuda from the beginning")
+        use_cuda(device == "cuda")
+        name = cuda.find_gpu().name if device == "cuda" else _cpu_name()
+        _running = replace(_running, device=device, device_name=name)
+    return _running
+
+
+def use_cuda(on: bool) -> None:
+    """Where Jittor computes from now on; without its line about it."""
+    flags = sys.modules["jittor"].flags
+    silent, flags.log_silent = flags.log_silent, 1
+    flags.use_cuda = int(on)
+    flags.log_silent = silent
+
+
+def set_seed(seed: int) -> None:
+    """Seeds Python's, NumPy's and Jittor's generators."""
+    start_if_needed().set_global_seed(seed)
+
+
+def start_if_needed():
+    """Jittor's module, started on $L2SKNET_DEVICE or "auto" if it was not yet."""
+    if _running is None:
+        start(os.environ.get("L2SKNET_DEVICE", "auto"))
+    return sys.modules["jittor"]
+
+
+def _warn(message: str) -> None:
+    print(f"warning: {message}", file=sys.stderr, flush=True)
+
+
+# ---------------------------------------------------------------------------- importing Jittor
+
+
+def _boot(device: str, precision: str) -> Runtime:
+    environment.check_python()
+    environment.check_tools()
+    home = Path(environment.jittor_home())
+    gpu, toolkit = choose_cuda(device, home)
+    if "torch" in sys.modules:
+        _warn("PyTorch is loaded in this process; its oneDNN and Jittor's may clash")
+
+    for name, value in {
+        "python_config_path": environment.python_config(),
+        "use_cutt": "0", "use_cutlass": "0", "use_nccl": "0", "use_mpi": "0",  # downloads
+        "FIX_TORCH_ERROR": "0",  # would import PyTorch
+        "cache_name": "default",  # else named after this repository's git branch, and recompiled
+        "gdb_path": "",  # a quarter of a second at every start
+    }.items():
+        os.environ.setdefault(name, value)
+    # Empty: CPU. Jittor would crash on a compiler without a GPU.
+    os.environ["nvcc_path"] = toolkit.nvcc if toolkit else ""
+    if toolkit:
+        if precision == "float32":  # read by cuBLAS and cuDNN when they are loaded
+            os.environ["NVIDIA_TF32_OVERRIDE"] = "0"
+        toolkit.load()
+    if str(home) != os.path.expanduser("~"):
+        # Its home, so that nothing is written to the user's. For good: Jittor's compiler processes
+        # look there as well.
+        os.environ["HOME"] = os.environ["JITTOR_HOME"] = str(home)
+
+    try:
+        with _silence():
+            jittor = _import_jittor(home)
+    except ImportError as error:
+        if isinstance(error, ModuleNotFoundError) and not str(error.name).endswith("_core"):
+            raise UserError(f"{error.name} is not installed for {sys.executable}: run "
+                            "`python3 -m utils.environment`, then use .venv/bin/python") from None
+        raise UserError(f"Jittor's compiled code cannot be loaded ({error}): "
+                        f"remove {home}/.cache/jittor/jt* and run again") from None
+    except OSError as error:
+        raise UserError(f"Jittor cannot be set up: {error}; is {home}/.cache/jittor full or "
+                        "not yours? JITTOR_HOME=/another/folder puts it elsewhere") from None
+    except SystemExit:  # it does so after recompiling its own compiler helper
+        raise UserError("Jittor has renewed its compiled core: "
+                        "run the same command again") from None
+    _restore_process(jittor)
+
+    if toolkit:
+        if not jittor.has_cuda:
+            raise UserError("Jittor was built but sees no GPU: use --device cpu, or check "
+                            "nvidia-smi and $CUDA_VISIBLE_DEVICES")
+        jittor.flags.nvcc_flags = cuda.adapt_flags(jittor.flags.nvcc_flags, gpu)
+        jittor.flags.use_cuda_managed_allocator = 0
+        jittor.flags.use_tensorcore = int(precision == "tf32")
+    use_cuda(bool(toolkit))
+    onednn = jittor.compile_extern.mkl_ops is not None
+    if not (onednn or toolkit):
+        _warn("no oneDNN: convolutions will be many times slower; "
+              "`pip install -r requirements.txt` brings it (x86-64 Linux)")
+    return Runtime("cuda" if toolkit else "cpu", gpu.name if toolkit else _cpu_name(), onednn,
+                   jittor.__version__, platform.python_version(), precision, toolkit)
+
+
+def _import_jittor(home: Path):
+    import jittor_utils  # light: finds g++ and the cache folder
+
+    if not provide_onednn(home):
+        os.environ["use_mkl"] = "0"  # or it would be downloaded from a university's server
+    core = "cu*/jittor_core*.so" if os.environ["nvcc_path"] else "jittor_core*.so"
+    if not any(Path(jittor_utils.cache_path).glob(core)):
+        print("Jittor compiles its core, once for this environment: about 3 minutes on 2 cores",
+              file=sys.stderr, flush=True)
+    log = jittor_utils.LOG
+    if os.environ.get("log_v", "0") == "0":
+        # Jittor's information lines go, its warnings, errors and progress stay.
+        log.log_silent = 0
+        log._log = _log_quietly
+    import jittor
+
+    return jittor
+
+
+def _log_quietly(level: str, verbose: int, *message) -> None:
+    text = "".join(str(part() if callable(part) else part) for part in message)
+    if level in "we":
+        print(f"jittor: {text}", file=sys.stderr, flush=True)
+    elif level == "f":
+        raise RuntimeError(text)
+
+
+@contextlib.contextmanager
+def _silence():
+    """While Jittor is imported: none of its information lines, and nothing on stdout."""
+    silent = os.environ.get("log_silent")
+    if os.environ.get("log_v", "0") == "0":
+        os.environ["log_silent"] = "1"
+    try:
+        with contextlib.redirect_stdout(sys.stderr):
+            yield
+    finally:
+        os.environ.pop("log_silent", None)
+        if silent is not None:
+            os.environ["log_silent"] = silent
+
+
+def _restore_process(jittor) -> None:
+    """Undoes what importing Jittor did to the whole process."""
+    import jittor_utils
+
+    jittor.flags.log_silent = int(os.environ.get("log_silent", "0"))
+    # Its compiler processes would wait for work that does not come, and outlive a killed parent.
+    if jittor_utils.pool_size:
+        jittor_utils.pool_cleanup()
+        jittor_utils.pool_size = 0
+        atexit.unregister(jittor_utils.pool_cleanup)
+    atexit.register(_let_threads_settle)  # runs before Jittor's own
+    # Its handlers end the process at once, on Ctrl-C and when a child process is killed.
+    if threading.current_thread() is threading.main_thread():
+        for number in (signal.SIGINT, signal.SIGCHLD):
+            handler = signal.getsignal(number)
+            if handler is not None:
+                signal.signal(number, handler)
+
+
+def _let_threads_settle() -> None:
+    """Waits, two seconds at most, until all other threads sleep.
+
+    At its exit Jittor tells the threads that compile to end, and joins them. One that has not begun
+    to run by then, on a busy machine, would miss the word, and the process hang for ever.
+    """
+    deadline = time.monotonic() + 2
+    while time.monotonic() < deadline:
+        states = []
+        for task in Path("/proc/self/task").glob("[0-9]*"):
+            with contextlib.suppress(OSError):  # it has ended
+                if int(task.name) != threading.get_native_id():
+                    states.append((task / "stat").read_text().rpartition(")")[2].split()[0])
+        if all(state == "S" for state in states):
+            return
+        time.sleep(0.005)
+
+
+# ---------------------------------------------------------------------------- the device
+
+
+def choose_cuda(device: str, home: Path):
+    """The `cuda.Gpu` and the `cuda.Toolkit` for it; (None, None) means CPU.
+
+    Raises:
+        UserError: `device` is "cuda" and cannot be had.
+    """
+    if device == "cpu":
+        return None, None
+    try:
+        gpu = cuda.find_gpu()
+        return gpu, cuda.find_toolkit(home / ".cache" / "jittor", gpu)
+    except UserError as problem:
+        if device == "cuda":
+            raise UserError(f"no CUDA: {problem}; --device cpu runs without") from None
+        if not isinstance(problem, cuda.NoGpu):  # worth a word: there is a GPU, and it lies idle
+            _warn(f"the GPU is not used: {problem}")
+    return None, None
+
+
+def _cpu_name() -> str:
+    cores = f"{len(os.sched_getaffinity(0))} cores"
+    try:
+        found = re.search(r"^model name\s*: (.+)$", Path("/proc/cpuinfo").read_text(), re.M)
+    except OSError:
+        found = None
+    return f"{found.group(1).strip()}, {cores}" if found else cores

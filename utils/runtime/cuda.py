@@ -1,0 +1,379 @@
+"""Finds the GPU, and a CUDA toolkit with cuDNN that Jittor 1.3.11 can be compiled with.
+
+Jittor knows CUDA 11 and 12 with cuDNN 8: such a toolkit is used as it is. Any other pair of
+CUDA 11 to 13 with cuDNN 8 or 9 gets a *toolkit view*, a folder of links with the shape that Jittor
+expects, the headers of `cuda_shims/` over it, and a wrapper around nvcc. cuDNN and the libraries
+may come from the toolkit, the system, NVIDIA's PyPI wheels, or a PyTorch installation.
+
+A view is named after everything it was made from, so it never changes: another cuDNN or another
+shim makes another view, and Jittor, which compares compiler commands, then compiles its CUDA part
+anew (and not its CPU core).
+
+State: with CUDA 13.0 and cuDNN 9.24 of the wheels, on a machine without a GPU, Jittor's core, its
+CUDA libraries and every kernel of a training step and of an evaluation of L2SKNet_UNet were
+compiled for sm_90, linked and loaded (stubs stood in for NVIDIA's libraries). No number has been
+computed on a card yet, and CUDA 12 with cuDNN 9 was not compiled.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import hashlib
+import json
+import os
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+from utils.environment import ROOT
+from utils.errors import UserError
+
+WHEELS = Path(ROOT, "requirements-cuda13.txt")
+SHIMS = Path(__file__).with_name("cuda_shims")
+
+# What Jittor compiles against: header and library.
+_COMPONENTS = {"cudart": "cuda_runtime.h", "cublas": "cublas.h", "curand": "curand.h",
+               "cufft": "cufft.h", "cusparse": "cusparse.h"}
+_LIBRARY = re.compile(
+    r"lib(cudart|cudadevrt|cublas|cublasLt|curand|cufft|cusparse|nvJitLink|nvrtc[\w-]*|cudnn\w*)"
+    r"\.(a|so(\.[\d.]+)?)$")
+# In the order in which they need each other.
+_PRELOADED = ("cudart", "nvJitLink", "nvrtc", "cublasLt", "cublas", "curand", "cufft", "cusparse",
+              "cudnn_graph", "cudnn_ops", "cudnn_cnn", "cudnn_heuristic",
+              "cudnn_engines_precompiled", "cudnn_engines_runtime_compiled", "cudnn")
+
+_WRAPPER = """\
+#!/bin/sh
+# Jittor asks for C++14, and the headers of CUDA 13 need C++17.
+for argument do
+    shift
+    [ "$argument" = -std=c++14 ] && argument=-std=c++17
+    set -- "$@" "$argument"
+done
+exec {nvcc} "$@"
+"""
+
+
+class NoGpu(UserError):
+    """There is no GPU, or it is hidden: nothing to mend."""
+
+
+@dataclass(frozen=True)
+class Gpu:
+    """The first GPU, as the NVIDIA driver tells."""
+
+    name: str
+    capability: int  # 90 for 9.0
+    driver: tuple[int, int]  # the newest CUDA that it supports
+
+
+@dataclass(frozen=True)
+class Toolkit:
+    """What Jittor is compiled and linked with."""
+
+    nvcc: str
+    cuda: str  # "13.0"
+    cudnn: str  # "9.24.0"
+    origin: str  # where the parts come from, in words
+    preload: tuple[Path, ...] = ()
+
+    def load(self):
+        """Loads the libraries of a view, so that $LD_LIBRARY_PATH cannot put others in their place.
+
+        Raises:
+            UserError: one cannot be loaded; names it.
+        """
+        for path in self.preload:
+            try:
+                ctypes.CDLL(str(path))
+            except OSError as error:
+                raise UserError(f"a CUDA library cannot be loaded: {error}") from None
+
+
+def find_gpu():
+    """Asks the NVIDIA driver for the first GPU.
+
+    Raises:
+        NoGpu: this machine has none.
+        UserError: it does not work; says why.
+    """
+    try:
+        driver = ctypes.CDLL("libcuda.so.1")
+    except OSError:
+        raise NoGpu("this machine has no NVIDIA driver (libcuda.so.1)") from None
+    code = driver.cuInit(0)
+    if code not in (0, 100):  # 100: no device
+        raise UserError(
+            f"the NVIDIA driver does not start (error {code}), see what nvidia-smi says")
+    number, device, name = ctypes.c_int(), ctypes.c_int(), ctypes.create_string_buffer(256)
+
+    def ask(function, *arguments):
+        getattr(driver, function)(ctypes.byref(number), *arguments)
+        return number.value
+
+    if not ask("cuDeviceGetCount"):
+        raise NoGpu("the NVIDIA driver shows no GPU (is $CUDA_VISIBLE_DEVICES set?)")
+    driver.cuDeviceGet(ctypes.byref(device), 0)
+    driver.cuDeviceGetName(name, len(name), device)
+    major, minor = (ask("cuDeviceGetAttribute", what, device) for what in (75, 76))
+    newest = ask("cuDriverGetVersion")
+    return Gpu(name.value.decode(), 10 * major + minor, (newest // 1000, newest % 1000 // 10))
+
+
+def find_toolkit(jittor_cache, gpu):
+    """A toolkit that Jittor can use for the GPU; makes a view where it needs one.
+
+    Args:
+        jittor_cache: Jittor's folder `.cache/jittor`; the views lie in it.
+        gpu: from `find_gpu`.
+
+    Raises:
+        UserError: none was found; says what is missing.
+    """
+    views = Path(jittor_cache) / "l2sknet-cuda"
+    problems = []
+    for nvcc in _compilers(Path(jittor_cache), views):
+        try:
+            return _use(nvcc, views, gpu)
+        except UserError as error:
+            problems.append(str(error))
+    if gpu.driver >= (13, 0) and gpu.capability >= 75:
+        advice = f"`{sys.executable} -m pip install -r {WHEELS}` brings all of CUDA 13"
+    else:
+        advice = "install CUDA 12 with cuDNN (`pip install nvidia-cudnn-cu12` is enough for cuDNN)"
+    raise UserError(f"{problems[0] if problems else 'no CUDA compiler (nvcc) was found'}; {advice}")
+
+
+def adapt_flags(flags, gpu):
+    """Jittor's nvcc flags without --use_fast_math, and fit for a GPU newer than sm_90.
+
+    Jittor makes machine code for sm_90 at most, which no newer GPU runs; the intermediate code
+    that is added here the driver can compile for any.
+    """
+    newest = re.search(r"-arch=compute_(\d+)", flags)
+    if newest and gpu.capability > int(newest.group(1)):
+        flags += f" -code=compute_{newest.group(1)} "
+    return flags.replace("--use_fast_math", "")
+
+
+# ---------------------------------------------------------------------------- searching
+
+
+def _compilers(jittor_cache, views):
+    """Paths of nvcc, the most wanted first; only $nvcc_path if that is set."""
+    demanded = os.environ.get("nvcc_path")
+    if demanded and views not in Path(demanded).parents:  # a parent process set that
+        return [demanded]
+    paths = sorted(jittor_cache.glob("jtcuda/*/bin/nvcc"))  # of jittor_utils.install_cuda
+    paths += [shutil.which("nvcc"), "/usr/local/cuda/bin/nvcc", "/opt/cuda/bin/nvcc"]
+    paths += sorted(Path("/usr/local").glob("cuda-*/bin/nvcc"), reverse=True)
+    paths += [site / "nvidia/cu13/bin/nvcc" for site in _sites()]
+    return list(dict.fromkeys(str(path) for path in paths if path and os.path.isfile(path)))
+
+
+def _sites():
+    """Folders of Python packages that may hold NVIDIA's: of this Python, then of others."""
+    names = ("python3", "python", "conda")
+    prefixes = [os.environ.get("VIRTUAL_ENV"), os.environ.get("CONDA_PREFIX"), sys.base_prefix]
+    for found in filter(None, map(shutil.which, names)):
+        prefixes += [Path(found).parent.parent, Path(os.path.realpath(found)).parent.parent]
+    prefixes += ["/usr/local", Path.home() / ".local"]
+    sites = [Path(folder) for folder in sys.path if folder]
+    for prefix in filter(None, prefixes):
+        for kind in ("site-packages", "dist-packages"):
+            sites += sorted(Path(prefix).glob(f"lib/python3*/{kind}"), reverse=True)
+    return [site for site in dict.fromkeys(sites) if (site / "nvidia").is_dir()]
+
+
+def _wheels(major):
+    """The (include, lib) folders of NVIDIA's wheels for a major version of CUDA, without cuDNN."""
+    folders = []
+    for site in _sites():
+        if major >= 13:
+            folders += site.glob(f"nvidia/cu{major}")
+        elif any(site.glob(f"nvidia_cuda_runtime_cu{major}-*.dist-info")):
+            folders += sorted(path for path in site.glob("nvidia/*")
+                              if not re.fullmatch(r"cudnn|cu\d+", path.name))
+    return [(folder / "include", folder / "lib") for folder in folders]
+
+
+def _use(nvcc, views, gpu):
+    try:
+        text = subprocess.run([nvcc, "--version"], capture_output=True, text=True).stdout
+    except OSError as error:
+        raise UserError(f"{nvcc} does not start ({error.strerror})") from None
+    release = re.search(r"release (\d+)\.(\d+)", text)
+    if not release:
+        raise UserError(f"{nvcc} does not tell its version")
+    major, version = int(release.group(1)), ".".join(release.groups())
+    if major not in (11, 12, 13):
+        raise UserError(f"{nvcc} is of CUDA {version}, and CUDA 11 to 13 can be used")
+    if major > gpu.driver[0]:
+        raise UserError(f"{nvcc} is of CUDA {version}, and the NVIDIA driver supports CUDA "
+                        "{}.{}".format(*gpu.driver))
+    if major >= 13 and gpu.capability < 75:
+        raise UserError(f"{nvcc} is of CUDA {version}, which dropped the {gpu.name}")
+    top = _top(nvcc)
+    own = _own_folders(top)
+    if major < 13 and _has_cudnn8(top, major):
+        # Jittor looks beside nvcc, where a wrapper has nothing; it knows that of Debian's.
+        if (Path(os.path.realpath(nvcc)).parent.parent != top and nvcc != "/usr/bin/nvcc"
+                and (top / "bin/nvcc").is_file()):
+            nvcc = str(top / "bin/nvcc")
+        return Toolkit(nvcc, version, "8", f"{top} as it is")
+    cudnn = _find_cudnn(top, own, major)
+    if cudnn is None:
+        raise UserError(f"CUDA {version} in {top} lacks cuDNN")
+    return _view(nvcc, version, top, own + _wheels(major), cudnn, views)
+
+
+def _top(nvcc):
+    """The toolkit's folder; asked of nvcc itself, for what is on the PATH may be a wrapper."""
+    run = subprocess.run([nvcc, "--dryrun", "-c", "-x", "cu", "/dev/null"], capture_output=True,
+                         text=True)
+    told = re.search(r"^#\$ TOP=(.+)$", run.stderr, re.M)
+    beside = Path(os.path.realpath(nvcc)).parent.parent
+    return Path(os.path.realpath(told.group(1).strip())) if told else beside
+
+
+def _own_folders(top):
+    """The (include, lib) folders of a toolkit: NVIDIA's layout, Conda's, the wheels'."""
+    targets = sorted(top.glob("targets/*-linux"))
+    pairs = [(target / "include", target / "lib") for target in targets]
+    pairs += [(top / "include", top / "lib64"), (top / "include", top / "lib")]
+    with_headers = any((include / "cuda_runtime.h").is_file() for include, _ in pairs)
+    return [(include if not with_headers or (include / "cuda_runtime.h").is_file() else None, lib)
+            for include, lib in pairs]
+
+
+def _system_folders():
+    """Where Linux distributions put a package's (headers, libraries)."""
+    multiarch = f"{os.uname().machine}-linux-gnu"
+    return [(Path("/usr/include", multiarch), Path("/usr/lib", multiarch)),
+            (Path("/usr/include"), Path("/usr/lib", multiarch)),
+            (Path("/usr/include"), Path("/usr/lib64")), (Path("/usr/include"), Path("/usr/lib"))]
+
+
+def _has_cudnn8(top, major):
+    """Whether Jittor by itself finds cuDNN 8 for this toolkit."""
+    target = f"{os.uname().machine}-linux"
+    folders = [top / "bin", top / "lib64", top / "targets" / target / "lib",
+               Path(f"/usr/lib/{target}-gnu"), Path("/usr/lib")]
+    names = ["libcudnn_ops_infer.so"] + ["libcudnn_ops_infer.so.8"] * (major == 11)
+    return any((folder / name).is_file() for folder in folders for name in names)
+
+
+def _find_cudnn(top, own, major):
+    """cuDNN 8 or 9 as (include, lib, version), or None."""
+    pairs = [*own, (top / "include", top / "lib"), *_system_folders()]  # Conda's is the second
+    pairs += [(site / "nvidia/cudnn/include", site / "nvidia/cudnn/lib") for site in _sites()
+              if any(site.glob(f"nvidia_cudnn_cu{major}-*.dist-info"))]
+    for include, lib in pairs:
+        if include is None or not (include / "cudnn.h").is_file():
+            continue
+        header = include / "cudnn_version.h"
+        text = header.read_text(errors="replace") if header.is_file() else ""
+        version = [number for part in ("MAJOR", "MINOR", "PATCHLEVEL")
+                   for number in re.findall(rf"define CUDNN_{part} (\d+)", text)[:1]]
+        if version and version[0] in "89" and (lib / f"libcudnn.so.{version[0]}").is_file():
+            return include, lib, ".".join(version)
+    return None
+
+
+# ---------------------------------------------------------------------------- the view
+
+
+def _view(nvcc, version, top, folders, cudnn, views):
+    """The toolkit view of these folders; makes it if it is not there."""
+    cudnn_include, cudnn_lib, cudnn_version = cudnn
+    links = {}
+    _link(links, "include", cudnn_include.glob("cudnn*.h"))
+    _link(links, "lib64", cudnn_lib.glob("libcudnn*"))
+    for include, lib in folders:
+        if include is not None and include.is_dir():
+            _link(links, "include", include.iterdir())
+        if lib.is_dir():
+            _link(links, "lib64", lib.iterdir())
+
+    missing = [name for name, header in _COMPONENTS.items()
+               if f"include/{header}" not in links or f"lib64/lib{name}.so" not in links]
+    missing += [name for name in ("cudnn_ops", "cudnn_cnn")
+                if cudnn_version.startswith("9") and f"lib64/lib{name}.so" not in links]
+    if "include/cccl" not in links and "include/cub" not in links:
+        missing.append("cccl")
+    if missing:
+        raise UserError(f"CUDA {version} in {top} lacks {', '.join(missing)}")
+
+    new_cuda, new_cudnn = int(version.split(".")[0]) >= 13, cudnn_version.startswith("9")
+    if new_cudnn:  # the names of cuDNN 8, which Jittor loads
+        for part in ("ops", "cnn"):
+            for old in ("infer", "train"):
+                links[f"lib64/libcudnn_{part}_{old}.so"] = links[f"lib64/libcudnn_{part}.so"]
+    files = {"bin/nvcc": _WRAPPER if new_cuda else "#!/bin/sh\nexec {nvcc} \"$@\"\n"}
+    files["bin/nvcc"] = files["bin/nvcc"].format(nvcc=shlex.quote(os.path.abspath(nvcc)))
+    if new_cuda:
+        links.pop("include/cub", None)
+    for shim, wanted in {"cuda_runtime.h": new_cuda, "cub/cub.cuh": new_cuda, "cudnn.h": new_cudnn,
+                         "npp.h": "include/npp.h" not in links}.items():
+        if wanted:
+            real = links.pop(f"include/{shim}", None)
+            if real:
+                links[f"include/real/{shim}"] = real
+            files[f"include/{shim}"] = (SHIMS / shim).read_text()
+
+    folder = views / _digest(links, files, nvcc)
+    _make(folder, links, files)
+    preload = [f"lib64/lib{name}.so" for name in _PRELOADED]
+    return Toolkit(
+        str(folder / "bin/nvcc"), version, cudnn_version,
+        f"{top} with cuDNN of {cudnn_lib}, by way of {folder}",
+        tuple(folder / name for name in preload if name in links))
+
+
+def _link(links, kind, paths):
+    """Plans links to headers or libraries; what is planned already has precedence."""
+    for path in sorted(paths):
+        if kind == "include":
+            links.setdefault(f"include/{path.name}", path)
+        elif _LIBRARY.match(path.name):
+            links.setdefault(f"lib64/{path.name}", path)
+            if ".so." in path.name:  # the wheels have no libX.so to link with
+                links.setdefault(f"lib64/{path.name.split('.so.')[0]}.so", path)
+
+
+def _digest(links, files, nvcc):
+    def state(path):
+        found = os.stat(path)
+        return [os.path.realpath(path), found.st_size, found.st_mtime_ns]
+
+    made_of = [{name: state(path) for name, path in links.items() if path.exists()}, files,
+               state(nvcc)]
+    return hashlib.sha256(json.dumps(made_of, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def _make(folder, links, files):
+    """Makes the folder unless it is there; several processes may try at once."""
+    if all(os.path.lexists(folder / name) for name in (*links, *files)):
+        return
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix="tmp-", dir=folder.parent) as temporary:
+        fresh = Path(temporary, "fresh")
+        for name, target in links.items():
+            (fresh / name).parent.mkdir(parents=True, exist_ok=True)
+            (fresh / name).symlink_to(os.path.abspath(target))
+        for name, text in files.items():
+            (fresh / name).parent.mkdir(parents=True, exist_ok=True)
+            (fresh / name).write_text(text)
+        (fresh / "bin/nvcc").chmod(0o755)
+        if os.path.lexists(folder):  # somebody removed a part of it
+            folder.rename(Path(temporary, "broken"))
+        try:
+            fresh.rename(folder)
+        except OSError:
+            if not (folder / "bin/nvcc").is_file():  # else another process was faster
+                raise

@@ -1,0 +1,76 @@
+"""oneDNN for Jittor on the CPU: from the wheels of PyPI to where Jittor looks for it."""
+
+from __future__ import annotations
+
+import fcntl
+import importlib.metadata
+import os
+import platform
+import shutil
+import tempfile
+from pathlib import Path
+
+from utils import environment
+
+
+def onednn_folder(home: Path | None = None) -> Path:
+    """Where Jittor, whose home is `home`, expects oneDNN's include/ and lib/."""
+    arm = "_aarch64" if platform.machine() == "aarch64" else ""
+    home = home or Path(environment.jittor_home())
+    return home / ".cache" / "jittor" / "mkl" / f"dnnl_lnx_2.2.0_cpu_gomp{arm}"
+
+
+def provide_onednn(home: Path) -> bool:
+    """Puts oneDNN where Jittor would download it to; returns whether it is there.
+
+    The files come from the wheels `onednn-cpu-gomp` and `onednn-devel-cpu-gomp`. They are
+    hard-linked or copied, for the folder is shared by all of the user's environments and must
+    outlive this one. A folder that works is left alone, whoever made it.
+    """
+    if os.environ.get("use_mkl") == "0":
+        return False
+    folder = onednn_folder(home)
+    parent = folder.parent
+
+    def works() -> bool:
+        needed = ("lib/libmkldnn.so", "lib/libdnnl.so.2", "include/mkldnn.hpp")
+        return all((folder / name).is_file() for name in needed)
+
+    if works():
+        return True
+    library = _installed_file("onednn-cpu-gomp", "libmkldnn.so")
+    header = _installed_file("onednn-devel-cpu-gomp", "mkldnn.hpp")
+    if library is None or header is None:
+        return False
+    parent.mkdir(parents=True, exist_ok=True)
+    with open(parent / "l2sknet.lock", "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if works():  # another process was faster
+            return True
+        # Jittor takes the first folder here that is named dnnl*, so a temporary one must not be.
+        with tempfile.TemporaryDirectory(prefix="tmp-", dir=parent) as temporary:
+            fresh = Path(temporary, "fresh")
+            shutil.copytree(header.parent / "oneapi", fresh / "include" / "oneapi")
+            for pattern in ("dnnl*.h*", "mkldnn*.h*"):
+                for file in header.parent.glob(pattern):
+                    shutil.copy(file, fresh / "include")
+            (fresh / "lib").mkdir()
+            try:
+                os.link(library.resolve(), fresh / "lib" / "libdnnl.so.2")
+            except OSError:  # another file system, or one without hard links
+                shutil.copy(library, fresh / "lib" / "libdnnl.so.2")
+            for name in ("libmkldnn.so", "libdnnl.so"):
+                (fresh / "lib" / name).symlink_to("libdnnl.so.2")
+            if os.path.lexists(folder):
+                folder.rename(Path(temporary, "broken"))
+            fresh.rename(folder)
+    return works()
+
+
+def _installed_file(package: str, name: str) -> Path | None:
+    try:
+        files = importlib.metadata.files(package) or []
+    except importlib.metadata.PackageNotFoundError:
+        return None
+    found = (Path(file.locate()).resolve() for file in files if file.name == name)
+    return next((path for path in found if path.is_file()), None)

@@ -1,0 +1,1 @@
+"""Training runs: the epochs, their log, stopping and going on."""

@@ -1,0 +1,85 @@
+"""One epoch of training and one evaluation."""
+
+from __future__ import annotations
+
+import math
+
+from tqdm import tqdm
+
+from evaluation import Evaluator
+from model import soft_iou_loss
+from utils import runtime
+from utils.checkpoint.weights import all_finite
+from utils.data.datasets import num_train_batches, test_batches, train_batches
+from utils.errors import UserError
+from utils.predict.maps import predict
+
+
+class Interrupted(Exception):
+    """The run was asked to stop; what is done so far is complete and can be saved."""
+
+
+def train_one_epoch(net, optimizer, split, recipe, epoch, losses, check_stop):
+    """Trains for one epoch, or for the rest of one.
+
+    Args:
+        net: the network.
+        optimizer: `utils.optim.Adam`.
+        split: the training images.
+        recipe: `utils.recipe.Recipe`.
+        epoch: counted from 1; with the seed it determines order and dropout.
+        losses: the losses of the batches already done; each further one is appended.
+        check_stop: called after every step; may raise Interrupted.
+
+    Raises:
+        UserError: a loss or a gradient is not finite.
+    """
+    jt = runtime.jt
+    net.train()
+    total = num_train_batches(split, recipe.batch_size)
+    bar = tqdm(total=total, initial=len(losses), unit="batch", leave=False, disable=None,
+               desc=f"epoch {epoch}/{recipe.epochs}")
+    batches = train_batches(split, recipe.batch_size, recipe.image_size, recipe.seed, epoch,
+                            start=len(losses), augment=recipe.augment)
+    with bar:
+        for names, x, y in batches:
+            # Dropout as a function of seed, epoch and step: nothing to save for resuming.
+            jt.set_seed((recipe.seed * 1_000_003 + epoch * 10_007 + len(losses)) % 2**31)
+            loss = soft_iou_loss(net(jt.array(x)), jt.array(y))
+            optimizer.step(loss)
+            jt.sync_all(True)
+            value = loss.item()
+            # The loss alone does not tell: Jittor's sigmoid makes a number of NaN.
+            if not math.isfinite(value) or not all_finite(net):
+                raise UserError(
+                    f"the loss or its gradient is not finite in epoch {epoch}, batch "
+                    f"{len(losses) + 1}, images {', '.join(names)}: look at them, or try a lower "
+                    "--lr; what was saved is from before"
+                )
+            losses.append(value)
+            bar.update()
+            bar.set_postfix(loss=f"{sum(losses) / len(losses):.4f}", lr=f"{optimizer.lr:g}")
+            check_stop()
+
+
+def evaluate(net, split, batch_size, threshold=0.5, check_stop=lambda: None):
+    """Scores the network on a split.
+
+    Args:
+        check_stop: called after every batch; may raise Interrupted.
+
+    Returns:
+        The `evaluation.Evaluator`, fed with every image.
+    """
+    net.eval()
+    evaluator = Evaluator(threshold)
+    with tqdm(total=len(split), unit="image", leave=False, disable=None, desc="evaluating") as bar:
+        for indices, x in test_batches(split, batch_size):
+            for index, probability in zip(indices, predict(net, x)):
+                try:
+                    evaluator.update(probability, split.masks[index])
+                except ValueError as error:  # the weights are not finite any more
+                    raise UserError(f"{split.names[index]}: {error}; try a lower --lr") from None
+            bar.update(len(indices))
+            check_stop()
+    return evaluator

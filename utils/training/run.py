@@ -1,0 +1,241 @@
+"""A training run: epochs, evaluation, log and checkpoints, interrupted and resumed at will."""
+
+from __future__ import annotations
+
+import dataclasses
+import signal
+import time
+from pathlib import Path
+
+from model import build_model
+from utils import places
+from utils.checkpoint.weights import (
+    OPTIMIZER,
+    checkpoint_folder,
+    load_weights,
+    read_arrays,
+    read_meta,
+    save_weights,
+)
+from utils.data.datasets import load_splits, num_train_batches
+from utils.errors import UserError
+from utils.optim import Adam, MultiStepLR
+from utils.recipe import FIELDS, GAMMA, recipe_of, settle
+from utils.runtime import set_seed
+from utils.training.engine import Interrupted, evaluate, train_one_epoch
+from utils.training.logs import METRICS, EpochRecord, best_epochs, log_time, write_log
+
+
+class StopRequest:
+    """Becomes true by Ctrl-C, SIGTERM or the end of the time given; a second signal ends at once.
+
+    A context manager: the handlers before it come back at its end.
+    """
+
+    signals = (signal.SIGINT, signal.SIGTERM)
+
+    def __init__(self, minutes=None):
+        self.deadline = None if minutes is None else time.monotonic() + 60 * minutes
+        self.signal = None
+
+    def __enter__(self):
+        self.before = {number: signal.signal(number, self._handle) for number in self.signals}
+        return self
+
+    def __exit__(self, *_):
+        for number, handler in self.before.items():
+            signal.signal(number, handler)
+
+    def _handle(self, number, _):
+        self.signal = number
+        for other in self.signals:
+            signal.signal(other, signal.SIG_DFL)
+
+    def check(self):
+        """Raises Interrupted if the run is to stop."""
+        if self.signal or (self.deadline is not None and time.monotonic() >= self.deadline):
+            raise Interrupted
+
+    @property
+    def status(self):
+        """The exit status: 0 at the end of the time given, else the shell's 128 + signal."""
+        return 128 + self.signal if self.signal else 0
+
+
+class Run:
+    """The state of one training run; `train` drives it.
+
+    Args:
+        model_name: of the network.
+        dataset_name: of the dataset.
+        output_dir: log and checkpoints go below it.
+        recipe: values for the fields of `Recipe`; None takes the default, or the resumed run's.
+        resume: None starts anew, "last" continues from the model's last checkpoint, else from the
+            path given.
+
+    Raises:
+        UserError: nothing to resume, or it belongs to another run.
+    """
+
+    def __init__(self, model_name, dataset_name, output_dir, recipe, resume=None):
+        self.model_name, self.dataset_name = model_name, dataset_name
+        self.output_dir = Path(output_dir)
+        self.folder = checkpoint_folder(output_dir, dataset_name, model_name)
+        self.history = []  # EpochRecords
+        self.losses = []  # of the epoch under way
+        meta, arrays = self._read_checkpoint(resume) if resume else ({}, None)
+        self.recipe = settle(recipe, meta.get("recipe"))
+
+        set_seed(self.recipe.seed)
+        self.net = build_model(model_name)
+        self.optimizer = Adam(self.net.parameters(), self.recipe.lr)
+        self.scheduler = MultiStepLR(self.optimizer, self.recipe.milestones, GAMMA)
+        if resume:
+            load_weights(self.net, arrays)
+            self.optimizer.load_state_dict({
+                name[len(OPTIMIZER):]: array for name, array in arrays.items()
+                if name.startswith(OPTIMIZER)
+            })
+            self.scheduler.load_state_dict(meta["scheduler"])
+            self.history = [EpochRecord(**record) for record in meta["history"]]
+            self.losses = meta["losses"]
+        stamp = meta.get("started") or time.strftime("%Y-%m-%d_%H-%M-%S")
+        self.started = stamp
+        self.log_path = places.log_file(output_dir, dataset_name, model_name, stamp)
+
+    def _read_checkpoint(self, resume):
+        path = self.folder / "last.npz" if resume == "last" else Path(resume)
+        if resume == "last" and not path.is_file():
+            raise UserError(f"{path}: nothing to resume; start without --resume")
+        arrays = read_arrays(path)
+        meta = read_meta(path)
+        if "scheduler" not in meta:
+            raise UserError(f"{path}: holds weights only, not a run to resume; take a last.npz")
+        for key, value in (("model", self.model_name), ("dataset", self.dataset_name)):
+            if meta[key] != value:
+                raise UserError(f"{path}: is a run of {key} {meta[key]}, not {value}")
+        meta["recipe"] = recipe_of(meta)
+        return meta, arrays
+
+    @property
+    def epochs_done(self):
+        return len(self.history)
+
+    @property
+    def best(self):
+        """The record of the epoch with the highest mIoU so far, or None."""
+        return best_epochs(self.history).get("mIoU")
+
+    def describe(self):
+        """Network, dataset and recipe in one line, the head of the log."""
+        return f"{self.model_name} on {self.dataset_name}: {self.recipe.describe()}"
+
+    def keep_earlier_run(self):
+        """Moves the checkpoints of an earlier run aside; returns the folder, or None."""
+        last = self.folder / "last.npz"
+        if not last.is_file() or read_meta(last).get("started") == self.started:
+            return None
+        earlier = self.folder / f"earlier_{read_meta(last).get('started', 'run')}"
+        earlier.mkdir(parents=True, exist_ok=True)
+        for path in self.folder.glob("*.npz"):
+            path.replace(earlier / path.name)
+        return earlier
+
+    def save(self, name, **extra):
+        """Writes weights, configuration and history as `name` (last.npz, best.npz)."""
+        meta = {
+            "model": self.model_name, "dataset": self.dataset_name,
+            "recipe": dataclasses.asdict(self.recipe), "started": self.started,
+            "history": [dataclasses.asdict(record) for record in self.history],
+        }
+        path = self.folder / name
+        if extra:
+            save_weights(self.net, path, {**meta, **extra}, self.optimizer.state_dict())
+        else:
+            save_weights(self.net, path, meta)
+
+    def save_last(self):
+        """Writes last.npz: all that `--resume` needs."""
+        self.save("last.npz", scheduler=self.scheduler.state_dict(), losses=self.losses)
+
+    def run_epoch(self, train_split, test_split, evaluated, threshold, check_stop):
+        """One epoch (or the rest of one), its evaluation, its log entry, its checkpoints.
+
+        Raises:
+            Interrupted: by `check_stop`; `save_last` then keeps what is done.
+        """
+        epoch = self.epochs_done + 1
+        train_one_epoch(self.net, self.optimizer, train_split, self.recipe, epoch, self.losses,
+                        check_stop)
+        record = EpochRecord(epoch, sum(self.losses) / len(self.losses), log_time())
+        if evaluated:
+            scores = evaluate(self.net, test_split, self.recipe.batch_size, threshold,
+                              check_stop).compute()
+            record = dataclasses.replace(record, **{name: scores[name] for name in METRICS},
+                                         strict=scores["strict"])
+        self.history.append(record)
+        self.losses = []
+        self.scheduler.step()
+        if self.best is record:
+            self.save("best.npz")
+        write_log(self.log_path, self.history, self.describe())
+        self.save_last()
+        return record
+
+
+def train(model_name, dataset_name, args, stop):
+    """Trains one network as the flags of `utils.cli.add_training` say.
+
+    Args:
+        stop: a StopRequest.
+
+    Returns:
+        Whether the run came to its end; False if it was stopped, and saved, before.
+    """
+    recipe = {key: getattr(args, key, None) for key in FIELDS}
+    run = Run(model_name, dataset_name, args.output_dir, recipe, args.resume)
+    splits = load_splits(args.dataset_dir, dataset_name, num_workers=args.num_workers)
+    steps = num_train_batches(splits[0], run.recipe.batch_size)
+    for split in splits:
+        print(split.describe())
+    parameters = sum(p.numel() for p in run.optimizer.parameters)
+    print(f"{run.describe()}; {parameters:,} parameters, {steps} batches an epoch; "
+          f"log {run.log_path}, weights {run.folder}", flush=True)
+    if run.epochs_done or run.losses:
+        print(f"resumed after epoch {run.epochs_done} and {len(run.losses)} batches")
+    earlier = run.keep_earlier_run()
+    if earlier:
+        print(f"the checkpoints of an earlier run are now in {earlier}")
+    try:
+        while run.epochs_done < run.recipe.epochs:
+            began = time.monotonic()
+            epoch = run.epochs_done + 1
+            left = run.recipe.epochs - epoch
+            evaluated = epoch % args.eval_every == 0 or left < args.eval_last
+            record = run.run_epoch(*splits, evaluated, args.threshold, stop.check)
+            print(_progress(record, run, time.monotonic() - began), flush=True)
+    except Interrupted:
+        run.save_last()
+        print(
+            f"stopped in epoch {run.epochs_done + 1} after {len(run.losses)} of {steps} "
+            "batches, all of it saved; the same command goes on (train_device0.py with --resume)"
+        )
+        return False
+    print(f"finished: {run.folder}, {run.log_path}")
+    return True
+
+
+def _progress(record, run, seconds):
+    left = (run.recipe.epochs - record.epoch) * seconds
+    line = f"epoch {record.epoch}/{run.recipe.epochs}: loss {record.loss:.6f}"
+    if record.evaluated:
+        line += (
+            f", mIoU {record.mIoU:.4f} (best {run.best.mIoU:.4f} in epoch {run.best.epoch}), "
+            f"Pd {record.Pd:.4f}, Fa {record.Fa * 1e6:.2f}e-6, F {record.fscore:.4f}"
+        )
+    return f"{line}; {seconds:.1f} s, about {_duration(left)} to go"
+
+
+def _duration(seconds):
+    minutes = round(seconds / 60)
+    return f"{minutes // 60} h {minutes % 60:02d} min" if minutes >= 60 else f"{minutes} min"
