@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
-from model import build_model, soft_iou_loss
+from model import soft_iou_loss
 from utils import runtime  # Jittor starts where it is used: PyTorch's twin reads this as well
 from utils.checkpoint.weights import get_weights, load_weights
 
@@ -69,14 +69,6 @@ def batch(shape):
     """Images and masks of a shape such as "2x64x64", as Jittor variables."""
     size = tuple(map(int, shape.split("x")))
     return runtime.jt.array(images(*size)), runtime.jt.array(masks(*size))
-
-
-def build(model_name):
-    """The network without dropout, which has no truth to compare with."""
-    net = build_model(model_name)
-    if hasattr(net, "head"):
-        net.head.dropout = 0.0
-    return net
 
 
 def reset(net, fixture):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from model import NETWORKS
+
 HEAD = "head"
 
 
@@ -10,7 +12,7 @@ def stage_modules(model_name: str) -> dict[str, str]:
 
     The output of the head is that of the network, its probabilities.
     """
-    unet = model_name.endswith("UNet")
+    unet = NETWORKS[model_name].architecture == "UNet"
     found = {f"encoder {level}": f"Conv{level + 1}" if unet else f"layer{level}"
              for level in range(4)}
     for level in range(3):

@@ -8,6 +8,7 @@ Forward, backward and running statistics on the weights and images of alignment/
 from __future__ import annotations
 
 from alignment import golden
+from model import build_model
 from utils import cli, runtime
 
 
@@ -20,7 +21,7 @@ def main(argv=None) -> None:
     print("| model | batch |", " | ".join(columns), "|")
     print("|---|---|" + "---|" * len(columns))
     for name in args.model_names:
-        net, fixture = golden.build(name), golden.load(name)
+        net, fixture = build_model(name, dropout=False), golden.load(name)
         for shape in ("2x64x64", "8x256x256"):
             errors = golden.training_errors(net, fixture, shape)
             errors["training output"] = errors["output"]

@@ -2,22 +2,46 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING, NamedTuple
+
 from model.loss import soft_iou_loss
 
-_KERNELS = {  # per network: its architecture, its kernel family
-    "L2SKNet_UNet": ("UNet", "2D"),
-    "L2SKNet_FPN": ("FPN", "2D"),
-    "L2SKNet_1D_UNet": ("UNet", "1D"),
-    "L2SKNet_1D_FPN": ("FPN", "1D"),
+if TYPE_CHECKING:
+    import jittor as jt
+
+
+class Network(NamedTuple):
+    """What is known of a network beside its code.
+
+    Attributes:
+        architecture: "UNet" or "FPN".
+        kernels: the kernel family, "2D" (k×k) or "1D" (separable).
+        bytes_per_pixel: peak of resident memory that a prediction takes for each pixel on the CPU,
+            rounded up, as `python -m benchmarks.cost --size 1024` and more print it (x86-64,
+            oneDNN).
+    """
+
+    architecture: str
+    kernels: str
+    bytes_per_pixel: int
+
+
+NETWORKS = {
+    "L2SKNet_UNet": Network("UNet", "2D", 650),
+    "L2SKNet_FPN": Network("FPN", "2D", 600),
+    "L2SKNet_1D_UNet": Network("UNet", "1D", 750),
+    "L2SKNet_1D_FPN": Network("FPN", "1D", 700),
 }
-MODEL_NAMES = tuple(_KERNELS)
+MODEL_NAMES = tuple(NETWORKS)
 
 
-def build_model(name):
+def build_model(name: str, dropout: bool = True) -> jt.Module:
     """A new network, its weights drawn from NumPy's global generator.
 
     Args:
         name: one of `MODEL_NAMES`.
+        dropout: False leaves out the dropout in the head of an FPN, for comparisons in training
+            mode; the UNets have none.
 
     Returns:
         A Jittor module: N×1×H×W images in [0, 1] → probabilities of the same shape.
@@ -25,14 +49,16 @@ def build_model(name):
     Raises:
         ValueError: an unknown name.
     """
-    if name not in _KERNELS:
+    if name not in NETWORKS:
         raise ValueError(f"unknown model {name!r}; known are {', '.join(MODEL_NAMES)}")
     # Here and not above: the list of names must not cost the start of Jittor.
     from model.fpn import FPN
     from model.unet import UNet
 
-    architecture, kernels = _KERNELS[name]
-    return {"UNet": UNet, "FPN": FPN}[architecture](kernels)
+    network = NETWORKS[name]
+    if network.architecture == "UNet":
+        return UNet(network.kernels)
+    return FPN(network.kernels, dropout)
 
 
-__all__ = ["MODEL_NAMES", "build_model", "soft_iou_loss"]
+__all__ = ["MODEL_NAMES", "NETWORKS", "Network", "build_model", "soft_iou_loss"]

@@ -5,36 +5,39 @@ Attribute names are those of the official state_dict: official weights load by n
 
 from __future__ import annotations
 
+from collections import OrderedDict
+from collections.abc import Mapping
+
+from model.ops.batch_norm import BatchNorm
 from model.ops.conv import Conv2d
 from utils.runtime import jt
 
 
-class ConvStack(jt.Module):
+class ConvStack(jt.nn.Sequential):
     """One or more of [convolution → batch norm → activation].
 
     Args:
-        *steps: (index, convolution, batch norm). The convolution gets the name `index` and the norm
-            `index + 1`, which are their places in the official nn.Sequential.
+        steps: place of the convolution in the official nn.Sequential → it and its norm, whose place
+            is the next.
     """
 
-    def __init__(self, *steps):
-        self.indices = [index for index, _, _ in steps]
-        for index, conv, norm in steps:
-            setattr(self, str(index), conv)
-            setattr(self, str(index + 1), norm)
+    def __init__(self, steps: Mapping[int, tuple[jt.Module, BatchNorm]]):
+        self.steps = list(steps.values())
+        super().__init__(OrderedDict(
+            (str(place + i), part) for place, step in steps.items() for i, part in enumerate(step)
+        ))
 
-    def execute(self, x):
-        for index in self.indices:
-            conv, norm = getattr(self, str(index)), getattr(self, str(index + 1))
+    def execute(self, x: jt.Var) -> jt.Var:
+        for conv, norm in self.steps:
             x = norm(conv.without_bias(x), conv.bias)
         return x
 
 
-def conv3x3(in_channels, out_channels, stride=1, bias=False):
+def conv3x3(in_channels: int, out_channels: int, stride: int = 1, bias: bool = False) -> Conv2d:
     """A 3×3 convolution that keeps the size (or divides it by `stride`, rounding up)."""
     return Conv2d(in_channels, out_channels, 3, stride, padding=1, bias=bias)
 
 
-def conv1x1(in_channels, out_channels, stride=1, bias=False):
+def conv1x1(in_channels: int, out_channels: int, stride: int = 1, bias: bool = False) -> Conv2d:
     """A convolution over channels alone."""
     return Conv2d(in_channels, out_channels, 1, stride, bias=bias)

@@ -26,15 +26,15 @@ BRANCHES_1D = (
 KERNEL_FAMILIES = {"2D": (LLSKM, BRANCHES_2D), "1D": (LLSKM1D, BRANCHES_1D)}
 
 
-class Branch(jt.Module):
+class Branch(jt.nn.Sequential):
     """LLSKM → BN → LeakyReLU(0.1)."""
 
-    def __init__(self, kernel, channels):
-        setattr(self, "0", kernel)
-        setattr(self, "1", BatchNorm(channels, LEAKY))
+    def __init__(self, kernel: LLSKM | LLSKM1D, channels: int):
+        super().__init__(kernel, BatchNorm(channels, LEAKY))
 
-    def execute(self, x, pooled):
-        return getattr(self, "1")(getattr(self, "0")(x, pooled))
+    def execute(self, x: jt.Var, pooled: jt.Var) -> jt.Var:
+        kernel, norm = self
+        return norm(kernel(x, pooled))
 
 
 class ContrastNet(jt.Module):
@@ -44,23 +44,25 @@ class ContrastNet(jt.Module):
     parameters have no level between (`contrast0_1.0.conv.weight`, `contrConV_0.0.weight`).
     """
 
-    def __init__(self, kernels):
+    def __init__(self, kernels: str):
         kernel, levels = KERNEL_FAMILIES[kernels]
-        self.branch_names = []
-        for level, (channels, branches) in enumerate(zip(CHANNELS, levels)):
-            single = len(branches) == 1
-            names = [f"contrast{level}" + ("" if single else f"_{i}") for i in range(len(branches))]
-            for name, arguments in zip(names, branches):
-                setattr(self, name, Branch(kernel(channels, *arguments), channels))
-            if not single:
-                merge = (0, conv3x3(channels, channels), BatchNorm(channels, RELU))
-                setattr(self, f"contrConV_{level}", ConvStack(merge))
-            self.branch_names.append(names)
+        self.stages = []  # per level its branches, and the ConvStack that merges them or None
+        for level, (channels, table) in enumerate(zip(CHANNELS, levels)):
+            branches = [Branch(kernel(channels, *arguments), channels) for arguments in table]
+            if len(branches) == 1:
+                self.add_module(f"contrast{level}", branches[0])
+                self.stages.append((branches, None))
+                continue
+            for i, branch in enumerate(branches):
+                self.add_module(f"contrast{level}_{i}", branch)
+            merge = ConvStack({0: (conv3x3(channels, channels), BatchNorm(channels, RELU))})
+            self.add_module(f"contrConV_{level}", merge)
+            self.stages.append((branches, merge))
 
-    def contrast(self, level, x):
+    def contrast(self, level: int, x: jt.Var) -> jt.Var:
         """The contrast stage of `level`, N×C×H×W → N×C×H×W."""
         pooled = global_average(x)
-        names = self.branch_names[level]
-        total = sum(getattr(self, name)(x, pooled) for name in names[1:]) if names[1:] else 0
-        total = getattr(self, names[0])(x, pooled) + total
-        return total if len(names) == 1 else getattr(self, f"contrConV_{level}")(total)
+        (first, *others), merge = self.stages[level]
+        total = sum(branch(x, pooled) for branch in others) if others else 0
+        total = first(x, pooled) + total
+        return total if merge is None else merge(total)

@@ -19,7 +19,7 @@ from model.ops.layout import shape_of
 from utils.runtime import jt
 
 
-def global_average(x):
+def global_average(x: jt.Var) -> jt.Var:
     """Mean over height and width, N×C×1×1 in double precision."""
     n, c, _, _ = shape_of(x)
     return x.float64().mean((2, 3), keepdims=True).reshape(n, c, 1, 1)
@@ -28,10 +28,10 @@ def global_average(x):
 class Dense(jt.Module):
     """A 1×1 convolution without bias of N×C×1×1, in double precision."""
 
-    def __init__(self, in_channels, out_channels):
+    def __init__(self, in_channels: int, out_channels: int):
         self.weight, self.bias = conv1x1(in_channels, out_channels).weight, None
 
-    def without_bias(self, x):
+    def without_bias(self, x: jt.Var) -> jt.Var:
         weight = self.weight.float64().reshape(1, *self.weight.shape[:2])
         return (x.reshape(x.shape[0], 1, -1) * weight).sum(2).reshape(x.shape[0], -1, 1, 1)
 
@@ -43,19 +43,21 @@ class ChannelAttention(jt.Module):
     that rounding errors grow by orders of magnitude. It costs next to nothing.
     """
 
-    def __init__(self, channels):
+    def __init__(self, channels: int):
         hidden = channels // 4
         # Place 0 of the official Sequential is the pooling, which the contrast stage shares.
-        self.avg_channel = ConvStack(
-            (1, Dense(channels, hidden), BatchNorm(hidden, RELU)),
-            (4, Dense(hidden, channels), BatchNorm(channels, LINEAR)),
-        )
+        self.avg_channel = ConvStack({
+            1: (Dense(channels, hidden), BatchNorm(hidden, RELU)),
+            4: (Dense(hidden, channels), BatchNorm(channels, LINEAR)),
+        })
 
-    def execute(self, pooled):
+    def execute(self, pooled: jt.Var) -> jt.Var:
         return jt.sigmoid(self.avg_channel(pooled))
 
 
-def per_image_conv(x, kernels, padding=0, dilation=1):
+def per_image_conv(
+    x: jt.Var, kernels: jt.Var, padding: int = 0, dilation: int = 1
+) -> jt.Var:
     """Convolves each image of `x` (N×C×H×W) with its own of `kernels` (N×C×C×kh×kw)."""
     n, c, *rest = x.shape  # in blocks of channels as well: the images lie one after the other
     y = conv2d(
@@ -79,12 +81,12 @@ class LLSKM(jt.Module):
         dilation: d; the padding is d·(k−1)/2, so that the size is kept.
     """
 
-    def __init__(self, channels, kernel_size, dilation=1):
+    def __init__(self, channels: int, kernel_size: int, dilation: int = 1):
         self.conv = Conv2d(channels, channels, kernel_size, bias=False)
         self.attn = ChannelAttention(channels)
         self.kernel_size, self.dilation = kernel_size, dilation
 
-    def execute(self, x, pooled):
+    def execute(self, x: jt.Var, pooled: jt.Var) -> jt.Var:
         """N×C×H×W and its `global_average` → N×C×H×W."""
         k, half = self.kernel_size, self.kernel_size // 2
         weight = self.conv.weight.float64()
@@ -106,13 +108,13 @@ class LLSKM1D(jt.Module):
         kernel_size: k, odd.
     """
 
-    def __init__(self, channels, kernel_size):
+    def __init__(self, channels: int, kernel_size: int):
         self.conv_1xn = Conv2d(channels, channels, (1, kernel_size), padding=(0, kernel_size // 2))
         self.conv_nx1 = Conv2d(channels, channels, (kernel_size, 1), padding=(kernel_size // 2, 0))
         self.attn = ChannelAttention(channels)
         self.kernel_size = kernel_size
 
-    def execute(self, x, pooled):
+    def execute(self, x: jt.Var, pooled: jt.Var) -> jt.Var:
         """N×C×H×W and its `global_average` → N×C×H×W."""
         half = self.kernel_size // 2
         row, column = self.conv_1xn.weight.float64(), self.conv_nx1.weight.float64()

@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
 
-def soft_iou_loss(pred, mask):
+if TYPE_CHECKING:
+    import jittor as jt
+
+
+def soft_iou_loss(pred: jt.Var, mask: jt.Var) -> jt.Var:
     """1 − (Σpg + 1)/(Σp + Σg − Σpg + 1), the sums over the whole batch and in double precision.
 
     Args:

@@ -5,36 +5,36 @@ from __future__ import annotations
 from model.blocks import ConvStack, conv1x1, conv3x3
 from model.contrast import CHANNELS, ContrastNet
 from model.ops.batch_norm import RELU, BatchNorm
+from model.ops.conv import Conv2d
 from model.ops.layout import enter, leave
 from model.ops.pool import max_pool2x2
 from model.ops.resize import pad_to_multiple, upsample_nearest2x
 from utils.runtime import jt
 
 
-def _step(index, in_channels, out_channels):
-    conv = conv3x3(in_channels, out_channels, bias=True)
-    return index, conv, BatchNorm(out_channels, RELU)
+def _step(in_channels: int, out_channels: int) -> tuple[Conv2d, BatchNorm]:
+    return conv3x3(in_channels, out_channels, bias=True), BatchNorm(out_channels, RELU)
 
 
 class DoubleConv(jt.Module):
     """[3×3 conv with bias → BN → ReLU] twice."""
 
-    def __init__(self, in_channels, out_channels):
+    def __init__(self, in_channels: int, out_channels: int):
         self.conv = ConvStack(
-            _step(0, in_channels, out_channels), _step(3, out_channels, out_channels)
+            {0: _step(in_channels, out_channels), 3: _step(out_channels, out_channels)}
         )
 
-    def execute(self, x):
+    def execute(self, x: jt.Var) -> jt.Var:
         return self.conv(x)
 
 
 class Up(jt.Module):
     """Nearest ×2 → 3×3 conv with bias → BN → ReLU."""
 
-    def __init__(self, in_channels, out_channels):
-        self.up = ConvStack(_step(1, in_channels, out_channels))
+    def __init__(self, in_channels: int, out_channels: int):
+        self.up = ConvStack({1: _step(in_channels, out_channels)})
 
-    def execute(self, x):
+    def execute(self, x: jt.Var) -> jt.Var:
         return self.up(upsample_nearest2x(x))
 
 
@@ -44,26 +44,29 @@ class UNet(ContrastNet):
     It halves three times: sizes that are no multiples of 8 are padded, and cropped back.
     """
 
-    def __init__(self, kernels):
+    def __init__(self, kernels: str):
         super().__init__(kernels)
-        for level, (in_channels, channels) in enumerate(zip((1, *CHANNELS), CHANNELS)):
-            setattr(self, f"Conv{level + 1}", DoubleConv(in_channels, channels))
-        for level in (3, 2, 1):
-            setattr(self, f"Up{level + 1}", Up(CHANNELS[level], CHANNELS[level - 1]))
-            decoder = DoubleConv(CHANNELS[level], CHANNELS[level - 1])
-            setattr(self, f"Up_conv{level + 1}", decoder)
-        self.Conv = conv1x1(CHANNELS[0], 1, bias=True)
+        c0, c1, c2, c3 = CHANNELS
+        self.Conv1 = DoubleConv(1, c0)
+        self.Conv2 = DoubleConv(c0, c1)
+        self.Conv3 = DoubleConv(c1, c2)
+        self.Conv4 = DoubleConv(c2, c3)
+        self.Up4 = Up(c3, c2)
+        self.Up_conv4 = DoubleConv(c3, c2)
+        self.Up3 = Up(c2, c1)
+        self.Up_conv3 = DoubleConv(c2, c1)
+        self.Up2 = Up(c1, c0)
+        self.Up_conv2 = DoubleConv(c1, c0)
+        self.Conv = conv1x1(c0, 1, bias=True)
 
-    def execute(self, x):
+    def execute(self, x: jt.Var) -> jt.Var:
         height, width = x.shape[2:]
-        x = enter(pad_to_multiple(x, 8))
-        encoded = []
-        for level in range(4):
-            x = getattr(self, f"Conv{level + 1}")(x if level == 0 else max_pool2x2(x))
-            encoded.append(x)
-        skips = [self.contrast(level, x) for level, x in enumerate(encoded)]
-        x = skips[3]
-        for level in (3, 2, 1):
-            x = jt.concat([skips[level - 1], getattr(self, f"Up{level + 1}")(x)], 1)
-            x = getattr(self, f"Up_conv{level + 1}")(x)
-        return leave(jt.sigmoid(self.Conv(x)))[:, :, :height, :width]
+        x0 = self.Conv1(enter(pad_to_multiple(x, 8)))
+        x1 = self.Conv2(max_pool2x2(x0))
+        x2 = self.Conv3(max_pool2x2(x1))
+        x3 = self.Conv4(max_pool2x2(x2))
+        x0, x1, x2, x3 = (self.contrast(level, x) for level, x in enumerate((x0, x1, x2, x3)))
+        y = self.Up_conv4(jt.concat([x2, self.Up4(x3)], 1))
+        y = self.Up_conv3(jt.concat([x1, self.Up3(y)], 1))
+        y = self.Up_conv2(jt.concat([x0, self.Up2(y)], 1))
+        return leave(jt.sigmoid(self.Conv(y)))[:, :, :height, :width]

@@ -15,6 +15,7 @@ from brightness import GAIN, LEVEL, brightness_net, save_brightness_weights
 from PIL import Image
 from scipy.io import loadmat
 
+from model import NETWORKS
 from utils.checkpoint import pretrained
 from utils.data.images import read_size, stretch
 from utils.errors import UserError
@@ -181,7 +182,7 @@ def test_memory_is_stated(tmp_path, monkeypatch):
     assert [read_size(file) for file in files] == [(32, 64), (2160, 3840), None]
     monkeypatch.setattr(memory, "free_bytes", lambda: 16e9)
     line = memory.check_memory(files, [UNET], None)
-    need = 200e6 + 3840 * 2160 * memory.BYTES_PER_PIXEL[UNET]
+    need = 200e6 + 3840 * 2160 * NETWORKS[UNET].bytes_per_pixel
     assert f"3840x2160, about {need / 1e9:.1f} GB" in line and "16.0 GB are free" in line
     monkeypatch.setattr(memory, "free_bytes", lambda: None)
     assert memory.check_memory(files, [UNET], None).endswith("of memory with L2SKNet_UNet")

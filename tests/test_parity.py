@@ -25,7 +25,7 @@ FLOORS = {"output": 2e-7, "loss": 6e-8}
 @pytest.fixture(scope="module", params=MODEL_NAMES)
 def case(request):
     """A network and its fixture."""
-    return golden.build(request.param), golden.load(request.param)
+    return build_model(request.param, dropout=False), golden.load(request.param)
 
 
 def assert_as_close(name, ours, official):

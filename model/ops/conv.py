@@ -14,123 +14,11 @@ import functools
 import numpy as np
 
 from model.ops.layout import per_channel, shape_like, shape_of
+from model.ops.native import read_header
 from utils import runtime
 from utils.runtime import jt
 
-_ONEDNN = r"""
-#include <dnnl.hpp>
-#include <string>
-
-namespace onednn {
-using namespace dnnl;
-using std::string;
-typedef memory::format_tag tag;
-typedef memory::desc desc;
-const auto f32 = memory::data_type::f32;
-
-inline engine& cpu() { static engine cpu(engine::kind::cpu, 0); return cpu; }
-
-// N×C×H×W, or N×C/b×H×W×b.
-inline desc image(jittor::NanoVector s) {
-    int64_t block = s.size() == 5 ? s[4] : 1;
-    memory::dims shape = {s[0], s[1] * block, s[2], s[3]};
-    if (block == 1) return desc(shape, f32, tag::abcd);
-    return desc(shape, f32, block == 16 ? tag::aBcd16b : block == 8 ? tag::aBcd8b : tag::acdb);
-}
-
-// O×C/groups×kh×kw.
-inline desc kernel(jittor::NanoVector s, int64_t groups) {
-    if (groups == 1) return desc({s[0], s[1], s[2], s[3]}, f32, tag::oihw);
-    return desc({groups, s[0] / groups, s[1], s[2], s[3]}, f32, tag::goihw);
-}
-
-inline desc any(const desc& d) { return desc(d.dims(), f32, tag::any); }
-
-// What all three operations need; `data` as given by Python.
-struct Convolution {
-    desc src, weights, dst;
-    memory::dims strides, dilates, padding;
-
-    template <class Data>
-    Convolution(jittor::NanoVector x, jittor::NanoVector w, jittor::NanoVector y, Data& data)
-        : src(image(x)), weights(kernel(w, data["groups"])), dst(image(y)),
-          strides{(int)data["stride_h"], (int)data["stride_w"]},
-          dilates{(int)data["dilation_h"] - 1, (int)data["dilation_w"] - 1},
-          padding{(int)data["padding_h"], (int)data["padding_w"]} {}
-
-    convolution_forward::primitive_desc forward(const desc& s, const desc& d) const {
-        return {{prop_kind::forward_training, algorithm::convolution_auto, s, any(weights), d,
-                 strides, dilates, padding, padding}, cpu()};
-    }
-    convolution_backward_data::primitive_desc backward_data(const desc& s, const desc& d) const {
-        return {{algorithm::convolution_auto, s, any(weights), d, strides, dilates, padding,
-                 padding}, cpu(), forward(s, d)};
-    }
-    convolution_backward_weights::primitive_desc backward_weights(const desc& s,
-                                                                  const desc& d) const {
-        return {{algorithm::convolution_auto, s, any(weights), d, strides, dilates, padding,
-                 padding}, cpu(), forward(s, d)};
-    }
-    // A kernel for the activations as they lie, or if there is only a slow one, as it likes them.
-    template <class Make>
-    auto choose(Make make) const -> decltype(make(src, dst)) {
-        auto found = make(src, dst);
-        string name = found.impl_info_str();
-        bool slow = name.compare(0, 3, "ref") == 0 || name.compare(0, 4, "gemm") == 0;
-        return slow ? make(any(src), any(dst)) : found;
-    }
-};
-
-// An argument of a primitive, and the caller's memory where that lies otherwise.
-struct Argument {
-    memory given, used;
-    Argument(const desc& d, const void* data, const desc& wanted)
-        : given(d, cpu(), (void*)data), used(d == wanted ? given : memory(wanted, cpu())) {}
-    void read(stream& s) { if (used != given) reorder(given, used).execute(s, given, used); }
-    void write(stream& s) { if (used != given) reorder(used, given).execute(s, used, given); }
-};
-
-template <class Primitive, class Description>
-void run(const Description& chosen, int out, Argument target, int in1, Argument source1, int in2,
-         Argument source2) {
-    stream s(cpu());
-    source1.read(s);
-    source2.read(s);
-    Primitive(chosen).execute(s, {{in1, source1.used}, {in2, source2.used}, {out, target.used}});
-    target.write(s);
-    s.wait();
-}
-}
-"""
-
-# in0, in1 → out0. Each operation names its operands by what they are to the forward one.
-_FORWARD = """
-onednn::Convolution c(in0->shape, in1->shape, out0->shape, data);
-auto chosen = c.choose([&](const onednn::desc& s, const onednn::desc& d) {
-    return c.forward(s, d); });
-onednn::run<dnnl::convolution_forward>(
-    chosen, DNNL_ARG_DST, {c.dst, out0_p, chosen.dst_desc()},
-    DNNL_ARG_SRC, {c.src, in0_p, chosen.src_desc()},
-    DNNL_ARG_WEIGHTS, {c.weights, in1_p, chosen.weights_desc()});
-"""
-_BACKWARD_DATA = """
-onednn::Convolution c(out0->shape, in1->shape, in0->shape, data);
-auto chosen = c.choose([&](const onednn::desc& s, const onednn::desc& d) {
-    return c.backward_data(s, d); });
-onednn::run<dnnl::convolution_backward_data>(
-    chosen, DNNL_ARG_DIFF_SRC, {c.src, out0_p, chosen.diff_src_desc()},
-    DNNL_ARG_DIFF_DST, {c.dst, in0_p, chosen.diff_dst_desc()},
-    DNNL_ARG_WEIGHTS, {c.weights, in1_p, chosen.weights_desc()});
-"""
-_BACKWARD_WEIGHTS = """
-onednn::Convolution c(in0->shape, out0->shape, in1->shape, data);
-auto chosen = c.choose([&](const onednn::desc& s, const onednn::desc& d) {
-    return c.backward_weights(s, d); });
-onednn::run<dnnl::convolution_backward_weights>(
-    chosen, DNNL_ARG_DIFF_WEIGHTS, {c.weights, out0_p, chosen.diff_weights_desc()},
-    DNNL_ARG_SRC, {c.src, in0_p, chosen.src_desc()},
-    DNNL_ARG_DIFF_DST, {c.dst, in1_p, chosen.diff_dst_desc()});
-"""
+Pair = tuple[int, int]  # vertical, horizontal
 
 
 @functools.cache  # finding the folder looks at the disk
@@ -148,9 +36,11 @@ class _ConvOneDNN(jt.Function):
     def __init__(self, stride, padding, dilation, groups):
         self.data = dict(zip(_NAMES, (*stride, *padding, *dilation, groups)))
 
-    def run(self, shape, source, *inputs):
-        y = jt.code(shape, "float32", list(inputs), cpu_header=_ONEDNN, cpu_src=source,
-                    data=self.data)
+    def run(self, function, shape, *inputs):
+        y = jt.code(
+            shape, "float32", list(inputs), cpu_header=read_header("conv.h"),
+            cpu_src=f"onednn::{function}(in0, in1, out0, data);", data=self.data,
+        )
         y.compile_options = _compile_options()
         return y
 
@@ -163,12 +53,12 @@ class _ConvOneDNN(jt.Function):
             // self.data[f"stride_{axis}"] + 1
             for i, axis in enumerate("hw"))
         shape = shape_like(x, n, weight.shape[0], height, width)
-        return self.run(shape, _FORWARD, x, weight)
+        return self.run("forward", shape, x, weight)
 
     def grad(self, dy):
         x, weight = self.saved
-        return (self.run(x.shape, _BACKWARD_DATA, dy, weight),
-                self.run(weight.shape, _BACKWARD_WEIGHTS, x, dy))
+        return (self.run("backward_data", x.shape, dy, weight),
+                self.run("backward_weights", weight.shape, x, dy))
 
 
 class _ConvCuDNN(jt.Function):
@@ -201,7 +91,10 @@ def _transposed(x):
     return x.permute(0, 1, 3, 2, *range(4, x.ndim))
 
 
-def conv2d(x, weight, stride=1, padding=0, dilation=1, groups=1):
+def conv2d(
+    x: jt.Var, weight: jt.Var, stride: int | Pair = 1, padding: int | Pair = 0,
+    dilation: int | Pair = 1, groups: int = 1,
+) -> jt.Var:
     """Cross-correlation of `x` with `weight` (O×C/groups×kh×kw), without bias.
 
     Args:
@@ -219,7 +112,7 @@ def conv2d(x, weight, stride=1, padding=0, dilation=1, groups=1):
     return jt.nn.conv2d(x, weight, None, stride, padding, dilation, groups)
 
 
-def uniform(shape, bound):
+def uniform(shape: tuple[int, ...], bound: float) -> jt.Var:
     """A parameter drawn from U(-bound, bound) by NumPy's generator: the same on every device."""
     return jt.array(np.random.uniform(-bound, bound, shape).astype(np.float32))
 
@@ -230,18 +123,21 @@ class Conv2d(jt.Module):
     Kaiming-uniform with a = √5 is U(-1/√fan_in, 1/√fan_in), for the weight and the bias alike.
     """
 
-    def __init__(self, in_channels, out_channels, kernel_size, stride=1, padding=0, bias=True):
+    def __init__(
+        self, in_channels: int, out_channels: int, kernel_size: int | Pair, stride: int = 1,
+        padding: int | Pair = 0, bias: bool = True,
+    ):
         kernel_size = _pair(kernel_size)
         bound = (in_channels * kernel_size[0] * kernel_size[1]) ** -0.5
         self.weight = uniform((out_channels, in_channels, *kernel_size), bound)
         self.bias = uniform((out_channels,), bound) if bias else None
         self.stride, self.padding = stride, padding
 
-    def without_bias(self, x):
+    def without_bias(self, x: jt.Var) -> jt.Var:
         """The convolution alone, for a batch norm that takes the bias over."""
         return conv2d(x, self.weight, self.stride, self.padding)
 
-    def execute(self, x):
+    def execute(self, x: jt.Var) -> jt.Var:
         y = self.without_bias(x)
         if self.bias is None:
             return y

@@ -26,17 +26,17 @@ def _widest_block():
     return 16 if isa & AVX512 == AVX512 else 8 if isa & AVX2 == AVX2 else 1
 
 
-def has_blocks():
+def has_blocks() -> bool:
     """Whether blocks of channels are the better form here."""
     return not jt.flags.use_cuda and jt.mkl_ops is not None and _widest_block() > 1
 
 
-def block_of(channels):
+def block_of(channels: int) -> int:
     """The size b of a block where there are so many channels: all of them if they do not divide."""
     return _widest_block() if channels % _widest_block() == 0 else channels
 
 
-def enter(x):
+def enter(x: jt.Var) -> jt.Var:
     """N×C×H×W → the form in which the network computes."""
     if not has_blocks():
         return x
@@ -45,7 +45,7 @@ def enter(x):
     return x.reshape(n, c // b, b, h, w).permute(0, 1, 3, 4, 2)
 
 
-def leave(x):
+def leave(x: jt.Var) -> jt.Var:
     """Either form → N×C×H×W."""
     if x.ndim == 4:
         return x
@@ -53,18 +53,18 @@ def leave(x):
     return x.permute(0, 1, 4, 2, 3).reshape(n, c, h, w)
 
 
-def shape_of(x):
+def shape_of(x: jt.Var) -> tuple[int, int, int, int]:
     """N, C, H, W of either form."""
     n, groups, h, w = x.shape[:4]
     return n, groups * (x.shape[4] if x.ndim == 5 else 1), h, w
 
 
-def shape_like(x, n, c, h, w):
+def shape_like(x: jt.Var, n: int, c: int, h: int, w: int) -> tuple[int, ...]:
     """The shape of N×C×H×W values in the form of x."""
     return (n, c, h, w) if x.ndim == 4 else (n, c // block_of(c), h, w, block_of(c))
 
 
-def per_channel(values, x):
+def per_channel(values: jt.Var, x: jt.Var) -> jt.Var:
     """Values of each channel (C), or of each image and channel (N×C×1×1), to broadcast over x."""
     n = 1 if values.ndim == 1 else values.shape[0]
     return values.reshape(n, x.shape[1], 1, 1, *x.shape[4:])

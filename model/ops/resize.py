@@ -8,7 +8,7 @@ from model.ops.conv import conv2d
 from utils.runtime import jt
 
 
-def pad_to_multiple(x, multiple):
+def pad_to_multiple(x: jt.Var, multiple: int) -> jt.Var:
     """Pads N×C×H×W at the bottom and right until H and W are multiples of `multiple`.
 
     The edge is repeated: unlike zeros it makes no step that looks like contrast, and unlike
@@ -22,7 +22,7 @@ def pad_to_multiple(x, multiple):
     return x
 
 
-def upsample_nearest2x(x):
+def upsample_nearest2x(x: jt.Var) -> jt.Var:
     """Doubles height and width by repeating each pixel."""
     n, c, h, w, *block = x.shape
     x = x.reshape(n, c, h, 1, w, 1, *block).broadcast([n, c, h, 2, w, 2, *block])
@@ -41,7 +41,7 @@ def _bilinear_matrix(size, new_size):
     return weights.astype(np.float32)
 
 
-def resize_bilinear(x, size):
+def resize_bilinear(x: jt.Var, size: tuple[int, int]) -> jt.Var:
     """Resizes N×C×H×W to `size` (height, width), as F.interpolate(align_corners=False) does.
 
     Two matrix products, one an axis, written as 1×1 convolutions over that axis: fast forward and

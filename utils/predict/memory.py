@@ -8,20 +8,16 @@ from pathlib import Path
 
 from tqdm import tqdm
 
+from model import NETWORKS
 from utils.data.images import read_size
 from utils.errors import UserError
 
-# Peaks of resident memory per pixel, rounded up, as `benchmarks/cost.py --size 1024` and more
-# print them (x86-64, oneDNN); and what does not grow with the image.
-BYTES_PER_PIXEL = {
-    "L2SKNet_UNet": 650, "L2SKNet_FPN": 600, "L2SKNet_1D_UNet": 750, "L2SKNet_1D_FPN": 700,
-}
-FIXED = 200_000_000
+FIXED = 200_000_000  # bytes that a prediction takes whatever the size of the image
 
 
 def needed_bytes(model_name: str, height: int, width: int) -> int:
     """About the memory that a network takes for one image."""
-    return FIXED + BYTES_PER_PIXEL[model_name] * height * width
+    return FIXED + NETWORKS[model_name].bytes_per_pixel * height * width
 
 
 def free_bytes() -> int | None:
@@ -59,7 +55,7 @@ def check_memory(files: Sequence[Path], model_names: Sequence[str], tile: int | 
     free = free_bytes()
     what = f"a tile of {width}x{height}" if tile else f"{width}x{height}"
     if free is not None and needed[name] > free:
-        least = min(BYTES_PER_PIXEL, key=BYTES_PER_PIXEL.get)
+        least = min(NETWORKS, key=lambda name: NETWORKS[name].bytes_per_pixel)
         ways = "close other programs, "
         if needed_bytes(least, height, width) <= free:
             ways += f"take {least} ({_gigabytes(needed_bytes(least, height, width))}), "

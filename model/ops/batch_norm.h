@@ -1,0 +1,133 @@
+// Batch norm and the activation after it, of activations in either form.
+//
+// Both forms are rows of W pixels with B channels each. A row is a task, and the sums of rows are
+// added up in a fixed order, so that the result does not depend on the number of threads.
+#include <algorithm>
+#include <cmath>
+#include <cstdint>
+#include <vector>
+
+namespace batch_norm {
+
+// N×G×H rows: N images of G groups of B channels, H rows each.
+struct Shape {
+    int64_t N, G, H, W;
+    int64_t rows() const { return N * G * H; }
+    int64_t pixels() const { return N * H * W; }
+    int64_t group_of(int64_t row) const { return row / H % G; }
+};
+
+// From two sums over each row, `part`, those over each channel.
+template <int B>
+void sum_up(const Shape& s, const std::vector<double>& part, std::vector<double>& first,
+            std::vector<double>& second) {
+    for (int64_t row = 0; row < s.rows(); ++row)
+        for (int b = 0; b < B; ++b) {
+            first[s.group_of(row) * B + b] += part[row * 2 * B + b];
+            second[s.group_of(row) * B + b] += part[row * 2 * B + B + b];
+        }
+}
+
+// Mean and biased variance of each channel.
+template <int B>
+void statistics(const Shape& s, const float* x, double* mean, double* var) {
+    std::vector<double> part(s.rows() * 2 * B);
+    #pragma omp parallel for
+    for (int64_t row = 0; row < s.rows(); ++row) {
+        const float* pixel = x + row * s.W * B;
+        double total[B] = {}, squares[B] = {};
+        for (int64_t i = 0; i < s.W; ++i)
+            for (int b = 0; b < B; ++b) {
+                double v = pixel[i * B + b];
+                total[b] += v;
+                squares[b] += v * v;
+            }
+        std::copy(total, total + B, &part[row * 2 * B]);
+        std::copy(squares, squares + B, &part[row * 2 * B + B]);
+    }
+    std::vector<double> total(s.G * B), squares(s.G * B);
+    sum_up<B>(s, part, total, squares);
+    for (int64_t c = 0; c < s.G * B; ++c) {
+        mean[c] = total[c] / s.pixels();
+        var[c] = std::max(squares[c] / s.pixels() - mean[c] * mean[c], 0.0);
+    }
+}
+
+// `slope` is the activation's where its input is negative.
+template <int B>
+void normalise(const Shape& s, const float* x, const float* weight, const float* bias,
+               const double* mean, const double* var, double eps, double slope, float* y) {
+    #pragma omp parallel for
+    for (int64_t row = 0; row < s.rows(); ++row) {
+        const int64_t c = s.group_of(row) * B;
+        double scale[B], shift[B];
+        for (int b = 0; b < B; ++b) {
+            scale[b] = weight[c + b] / std::sqrt(var[c + b] + eps);
+            shift[b] = bias[c + b] - mean[c + b] * scale[b];
+        }
+        const float* pixel = x + row * s.W * B;
+        float* result = y + row * s.W * B;
+        for (int64_t i = 0; i < s.W; ++i)
+            for (int b = 0; b < B; ++b) {
+                double z = pixel[i * B + b] * scale[b] + shift[b];
+                result[i * B + b] = z > 0 ? z : z * slope;
+            }
+    }
+}
+
+// z is the activation's input, recomputed rather than kept. With h = (x − mean)/std,
+// dx = scale·(dz − mean(dz) − h·mean(dz·h)).
+template <int B>
+void backward(const Shape& s, const float* x, const float* dy, const float* weight,
+              const float* bias, const double* mean, const double* var, double eps, double slope,
+              float* dx, float* dweight, float* dbias) {
+    const int64_t channels = s.G * B;
+    std::vector<double> rstd(channels), scale(channels), shift(channels);
+    for (int64_t c = 0; c < channels; ++c) {
+        rstd[c] = 1 / std::sqrt(var[c] + eps);
+        scale[c] = weight[c] * rstd[c];
+        shift[c] = bias[c] - mean[c] * scale[c];
+    }
+    std::vector<double> part(s.rows() * 2 * B);
+    #pragma omp parallel for
+    for (int64_t row = 0; row < s.rows(); ++row) {
+        const int64_t c = s.group_of(row) * B;
+        const float *pixel = x + row * s.W * B, *given = dy + row * s.W * B;
+        double total[B] = {}, moment[B] = {};
+        for (int64_t i = 0; i < s.W; ++i)
+            for (int b = 0; b < B; ++b) {
+                double v = pixel[i * B + b], d = given[i * B + b];
+                double dz = v * scale[c + b] + shift[c + b] > 0 ? d : d * slope;
+                total[b] += dz;
+                moment[b] += dz * (v - mean[c + b]);
+            }
+        std::copy(total, total + B, &part[row * 2 * B]);
+        std::copy(moment, moment + B, &part[row * 2 * B + B]);
+    }
+    std::vector<double> total(channels), moment(channels);
+    sum_up<B>(s, part, total, moment);
+    for (int64_t c = 0; c < channels; ++c) {
+        dweight[c] = moment[c] * rstd[c];
+        dbias[c] = total[c];
+    }
+    #pragma omp parallel for
+    for (int64_t row = 0; row < s.rows(); ++row) {
+        const int64_t c = s.group_of(row) * B;
+        double mean_dz[B], slope_dz[B];
+        for (int b = 0; b < B; ++b) {
+            mean_dz[b] = total[c + b] / s.pixels();
+            slope_dz[b] = rstd[c + b] * rstd[c + b] * moment[c + b] / s.pixels();
+        }
+        const float *pixel = x + row * s.W * B, *given = dy + row * s.W * B;
+        float* result = dx + row * s.W * B;
+        for (int64_t i = 0; i < s.W; ++i)
+            for (int b = 0; b < B; ++b) {
+                double v = pixel[i * B + b], d = given[i * B + b];
+                double dz = v * scale[c + b] + shift[c + b] > 0 ? d : d * slope;
+                result[i * B + b] =
+                    scale[c + b] * (dz - mean_dz[b] - (v - mean[c + b]) * slope_dz[b]);
+            }
+    }
+}
+
+}  // namespace batch_norm

@@ -1,0 +1,114 @@
+// Convolutions by oneDNN, of activations in either form.
+#include <dnnl.hpp>
+#include <string>
+
+namespace onednn {
+using namespace dnnl;
+using std::string;
+typedef memory::format_tag tag;
+typedef memory::desc desc;
+const auto f32 = memory::data_type::f32;
+
+inline engine& cpu() { static engine cpu(engine::kind::cpu, 0); return cpu; }
+
+// N×C×H×W, or N×C/b×H×W×b.
+inline desc image(jittor::NanoVector s) {
+    int64_t block = s.size() == 5 ? s[4] : 1;
+    memory::dims shape = {s[0], s[1] * block, s[2], s[3]};
+    if (block == 1) return desc(shape, f32, tag::abcd);
+    return desc(shape, f32, block == 16 ? tag::aBcd16b : block == 8 ? tag::aBcd8b : tag::acdb);
+}
+
+// O×C/groups×kh×kw.
+inline desc kernel(jittor::NanoVector s, int64_t groups) {
+    if (groups == 1) return desc({s[0], s[1], s[2], s[3]}, f32, tag::oihw);
+    return desc({groups, s[0] / groups, s[1], s[2], s[3]}, f32, tag::goihw);
+}
+
+inline desc any(const desc& d) { return desc(d.dims(), f32, tag::any); }
+
+// What all three operations need. `settings` are those that Python gives.
+struct Convolution {
+    desc src, weights, dst;
+    memory::dims strides, dilates, padding;
+
+    template <class Settings>
+    Convolution(jittor::Var* x, jittor::Var* w, jittor::Var* y, Settings& settings)
+        : src(image(x->shape)), weights(kernel(w->shape, settings["groups"])), dst(image(y->shape)),
+          strides{(int)settings["stride_h"], (int)settings["stride_w"]},
+          dilates{(int)settings["dilation_h"] - 1, (int)settings["dilation_w"] - 1},
+          padding{(int)settings["padding_h"], (int)settings["padding_w"]} {}
+
+    convolution_forward::primitive_desc forward(const desc& s, const desc& d) const {
+        return {{prop_kind::forward_training, algorithm::convolution_auto, s, any(weights), d,
+                 strides, dilates, padding, padding}, cpu()};
+    }
+    convolution_backward_data::primitive_desc backward_data(const desc& s, const desc& d) const {
+        return {{algorithm::convolution_auto, s, any(weights), d, strides, dilates, padding,
+                 padding}, cpu(), forward(s, d)};
+    }
+    convolution_backward_weights::primitive_desc backward_weights(const desc& s,
+                                                                  const desc& d) const {
+        return {{algorithm::convolution_auto, s, any(weights), d, strides, dilates, padding,
+                 padding}, cpu(), forward(s, d)};
+    }
+    // A kernel for the activations as they lie, or if there is only a slow one, as it likes them.
+    template <class Make>
+    auto choose(Make make) const -> decltype(make(src, dst)) {
+        auto found = make(src, dst);
+        string name = found.impl_info_str();
+        bool slow = name.compare(0, 3, "ref") == 0 || name.compare(0, 4, "gemm") == 0;
+        return slow ? make(any(src), any(dst)) : found;
+    }
+};
+
+// An argument of a primitive, and the caller's memory where that lies otherwise.
+struct Argument {
+    memory given, used;
+    Argument(const desc& d, jittor::Var* data, const desc& wanted)
+        : given(d, cpu(), data->mem_ptr), used(d == wanted ? given : memory(wanted, cpu())) {}
+    void read(stream& s) { if (used != given) reorder(given, used).execute(s, given, used); }
+    void write(stream& s) { if (used != given) reorder(used, given).execute(s, used, given); }
+};
+
+template <class Primitive, class Description>
+void run(const Description& chosen, int out, Argument target, int in1, Argument source1, int in2,
+         Argument source2) {
+    stream s(cpu());
+    source1.read(s);
+    source2.read(s);
+    Primitive(chosen).execute(s, {{in1, source1.used}, {in2, source2.used}, {out, target.used}});
+    target.write(s);
+    s.wait();
+}
+
+// y = x * w
+template <class Settings>
+void forward(jittor::Var* x, jittor::Var* w, jittor::Var* y, Settings& settings) {
+    Convolution c(x, w, y, settings);
+    auto chosen = c.choose([&](const desc& s, const desc& d) { return c.forward(s, d); });
+    run<convolution_forward>(chosen, DNNL_ARG_DST, {c.dst, y, chosen.dst_desc()},
+                             DNNL_ARG_SRC, {c.src, x, chosen.src_desc()},
+                             DNNL_ARG_WEIGHTS, {c.weights, w, chosen.weights_desc()});
+}
+
+template <class Settings>
+void backward_data(jittor::Var* dy, jittor::Var* w, jittor::Var* dx, Settings& settings) {
+    Convolution c(dx, w, dy, settings);
+    auto chosen = c.choose([&](const desc& s, const desc& d) { return c.backward_data(s, d); });
+    run<convolution_backward_data>(chosen, DNNL_ARG_DIFF_SRC, {c.src, dx, chosen.diff_src_desc()},
+                                   DNNL_ARG_DIFF_DST, {c.dst, dy, chosen.diff_dst_desc()},
+                                   DNNL_ARG_WEIGHTS, {c.weights, w, chosen.weights_desc()});
+}
+
+template <class Settings>
+void backward_weights(jittor::Var* x, jittor::Var* dy, jittor::Var* dw, Settings& settings) {
+    Convolution c(x, dw, dy, settings);
+    auto chosen = c.choose([&](const desc& s, const desc& d) { return c.backward_weights(s, d); });
+    run<convolution_backward_weights>(
+        chosen, DNNL_ARG_DIFF_WEIGHTS, {c.weights, dw, chosen.diff_weights_desc()},
+        DNNL_ARG_SRC, {c.src, x, chosen.src_desc()},
+        DNNL_ARG_DIFF_DST, {c.dst, dy, chosen.diff_dst_desc()});
+}
+
+}  // namespace onednn
