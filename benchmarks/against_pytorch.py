@@ -25,19 +25,24 @@ The ratio is PyTorch/ours in time and memory, ours/PyTorch in images a second: a
 
 from __future__ import annotations
 
+import abc
 import contextlib
 import csv
 import importlib.util
 import multiprocessing
 import statistics
 import time
+from argparse import Namespace
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from tqdm import tqdm
 
+from benchmarks.measuring import most_resident_bytes, seconds_of
 from benchmarks.official_scoring import OfficialScores
+from benchmarks.table import print_head, print_row
 from utils import cli
 from utils.checkpoint.weights import find_weights
 from utils.data.datasets import Split, load_splits, train_batches
@@ -67,12 +72,15 @@ MEASURES = {
 MEMORY = Measure("peak memory of training", "MB")
 COMPARED = ("mIoU", "pixAcc", "fscore", "Pd", "Fa", "AUC")
 
+Weights = Mapping[str, np.ndarray]  # official name → array
 
-def main(argv=None) -> None:
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Prints the table, and writes it to the file of --csv."""
     parser = cli.make_parser(__doc__)
+    parser.set_defaults(seed=Recipe.seed)
     cli.add_batch_size(parser)
-    parser.set_defaults(batch_size=8)
-    parser.add_argument("--lr", type=cli.positive(float), default=5e-4, help="default 5e-4")
+    cli.add_recipe(parser, "lr", lr=5e-4)
     parser.add_argument("--size", type=cli.positive(int), default=256, help="default 256")
     parser.add_argument("--measures", nargs="+", choices=MEASURES,
                         default=["step", "latency", "throughput"],
@@ -89,7 +97,6 @@ def main(argv=None) -> None:
         raise UserError(f"--size {args.size}: must be at least 32, for the synthetic images")
     if args.batch_size < 2:
         raise UserError(f"--batch_size {args.batch_size}: must be at least 2, for batch norm")
-    args.seed = 42 if args.seed is None else args.seed
     table, idle, notes = [], [], []
     for name in args.model_names:
         weights = find_weights(args.output_dir, args.dataset_names[0], name)
@@ -98,7 +105,7 @@ def main(argv=None) -> None:
                 _print_head(args, pair)
             for row in pair.rows():
                 table.append(row)
-                print("| " + " | ".join(row.cells()) + " |", flush=True)
+                print_row(*row.cells())
             idle += pair.idle
             notes += pair.notes
     print(f"\nA waiting process used at most {100 * max(idle, default=0):.1f} % of a core.")
@@ -114,7 +121,7 @@ def _print_head(args, pair):
     print(*pair.descriptions, sep="\n")
     print(f"Batch {args.batch_size}, {args.size}x{args.size}; medians of {args.steps} turns, of "
           f"{args.passes} for whole sets\n")
-    print("| model | measure | PyTorch | ours | ratio |\n|---|---|---|---|---|")
+    print_head("model", "measure", "PyTorch", "ours", "ratio")
 
 
 class Row(NamedTuple):
@@ -125,23 +132,23 @@ class Row(NamedTuple):
 
     model: str
     measure: Measure
-    pytorch: list
-    ours: list
+    pytorch: list[float]
+    ours: list[float]
 
-    def medians(self):
+    def medians(self) -> tuple[float, float, float]:
         """PyTorch's, ours, and the ratio that is above 1 where ours is better."""
         pytorch, ours = map(statistics.median, (self.pytorch, self.ours))
         ratio = ours / pytorch if self.measure.unit == "images/s" else pytorch / ours
         return pytorch, ours, ratio
 
-    def cells(self):
+    def cells(self) -> tuple[str, ...]:
         """As text, for the table."""
         pytorch, ours, ratio = self.medians()
         unit = self.measure.unit
         return (self.model, self.measure.title, f"{_digits(pytorch)} {unit}",
                 f"{_digits(ours)} {unit}", f"{ratio:.2f}")
 
-    def record(self):
+    def record(self) -> tuple[str, ...]:
         """For the CSV file."""
         samples = (" ".join(f"{value:.6g}" for value in side) for side in (self.pytorch, self.ours))
         medians = (f"{value:.6g}" for value in self.medians())
@@ -160,12 +167,12 @@ class Pair:
         weights: the file that both take; None: the initial ones of ours.
     """
 
-    def __init__(self, name, args, weights):
+    def __init__(self, name: str, args: Namespace, weights: Path | None):
         self.name, self.args, self.weights = name, args, weights
         self.idle = []  # shares of a core, while waiting
         self.notes = [f"{name}: {weights or 'initial weights'}"]
 
-    def __enter__(self):
+    def __enter__(self) -> Pair:
         spawn = multiprocessing.get_context("spawn")
         self.processes, self.pipes, self.descriptions, self.used = [], [], [], [None, None]
         device = self.args.device
@@ -181,7 +188,7 @@ class Pair:
             self.descriptions.append(description)
         return self
 
-    def __exit__(self, *_):
+    def __exit__(self, *_: object) -> None:
         for pipe, process in zip(self.pipes, self.processes):
             pipe.close()
             process.join()
@@ -209,7 +216,7 @@ class Pair:
         self.used[which] = after
         return answer
 
-    def rows(self):
+    def rows(self) -> Iterator[Row]:
         """A `Row` for each measure, as soon as it is taken."""
         weights = self._ask(0, "weights", self.weights)
         for key, measure in MEASURES.items():  # in this order: the peak is that of the steps
@@ -230,7 +237,9 @@ class Pair:
                 apart = max(abs(ours[score] - pytorch[score]) for score in COMPARED)
                 self.notes.append(f"{self.name}: the scores of both are {apart:.1e} apart at most")
             if key == "step":
-                yield Row(self.name, MEMORY, *([self._ask(i, "peak") / 1e6] for i in (1, 0)))
+                peaks = [self._ask(which, "peak") for which in (1, 0)]
+                if None not in peaks:
+                    yield Row(self.name, MEMORY, *([peak / 1e6] for peak in peaks))
 
 
 def _serve(side, name, args, device, pipe):
@@ -249,10 +258,18 @@ def _serve(side, name, args, device, pipe):
         pipe.send(error)
 
 
-class Side:
-    """One framework. A subclass has `train_step`, `train_epoch`, `predict`, `evaluate`, `load`."""
+class Side(abc.ABC):
+    """One framework in its process; the measures are its methods, of the names in MEASURES.
 
-    def __init__(self, args):
+    Attributes:
+        device: "cpu" or "cuda".
+        description: one line for the head of the table.
+    """
+
+    device: str
+    description: str
+
+    def __init__(self, args: Namespace):
         self.args = args
         # No random numbers: on such images PyTorch meets many subnormal ones in its gradients, and
         # takes a quarter longer than on real images.
@@ -266,7 +283,31 @@ class Side:
                                       num_workers=args.num_workers)
             self.splits[0].resized(args.size)  # once for all epochs, and not in the first
 
-    def prepare(self, key, weights):
+    @abc.abstractmethod
+    def load(self, weights: Weights, train: bool) -> None:
+        """Takes weights over, makes a new optimiser, and is ready to train or to predict."""
+
+    @abc.abstractmethod
+    def train_step(self, x: np.ndarray, mask: np.ndarray) -> None:
+        """Returns when all is computed."""
+
+    @abc.abstractmethod
+    def predict(self, x: np.ndarray) -> np.ndarray:
+        """N×1×H×W images → N×H×W probabilities."""
+
+    @abc.abstractmethod
+    def train_epoch(self, split: Split) -> None:
+        """All batches of a list."""
+
+    @abc.abstractmethod
+    def evaluate(self, split: Split, roc: bool) -> dict[str, Any]:
+        """Predicts and scores a list."""
+
+    @abc.abstractmethod
+    def peak(self) -> int | None:
+        """The most memory that it has taken, in bytes; None if the system does not tell."""
+
+    def prepare(self, key: str, weights: Weights) -> None:
         """Loads the weights and repeats the measure, at small size, until it is steady."""
         self.load(weights, key == "step")
         before = float("inf")
@@ -278,31 +319,30 @@ class Side:
         if MEASURES[key].whole_set:
             self.load(weights, False)
 
-    def turn(self, key, calls, short=False):
+    def turn(self, key: str, calls: int, short: bool = False) -> float:
         """The median of the seconds that so many calls take."""
-        seconds = []
-        for _ in range(calls):
-            began = time.perf_counter()
-            getattr(self, key)(short)
-            seconds.append(time.perf_counter() - began)
-        return statistics.median(seconds)
+        return statistics.median(
+            seconds_of(lambda: getattr(self, key)(short)) for _ in range(calls))
 
-    def step(self, _):
+    # The measures; `short` is on a part of the images.
+
+    def step(self, _: bool) -> None:
         self.train_step(self.x, self.mask)
 
-    def latency(self, _):
+    def latency(self, _: bool) -> None:
         self.predict(self.x[:1])
 
-    def throughput(self, _):
+    def throughput(self, _: bool) -> None:
         self.predict(self.x)
 
-    def score(self, short):
+    def score(self, short: bool) -> None:
         self.scores = self.evaluate(self._images(1, short), roc=True)
 
-    def last_scores(self):
+    def last_scores(self) -> dict[str, float]:
+        """Those of the last `score` that both sides have."""
         return {key: value for key, value in self.scores.items() if key in COMPARED}
 
-    def epoch(self, short):
+    def epoch(self, short: bool) -> None:
         self.train_epoch(self._images(0, short))
         self.evaluate(self._images(1, short), roc=False)
 
@@ -318,7 +358,7 @@ class Side:
 class Ours(Side):
     """This project's code, as its scripts run it."""
 
-    def __init__(self, name, args, device):
+    def __init__(self, name: str, args: Namespace, device: str):
         from utils import runtime
 
         running = runtime.start(device, args.precision)
@@ -330,7 +370,7 @@ class Ours(Side):
         self.net = build_model(name)
         self.description = running.describe()
 
-    def weights(self, path):
+    def weights(self, path: Path | None) -> dict[str, np.ndarray]:
         """Those of a file, or the initial ones if it is None: official name → array."""
         from utils.checkpoint.weights import get_weights, load_weights
 
@@ -338,7 +378,7 @@ class Ours(Side):
             load_weights(self.net, path)
         return get_weights(self.net)
 
-    def load(self, weights, train):
+    def load(self, weights: Weights, train: bool) -> None:
         from utils.checkpoint.weights import load_weights
         from utils.optim import Adam
 
@@ -348,41 +388,40 @@ class Ours(Side):
         if not train:
             self.net.eval()
 
-    def train_step(self, x, mask):
+    def train_step(self, x: np.ndarray, mask: np.ndarray) -> None:
         from model import soft_iou_loss
 
         jt = self.jt
         self.optimizer.step(soft_iou_loss(self.net(jt.array(x)), jt.array(mask)))
         jt.sync_all(True)
 
-    def predict(self, x):
+    def predict(self, x: np.ndarray) -> np.ndarray:
         from utils.predict.maps import predict
 
         return predict(self.net, x)
 
-    def train_epoch(self, split):
+    def train_epoch(self, split: Split) -> None:
         from utils.training.engine import train_one_epoch
 
         recipe = Recipe(epochs=1, batch_size=self.args.batch_size, image_size=self.args.size,
                         seed=self.args.seed)
         train_one_epoch(self.net, self.optimizer, split, recipe, 1, [], lambda: None)
 
-    def evaluate(self, split, roc):
+    def evaluate(self, split: Split, roc: bool) -> dict[str, Any]:
         from utils.training.engine import evaluate
 
         return evaluate(self.net, split, self.args.batch_size).compute()
 
-    def peak(self):
-        """Bytes."""
+    def peak(self) -> int | None:
         if self.device == "cuda":
             return self.jt.core.get_mem_info().total_cuda_used
-        return _peak_resident()
+        return most_resident_bytes()
 
 
 class PyTorch(Side):
     """The twin, as PyTorch's users run such a network."""
 
-    def __init__(self, name, args, device):
+    def __init__(self, name: str, args: Namespace, device: str):
         import torch
 
         if device == "cuda" and not torch.cuda.is_available():
@@ -390,17 +429,15 @@ class PyTorch(Side):
                             "install its build for CUDA")
         torch.manual_seed(args.seed)
         super().__init__(args)
-        from alignment.torch_compare import set_precision
+        from alignment.torch_compare import describe, set_precision
         from alignment.twin import build_twin
 
         set_precision(args.precision)
         self.torch, self.device = torch, device
         self.net = build_twin(name).to(device)
-        threads = f"{torch.get_num_threads()} threads"
-        where = torch.cuda.get_device_name() if device == "cuda" else threads
-        self.description = f"PyTorch {torch.__version__} on {device} ({where}), eager, float32"
+        self.description = f"{describe(device)}, eager, float32"
 
-    def load(self, weights, train):
+    def load(self, weights: Weights, train: bool) -> None:
         from alignment.twin import load_weights
 
         load_weights(self.net, weights)
@@ -410,43 +447,36 @@ class PyTorch(Side):
     def _on_device(self, array):
         return self.torch.from_numpy(array).to(self.device)
 
-    def train_step(self, x, mask):
+    def train_step(self, x: np.ndarray, mask: np.ndarray) -> None:
         from alignment.twin import soft_iou_loss
 
         self.optimizer.zero_grad()
         loss = soft_iou_loss(self.net(self._on_device(x)), self._on_device(mask))
         loss.backward()
         self.optimizer.step()
-        return loss.item()  # waits for the GPU
+        loss.item()  # waits for the GPU
 
-    def predict(self, x):
+    def predict(self, x: np.ndarray) -> np.ndarray:
         with self.torch.inference_mode():
             return self.net(self._on_device(x)).cpu().numpy()[:, 0]
 
-    def train_epoch(self, split):
+    def train_epoch(self, split: Split) -> None:
         self.net.train()
         for _, x, y in train_batches(split, self.args.batch_size, self.args.size,
                                      self.args.seed, 1):
             self.train_step(x, y)
 
-    def evaluate(self, split, roc):
+    def evaluate(self, split: Split, roc: bool) -> dict[str, Any]:
         self.net.eval()
         scores = OfficialScores(roc)
         for image, mask in zip(split.images, split.masks):
             scores.update(self.predict(to_float(image)[None, None])[0], mask)
         return scores.compute()
 
-    def peak(self):
-        """Bytes."""
+    def peak(self) -> int | None:
         if self.device == "cuda":
             return self.torch.cuda.max_memory_reserved()
-        return _peak_resident()
-
-
-def _peak_resident():
-    """The most memory this process has held, in bytes."""
-    status = Path("/proc/self/status").read_text().splitlines()  # getrusage has the parent's in it
-    return 1024 * int(dict(line.split(":", 1) for line in status)["VmHWM"].split()[0])
+        return most_resident_bytes()
 
 
 if __name__ == "__main__":

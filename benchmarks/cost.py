@@ -15,20 +15,28 @@ from __future__ import annotations
 import contextlib
 import multiprocessing
 import sys
-import time
-from pathlib import Path
+from argparse import Namespace
+from collections.abc import Sequence
 from unittest import mock
 
 import numpy as np
 
+from benchmarks.measuring import (
+    NO_DATASET,
+    most_resident_bytes,
+    resident_bytes,
+    seconds_of,
+)
+from benchmarks.table import print_head, print_row
 from model import build_model
 from utils import cli, runtime
 
 COLUMNS = ("model", "parameters", "GMAC official", "GMAC ours", "latency", "quartiles", "memory")
 
 
-def main(argv=None) -> None:
-    parser = cli.make_parser(__doc__)
+def main(argv: Sequence[str] | None = None) -> None:
+    """Prints the table, each row from a process of its own."""
+    parser = cli.make_parser(__doc__, without_effect=NO_DATASET)
     parser.add_argument("--size", type=cli.positive(int), nargs="+", default=[256],
                         metavar="PIXELS", help="side, or height and width; default 256")
     parser.add_argument("--runs", type=cli.positive(int), default=20, help="timed; default 20")
@@ -48,15 +56,15 @@ def main(argv=None) -> None:
 
 
 def _child(*arguments):
-    cli.run(lambda: print_row(*arguments))
+    cli.run(lambda: print_costs(*arguments))
 
 
-def print_row(name, height, width, args, first):
+def print_costs(name: str, height: int, width: int, args: Namespace, first: bool) -> None:
     """Measures a network and prints its row of the table, with the heading if it is the first."""
     run = runtime.start(args.device, args.precision)
     if first:
         print(f"{run.describe()}\n1x1x{height}x{width}, {args.runs} runs\n")
-        print("| " + " | ".join(COLUMNS) + " |\n|" + "---|" * len(COLUMNS))
+        print_head(*COLUMNS)
     net = build_model(name)
     parameters = count_parameters(net)
     net.eval()
@@ -64,16 +72,16 @@ def print_row(name, height, width, args, first):
     memory, seconds = measure(net, height, width, args.runs)
     low, middle, high = (1000 * s for s in np.percentile(seconds, (25, 50, 75)))
     peak = "-" if memory is None or run.device == "cuda" else f"{memory / 1e6:.0f} MB"
-    print(f"| {name} | {parameters:,} | {official:.3f} | {ours:.3f} | {middle:.1f} ms | "
-          f"{low:.1f}-{high:.1f} | {peak} |", flush=True)
+    print_row(name, f"{parameters:,}", f"{official:.3f}", f"{ours:.3f}", f"{middle:.1f} ms",
+              f"{low:.1f}-{high:.1f}", peak)
 
 
-def count_parameters(net) -> int:
+def count_parameters(net: runtime.jt.Module) -> int:
     """The trainable parameters of a network in training mode; all take part in the output."""
     return sum(p.numel() for p in net.parameters() if not p.is_stop_grad())
 
 
-def count_gmac(net, height, width):
+def count_gmac(net: runtime.jt.Module, height: int, width: int) -> tuple[float, float]:
     """GMAC of all convolutions for one image: in the official formulation, and in ours.
 
     Nothing is computed: Jittor knows the shapes when it has built the graph.
@@ -84,6 +92,7 @@ def count_gmac(net, height, width):
     from model.llskm import LLSKM, LLSKM1D
 
     jt = runtime.jt
+
     def fuse(block, coarse, fine):
         return block.feature_high(model.fpn.resize_bilinear(coarse, fine.shape[2:4])) + fine
 
@@ -132,7 +141,9 @@ def _count(net, height, width):
     return total / 1e9
 
 
-def measure(net, height, width, runs):
+def measure(
+    net: runtime.jt.Module, height: int, width: int, runs: int
+) -> tuple[int | None, list[float]]:
     """The rise of the process's peak memory in bytes (None: unknown), and seconds of each run."""
     from utils.predict.maps import predict
 
@@ -140,23 +151,11 @@ def measure(net, height, width, runs):
     predict(net, np.zeros((1, 1, 64, 64), np.float32))  # Jittor compiles
     x = np.random.default_rng(0).random((1, 1, height, width), np.float32)
     jt.gc()
-    before = _status("VmRSS")
+    before = resident_bytes()
     predict(net, x)
-    peak = _status("VmHWM")
+    peak = most_resident_bytes()
     memory = None if before is None or peak is None else peak - before
-    seconds = []
-    for _ in range(runs):
-        began = time.perf_counter()
-        predict(net, x)
-        seconds.append(time.perf_counter() - began)
-    return memory, seconds
-
-
-def _status(field):
-    """A field of /proc/self/status in bytes, or None where there is no such file."""
-    with contextlib.suppress(OSError):
-        lines = Path("/proc/self/status").read_text().splitlines()
-        return 1024 * int(dict(line.split(":", 1) for line in lines)[field].split()[0])
+    return memory, [seconds_of(lambda: predict(net, x)) for _ in range(runs)]
 
 
 if __name__ == "__main__":

@@ -20,14 +20,14 @@ class OfficialScores:
         roc: False leaves the ROC out, which the official training does not compute.
     """
 
-    def __init__(self, roc=True):
+    def __init__(self, roc: bool = True):
         self.absolute, self.relative = np.zeros(3), np.zeros(3)  # tp, fp, fn
         self.targets = self.detected = self.false_pixels = self.pixels = 0
         self.roc = roc
         self.hits, self.false = np.zeros(len(THRESHOLDS)), np.zeros(len(THRESHOLDS))
         self.background = 0
 
-    def update(self, pred, mask):
+    def update(self, pred: np.ndarray, mask: np.ndarray) -> None:
         """Adds an image: H×W float32 probabilities, and an H×W mask of 0 and 1."""
         target = mask > 0
         relative = pred / pred.max()
@@ -57,7 +57,7 @@ class OfficialScores:
         self.targets += len(targets)
         self.false_pixels += sum(area for area in areas if area not in matched_areas)
 
-    def compute(self):
+    def compute(self) -> dict[str, float]:
         """All scores, under the names of `evaluation.Evaluator.compute`."""
         tp, fp, fn = self.absolute
         scores = {"mIoU": tp / (tp + fp + fn), "pixAcc": tp / (tp + fn)}

@@ -7,19 +7,22 @@ Over the first images of the test list, with the best weights of the training ru
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 from tqdm import tqdm
 
 from evaluation import Evaluator
 from utils import cli, runtime
-from utils.checkpoint import find_weights
+from utils.checkpoint.weights import find_weights
 from utils.data import load_split, to_float
 from utils.errors import UserError
 from utils.predict import load_model, predict, predict_tiles
 
 
-def main(argv=None) -> None:
-    parser = cli.make_parser(__doc__, default_models=["L2SKNet_UNet"])
+def main(argv: Sequence[str] | None = None) -> None:
+    """Prints the scores of each network."""
+    parser = cli.make_parser(__doc__, default_models=["L2SKNet_UNet"], without_effect=("seed",))
     parser.add_argument("--tile", type=cli.positive(int), default=128, help="default 128")
     parser.add_argument("--images", type=cli.positive(int), default=100, help="default 100")
     args = parser.parse_args(argv)
@@ -35,7 +38,9 @@ def main(argv=None) -> None:
         measure(load_model(name, weights), pairs, args.tile)
 
 
-def measure(net, pairs, tile):
+def measure(
+    net: runtime.jt.Module, pairs: Sequence[tuple[np.ndarray, np.ndarray]], tile: int
+) -> None:
     """Prints the scores of both ways, and how far their probabilities are apart."""
     whole, tiled = Evaluator(), Evaluator()
     far, flipped, pixels = 0, 0, 0
