@@ -32,15 +32,17 @@ from utils.report.tables import Result, save_report, save_tables
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Runs the script with the arguments given, those of the command line by default."""
-    parser = cli.make_parser(__doc__, default_models=["L2SKNet_UNet"], any_model=True)
+    parser = cli.make_parser(__doc__, default_models=["L2SKNet_UNet"], any_model=True,
+                             without_effect=("device", "seed"))
     cli.add_threshold(parser)
     cli.add_pred(parser)
     parser.add_argument("--worst", type=cli.positive(int), default=0, metavar="N",
                         help="save pictures of the N worst images of each model")
     args = parser.parse_args(argv)
 
-    for dataset_name in args.dataset_names:
-        folders = prediction_folders(args, dataset_name)
+    found = prediction_folders(args.output_dir, args.dataset_names, args.model_names,
+                               args.default_models, args.pred)
+    for dataset_name, folders in found.items():
         split = load_split(args.dataset_dir, dataset_name, "test", args.num_workers)
         # All are scored before anything is written: it may be refused.
         results = {model: Result(score_predictions(split, folder, args.threshold))

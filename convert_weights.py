@@ -12,6 +12,7 @@ file is executed, and PyTorch is not needed. test.py --weights takes all of thes
 from __future__ import annotations
 
 import argparse
+from collections.abc import Sequence
 from pathlib import Path
 
 from model import MODEL_NAMES
@@ -20,7 +21,7 @@ from utils.checkpoint.convert import convert
 from utils.runtime import start
 
 
-def main(argv=None) -> None:
+def main(argv: Sequence[str] | None = None) -> None:
     """Runs the script with the arguments given, those of the command line by default."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter,

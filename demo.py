@@ -8,6 +8,7 @@ what is missing; remove demo/ to begin again.
 """
 
 import sys
+from pathlib import Path
 
 from utils import environment
 
@@ -17,11 +18,10 @@ TRAINING = ["--image_size", SIZE, "--batch_size", 8, "--epochs", 30, "--lr", 5e-
 DETECTIONS, ROWS = "detections.png", 5  # the picture of detections, and its rows
 
 
-def main(argv=None):
+def main(argv: "list[str] | None" = None) -> int:
     """Runs the project's scripts one after the other, showing each command line."""
     import argparse
     import time
-    from pathlib import Path
 
     from utils import places
     from utils.errors import UserError
@@ -61,7 +61,7 @@ def main(argv=None):
     return 0
 
 
-def make_dataset(real, folder):
+def make_dataset(real: Path, folder: Path) -> str:
     """Writes the demo's dataset if it is not there; returns its name.
 
     Args:
@@ -80,11 +80,10 @@ def make_dataset(real, folder):
     return "NUDT-SIRST-subset"
 
 
-def copy_subset(dataset_dir, dataset_name, folder):
+def copy_subset(dataset_dir: Path, dataset_name: str, folder: Path) -> None:
     """Copies a piece with a target from the first images of both lists of a dataset to `folder`."""
     import os
     import tempfile
-    from pathlib import Path
 
     import numpy as np
     from PIL import Image
@@ -114,7 +113,7 @@ def copy_subset(dataset_dir, dataset_name, folder):
         os.rename(build, folder)
 
 
-def draw_detections(demo, dataset):
+def draw_detections(demo: Path, dataset: str) -> None:
     """Draws demo/detections.png from the predictions that run_evaluate.py has written."""
     from model import MODEL_NAMES
     from utils import places
@@ -132,7 +131,7 @@ def draw_detections(demo, dataset):
         [test.masks[i] for i in rows], predictions)
 
 
-def run(script, *arguments):
+def run(script: str, *arguments: object) -> None:
     """Shows and runs one of the project's scripts; raises UserError if it fails."""
     import shlex
 

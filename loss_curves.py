@@ -22,7 +22,8 @@ from utils.training.logs import EpochRecord, LogName
 
 def main(argv: list[str] | None = None) -> None:
     """Runs the script with the arguments given, those of the command line by default."""
-    parser = cli.make_parser(__doc__)
+    parser = cli.make_parser(
+        __doc__, without_effect=("dataset_dir", "device", "seed", "num_workers"))
     parser.add_argument(
         "logs", nargs="*", type=Path, metavar="LOG_OR_FOLDER", help="default: <output_dir>/log"
     )

@@ -22,7 +22,7 @@ from utils.report.panels import save_qualitative
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Runs the script with the arguments given, those of the command line by default."""
-    parser = cli.make_parser(__doc__, any_model=True)
+    parser = cli.make_parser(__doc__, any_model=True, without_effect=("device", "seed"))
     cli.add_threshold(parser)
     cli.add_pred(parser)
     parser.add_argument("--names", nargs="+", metavar="NAME",
@@ -30,8 +30,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--surface", action="store_true", help="surfaces in 3-D as well")
     args = parser.parse_args(argv)
 
-    for dataset_name in args.dataset_names:
-        folders = prediction_folders(args, dataset_name)
+    found = prediction_folders(args.output_dir, args.dataset_names, args.model_names,
+                               args.default_models, args.pred)
+    for dataset_name, folders in found.items():
         split = load_split(args.dataset_dir, dataset_name, "test", args.num_workers)
         rows = rows_of(split, args.names) if args.names else None
         paths = save_qualitative(args.output_dir, split, folders, args.threshold, rows,

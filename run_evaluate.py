@@ -18,7 +18,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from utils import cli, places
-from utils.checkpoint import find_weights, read_meta
+from utils.checkpoint.weights import find_weights, read_meta
 from utils.data.datasets import Split, load_split
 from utils.errors import UserError
 from utils.predict import predict_split
@@ -33,7 +33,7 @@ from utils.runtime import start
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Runs the script with the arguments given, those of the command line by default."""
-    parser = cli.make_parser(__doc__)
+    parser = cli.make_parser(__doc__, without_effect=("seed",))
     cli.add_threshold(parser)
     cli.add_batch_size(parser)
     parser.add_argument("--worst", type=cli.positive(int), default=4, metavar="N",
@@ -66,7 +66,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 def predict_and_score(args: Namespace, split: Split, model_name: str, weights: Path) -> Result:
     """Predicts the test list with one model, scores it, writes the report of that model."""
-    predict_split(model_name, weights, split, args.output_dir, split.name, args.batch_size or 8)
+    predict_split(model_name, weights, split, args.output_dir, split.name, args.batch_size)
     folder = places.mat_folder(places.predictions(args.output_dir, split.name), model_name)
     evaluator = score_predictions(split, folder, args.threshold)
     _, *files = save_report(args.output_dir, split.name, model_name, split.names, evaluator,

@@ -13,42 +13,42 @@ from __future__ import annotations
 
 import sys
 import time
+from argparse import Namespace
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from utils import cli, processes
-from utils.checkpoint.weights import checkpoint_folder, read_meta
-from utils.errors import UserError
-from utils.recipe import FIELDS, recipe_of, same_run, settle
+from utils.recipe import recipe_values
 from utils.training.logs import EpochRecord, best_epochs
+from utils.training.resume import Standing, last_run, standing
 
 SCRIPT = Path(__file__).resolve().parent / "train_device0.py"
-PASSED_ON = ("dataset_dir", "output_dir", "device", "precision", "num_workers", "threshold",
-             "eval_every", "eval_last", *FIELDS)
+OWN = ("model_names", "dataset_names", "stop_after")  # flags not passed on as they are
 
 
-def main(argv=None) -> int:
+def main(argv: Sequence[str] | None = None) -> int:
     """Runs the script with the arguments given, those of the command line by default."""
-    parser = cli.make_parser(__doc__)
-    cli.add_training(parser, resume=False)
-    args = parser.parse_args(argv)
+    args = parse(argv)
     deadline = None if args.stop_after is None else time.monotonic() + 60 * args.stop_after
 
     states = {}
     received = None
     for dataset_name in args.dataset_names:
         for model_name in args.model_names:
-            command = training_command(args, dataset_name, model_name)
+            now = standing_of(args, dataset_name, model_name)
             minutes = None if deadline is None else (deadline - time.monotonic()) / 60
-            if command is None:
+            if now is Standing.FINISHED:
                 state = "finished before"
             elif received or (minutes is not None and minutes <= 0):
                 state = "not begun"
             else:
+                command = training_command(args, dataset_name, model_name, now is Standing.RESUME)
                 command += [] if minutes is None else ["--stop_after", str(minutes)]
                 print(f"\n== {model_name} on {dataset_name}", flush=True)
                 status, received = processes.run(command)
                 state = "stopped" if received else f"failed ({status})" if status else "done"
-                if state == "done" and training_command(args, dataset_name, model_name):
+                after = standing_of(args, dataset_name, model_name)
+                if state == "done" and after is not Standing.FINISHED:
                     state = "to be resumed"
             states[dataset_name, model_name] = state
 
@@ -58,37 +58,38 @@ def main(argv=None) -> int:
     return int(any(state.startswith("failed") for state in states.values()))
 
 
-def training_command(args, dataset_name, model_name):
-    """The command that trains this model, new or resumed; None if its run is finished."""
+def parse(argv: Sequence[str] | None) -> Namespace:
+    """The flags: those of train_device0.py without --resume."""
+    parser = cli.make_parser(__doc__)
+    cli.add_training(parser, resume=False)
+    return parser.parse_args(argv)
+
+
+def standing_of(args: Namespace, dataset_name: str, model_name: str) -> Standing:
+    """Whether the run that the flags ask for is new, begun, or finished."""
+    last = last_run(args.output_dir, dataset_name, model_name)
+    return standing(last, recipe_values(vars(args)))
+
+
+def training_command(
+    args: Namespace, dataset_name: str, model_name: str, resume: bool
+) -> list[str]:
+    """The command that trains one model with the flags of this script."""
     command = [sys.executable, str(SCRIPT), "--model_name", model_name,
                "--dataset_name", dataset_name]
-    for name in PASSED_ON:
-        value = getattr(args, name)
-        if value is not None:
-            values = [] if value is True else value if isinstance(value, list) else [value]
-            command += [f"--{name}", *map(str, values)]
-    meta = last_meta(args.output_dir, dataset_name, model_name)
-    given = {name: getattr(args, name) for name in FIELDS}
-    if not meta or not same_run(given, recipe_of(meta)):
-        return command
-    if len(meta["history"]) >= settle(given, recipe_of(meta)).epochs:
-        return None
-    return [*command, "--resume"]
+    for name, value in vars(args).items():
+        if name in OWN or value is None:
+            continue
+        values = [] if value is True else value if isinstance(value, list) else [value]
+        command += [f"--{name}", *map(str, values)]
+    return [*command, "--resume"] if resume else command
 
 
-def last_meta(output_dir, dataset_name, model_name):
-    """What the last checkpoint says of the run; empty if there is none that can be read."""
-    try:
-        return read_meta(checkpoint_folder(output_dir, dataset_name, model_name) / "last.npz")
-    except UserError:  # the training itself will say so
-        return {}
-
-
-def summary(output_dir, states):
+def summary(output_dir: Path, states: Mapping[tuple[str, str], str]) -> str:
     """A table: what became of each model, and its best epoch by mIoU."""
     lines = [f"{'model':<16} {'dataset':<12} {'state':<16} epochs   mIoU  in   Pd      Fa/1e-6"]
     for (dataset_name, model_name), state in states.items():
-        meta = last_meta(output_dir, dataset_name, model_name)
+        meta = last_run(output_dir, dataset_name, model_name)
         history = [EpochRecord(**record) for record in meta.get("history", ())]
         best = best_epochs(history).get("mIoU")
         scores = "" if best is None else (

@@ -59,7 +59,7 @@ def predict_test_lists(args: argparse.Namespace) -> None:
             folder = places.predictions(args.output_dir, dataset_name)
             print(f"{split.describe()}, {model_name} with {path}, to {folder}")
             predict_split(model_name, path, split, args.output_dir, dataset_name,
-                          args.batch_size or 8)
+                          args.batch_size)
 
 
 def predict_own_images(args: argparse.Namespace) -> None:
@@ -77,11 +77,13 @@ def predict_own_images(args: argparse.Namespace) -> None:
         print(f"{args.input}: {check_memory(files, args.model_names, args.tile)}")
     threshold = 0.5 if args.threshold is None else args.threshold
     options = Options(threshold, args.tile, args.stretch, not args.no_overlay, args.num_workers)
+    outcomes = []
     for model_name, path in weights.items():
         print(f"{args.input}, {model_name} with {path}, to {folder}")
-        outcome = predict_frames(model_name, path, files, folder, options)
-        print(outcome.describe())
-    outcome.check()
+        outcomes.append(predict_frames(model_name, path, files, folder, options))
+        print(outcomes[-1].describe())
+    for outcome in outcomes:
+        outcome.check()
 
 
 def weights_of(args: argparse.Namespace, dataset_name: str, images: str) -> dict[str, Path]:
@@ -100,7 +102,7 @@ def weights_of(args: argparse.Namespace, dataset_name: str, images: str) -> dict
 
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     """The flags; those for own images are refused without --input."""
-    parser = cli.make_parser(__doc__, default_models=["L2SKNet_UNet"])
+    parser = cli.make_parser(__doc__, default_models=["L2SKNet_UNet"], without_effect=("seed",))
     cli.add_batch_size(parser)
     parser.add_argument("--weights", type=Path, metavar="FILE",
                         help="weights: .npz, or PyTorch's .pth.tar, .pth, .pt; default the best of "

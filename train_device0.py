@@ -9,22 +9,28 @@ risen, `best.npz` saved. Ctrl-C, SIGTERM and --stop_after finish the step and sa
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from utils import cli
+from utils.recipe import recipe_values
 from utils.runtime import start
-from utils.training.run import StopRequest, train
+from utils.training.run import Options, StopRequest, train
 
 
-def main(argv=None) -> int:
+def main(argv: Sequence[str] | None = None) -> int:
     """Runs the script with the arguments given, those of the command line by default."""
     parser = cli.make_parser(__doc__, default_models=["L2SKNet_UNet"])
     cli.add_training(parser)
     args = parser.parse_args(argv)
+    recipe = recipe_values(vars(args))
+    options = Options(args.dataset_dir, args.output_dir, args.num_workers, args.eval_every,
+                      args.eval_last, args.threshold)
     runtime = start(args.device, args.precision)
     with StopRequest(args.stop_after) as stop:
         print(runtime.describe())
         for dataset_name in args.dataset_names:
             for model_name in args.model_names:
-                if not train(model_name, dataset_name, args, stop):
+                if not train(model_name, dataset_name, recipe, options, stop, args.resume):
                     return stop.status
     return 0
 

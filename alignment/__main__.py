@@ -15,75 +15,72 @@ is 0 if all passes, 1 if not.
 from __future__ import annotations
 
 import shutil
-from argparse import Namespace
+from collections.abc import Sequence
 
-from alignment import job, report
-from utils import cli
-from utils.recipe import settle
+from alignment import report
+from alignment.job import FRAMEWORKS, Job, files, framework_folder, start
+from utils import cli, places
+from utils.recipe import Recipe, recipe_values
 
 
-def main(argv=None) -> int:
+def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command with the arguments given, those of the command line by default."""
     parser = cli.make_parser(__doc__)
-    cli.add_batch_size(parser)
-    parser.add_argument("--image_size", type=cli.positive(int), default=256, metavar="PIXELS",
-                        help="images are resized to a square of it; default 256")
+    cli.add_recipe(parser, "batch_size", "image_size", "milestones", "lr",
+                   batch_size=Recipe.batch_size, image_size=Recipe.image_size, lr=5e-4)
     parser.add_argument("--batches", type=cli.positive(int), default=5, metavar="N",
                         help="batches whose first step is compared stage by stage; default 5")
     parser.add_argument("--steps", type=cli.positive(int), default=10, metavar="N",
                         help="training steps side by side; default 10")
     parser.add_argument("--epochs", type=cli.not_negative, default=0, metavar="N",
                         help="whole training runs of N epochs; default 0: none")
-    cli.add_milestones(parser)
-    parser.add_argument("--lr", type=cli.positive(float), default=5e-4, metavar="RATE",
-                        help="learning rate; default 5e-4, the paper's code")
     parser.add_argument("--spoil", metavar="WEIGHT",
                         help="make this weight 1 %% larger in Jittor, to see the comparison fail")
-    parser.set_defaults(batch_size=8, seed=42, precision="float32")
+    parser.set_defaults(seed=Recipe.seed, precision="float32")
     args = parser.parse_args(argv)
-    args.milestones = settle({"epochs": args.epochs, "milestones": args.milestones}).milestones
-    for name in ("dataset_dir", "output_dir"):
-        setattr(args, name, getattr(args, name).resolve())
+    recipe = Recipe(**recipe_values(vars(args)))
 
-    status = job.start("torch_side", "check")
+    status = start("torch_side", "check")
     if status:
         return status
+    dataset_dir, output_dir = args.dataset_dir.resolve(), args.output_dir.resolve()
     results = []
     for dataset_name in args.dataset_names:
-        folder = args.output_dir / "alignment" / dataset_name
+        folder = output_dir / "alignment" / dataset_name
         print(f"alignment: {', '.join(args.model_names)} on {dataset_name}, batches of "
               f"{args.batch_size} at {args.image_size}x{args.image_size}: {args.batches} by stage, "
               f"{args.steps} steps, {args.epochs} epochs; device {args.device}; "
               f"results in {folder}", flush=True)
         for model_name in args.model_names:
             print(f"\n== {model_name} on {dataset_name}", flush=True)
-            status = run_sides(args, dataset_name, model_name)
+            status = run_sides(Job(
+                model_name, dataset_name, str(dataset_dir), str(output_dir), args.num_workers,
+                args.device, args.precision, recipe, args.batches, args.steps, args.spoil))
             if status:
                 return status
             results.append(report.read_results(folder)[model_name])
             for pair in zip(*report.headline({model_name: results[-1]})):
                 print(f"{pair[0]:<9} {pair[1]}")
             print("wrote", *report.save(folder), flush=True)
-        for framework in job.FRAMEWORKS if args.epochs else ():
-            logs = job.framework_folder(args.output_dir, dataset_name, framework) / "log"
+        for framework in FRAMEWORKS if args.epochs else ():
+            logs = places.log_folder(framework_folder(output_dir, dataset_name, framework))
             print(f"curves: python loss_curves.py {logs} --framework {framework}")
     return 0 if all(map(report.passed, results)) else 1
 
 
-def run_sides(args, dataset_name, model_name):
+def run_sides(job: Job) -> int:
     """Both sides of a model, each task of them in turn; the first exit status that is not 0."""
-    values = {**vars(args), "model_name": model_name, "dataset_name": dataset_name}
-    exchange = job.files(Namespace(**values)).exchange
-    for task in ("compare", "train") if args.epochs else ("compare",):
+    exchange = files(job).exchange
+    for task in ("compare", "train") if job.recipe.epochs else ("compare",):
         try:
             for side in ("jittor_side", "torch_side"):
-                status = job.start(side, task, **values)
+                status = start(side, task, job)
                 if status:
                     return status
         finally:
             shutil.rmtree(exchange, ignore_errors=True)  # a gigabyte for each batch
-    if args.epochs:
-        report.save_epochs(Namespace(**values))
+    if job.recipe.epochs:
+        report.save_epochs(job)
     return 0
 
 

@@ -8,6 +8,7 @@ distance from the truth; the functions below return ours and that of official fl
 from __future__ import annotations
 
 import zlib
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -18,8 +19,11 @@ from utils.checkpoint.weights import get_weights, load_weights
 
 NUMBERS = Path(__file__).parent / "numbers"
 
+Fixture = Mapping[str, np.ndarray]  # what `load` returns
+Errors = tuple[float, float]  # ours, and that of official float32
 
-def load(model_name):
+
+def load(model_name: str) -> dict[str, np.ndarray]:
     """The fixture of a network: name → array."""
     with np.load(NUMBERS / f"{model_name}.npz") as file:
         return {name: file[name] for name in file.files}
@@ -29,7 +33,7 @@ def _rng(name):
     return np.random.default_rng([20241225, zlib.crc32(name.encode())])
 
 
-def weight(name, shape):
+def weight(name: str, shape: tuple[int, ...]) -> np.ndarray:
     """The recipe's value of one entry of the official state_dict."""
     z = _rng(name).standard_normal(shape).astype(np.float32)
     if name.endswith("running_var"):
@@ -43,19 +47,19 @@ def weight(name, shape):
     return 1 + np.float32(0.1) * z
 
 
-def weights(fixture):
+def weights(fixture: Fixture) -> dict[str, np.ndarray]:
     """The recipe's state_dict, the unused kernels of the official 1-D models included."""
     names = [str(name) for name in fixture["keys"]]
     shapes = [tuple(map(int, str(shape).split("x"))) for shape in fixture["shapes"]]
     return {name: weight(name, shape) for name, shape in zip(names, shapes)}
 
 
-def images(n, h, w):
+def images(n: int, h: int, w: int) -> np.ndarray:
     """n×1×h×w float32."""
     return _rng(f"input{n}x{h}x{w}").random((n, 1, h, w)).astype(np.float32)
 
 
-def masks(n, h, w):
+def masks(n: int, h: int, w: int) -> np.ndarray:
     """n×1×h×w float32: three 4×4 squares an image."""
     rng, result = _rng(f"mask{n}x{h}x{w}"), np.zeros((n, 1, h, w), np.float32)
     for image in result[:, 0]:
@@ -65,13 +69,13 @@ def masks(n, h, w):
     return result
 
 
-def batch(shape):
+def batch(shape: str) -> tuple[runtime.jt.Var, runtime.jt.Var]:
     """Images and masks of a shape such as "2x64x64", as Jittor variables."""
     size = tuple(map(int, shape.split("x")))
     return runtime.jt.array(images(*size)), runtime.jt.array(masks(*size))
 
 
-def reset(net, fixture):
+def reset(net: runtime.jt.Module, fixture: Fixture) -> None:
     """Gives a network the recipe's weights."""
     load_weights(net, weights(fixture))
 
@@ -87,7 +91,7 @@ def _output_errors(key, fixture, shape, output):
     return _largest_errors(key, fixture, output)
 
 
-def evaluation_errors(net, fixture, shape):
+def evaluation_errors(net: runtime.jt.Module, fixture: Fixture, shape: str) -> Errors:
     """Largest errors of the output in evaluation mode."""
     reset(net, fixture)
     net.eval()
@@ -96,7 +100,7 @@ def evaluation_errors(net, fixture, shape):
     return _output_errors(f"{shape}/eval", fixture, shape, output)
 
 
-def training_errors(net, fixture, shape):
+def training_errors(net: runtime.jt.Module, fixture: Fixture, shape: str) -> dict[str, Errors]:
     """Errors of one forward and backward pass in training mode, by name.
 
     Output and loss: the largest error. Gradient norms: the relative errors, of which the median and

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
-from argparse import Namespace
+import sys
 
 import numpy as np
 from tqdm import tqdm
 
 from alignment.job import (
-    RUN_RECIPE,
+    Job,
     files,
     flat,
     framework_folder,
@@ -20,47 +21,44 @@ from alignment.job import (
 )
 from alignment.stages import HEAD, stage_modules
 from model import build_model, soft_iou_loss
-from utils import cli, runtime
-from utils.checkpoint.weights import (
-    checkpoint_folder,
-    get_weights,
-    load_weights,
-    read_meta,
-    save_weights,
-)
+from utils import cli, places, runtime
+from utils.checkpoint.weights import get_weights, load_weights, save_weights
+from utils.data.datasets import Split
 from utils.errors import UserError
 from utils.files import atomic_path
 from utils.optim import Adam
-from utils.recipe import recipe_of, same_run
-from utils.training.run import StopRequest
+from utils.training.resume import Standing, last_run, standing
+from utils.training.run import Options, StopRequest
 from utils.training.run import train as train_network
 
 
-def main():
+def main() -> int:
+    """Does the task that `job.start` was given."""
     job = read_job()
     device = runtime.start(job.device, job.precision)
     print(f"Jittor: {device.describe()}", flush=True)
-    return {"compare": compare, "train": train}[job.task](job, device)
+    if sys.argv[1] == "train":
+        return train(job)
+    compare(job, device)
+    return 0
 
 
-def compare(job, device):
+def compare(job: Job, device: runtime.Runtime) -> None:
     """Writes the initial weights, a capture of each batch, losses and weights of some steps."""
     where = files(job)
     split = training_list(job)
-    runtime.set_seed(job.seed)  # as utils.training does: whole runs start from these weights
-    net = build_model(job.model_name)
+    runtime.set_seed(job.recipe.seed)  # as utils.training does: whole runs start from these weights
+    net = build_model(job.model_name, dropout=False)
     parameters = net.state_dict()
     if job.spoil and job.spoil not in parameters:
         raise UserError(f"--spoil {job.spoil}: {job.model_name} has no such weight")
     save_weights(net, where.start)
     if job.spoil:
         parameters[job.spoil].update(parameters[job.spoil] * 1.01)
-    if hasattr(net, "head"):
-        net.head.dropout = 0.0
     first = get_weights(net)
 
     bar = tqdm(where.captures, "Jittor", unit="batch", leave=False, disable=None)
-    for path, batch in zip(bar, step_batches(job, split)):
+    for path, batch in zip(bar, step_batches(job.recipe, split)):
         load_weights(net, first)
         captured = capture(net, job.model_name, *batch)
         with atomic_path(path) as temporary:
@@ -73,7 +71,9 @@ def compare(job, device):
         np.savez(temporary, losses=losses, weights=weights, meta=json.dumps(meta))
 
 
-def capture(net, model_name, x, y):
+def capture(
+    net: runtime.jt.Module, model_name: str, x: np.ndarray, y: np.ndarray
+) -> dict[str, np.ndarray]:
     """One forward and backward pass in training mode, and what `bounds.distances` reads of it."""
     from model.ops.layout import leave
 
@@ -115,15 +115,17 @@ def _keep_output(module, stage, outputs):
     module.execute = keeping
 
 
-def take_steps(net, job, split):
+def take_steps(
+    net: runtime.jt.Module, job: Job, split: Split
+) -> tuple[np.ndarray, np.ndarray]:
     """Losses of the steps of Adam, and all parameters after each, steps×P."""
     jt = runtime.jt
     net.train()
-    optimizer = Adam(net.parameters(), lr=job.lr)
+    optimizer = Adam(net.parameters(), lr=job.recipe.lr)
     names = trainable(net.state_dict())
     losses, weights = [], []
     steps = tqdm(range(job.steps), desc="Jittor", unit="step", leave=False, disable=None)
-    for _, (x, y) in zip(steps, step_batches(job, split)):
+    for _, (x, y) in zip(steps, step_batches(job.recipe, split)):
         loss = soft_iou_loss(net(jt.array(x)), jt.array(y))
         optimizer.step(loss)
         jt.sync_all(True)
@@ -132,21 +134,20 @@ def take_steps(net, job, split):
     return np.array(losses), np.array(weights)
 
 
-def train(job, _):
+def train(job: Job) -> int:
     """A whole run by `utils.training`; one that is finished is left alone, one begun goes on."""
     folder = framework_folder(job.output_dir, job.dataset_name, "Jittor")
-    last = checkpoint_folder(folder, job.dataset_name, job.model_name) / "last.npz"
-    meta = read_meta(last) if last.is_file() else {}
-    recipe = {key: getattr(job, key) for key in RUN_RECIPE}
-    same = bool(meta) and same_run(recipe, recipe_of(meta))
-    if same and len(meta["history"]) >= job.epochs:
-        print(f"{job.model_name}: the {job.epochs} epochs of Jittor are there, {last}")
+    recipe = dataclasses.asdict(job.recipe)
+    now = standing(last_run(folder, job.dataset_name, job.model_name), recipe)
+    if now is Standing.FINISHED:
+        last = places.checkpoint_folder(folder, job.dataset_name, job.model_name) / places.LAST
+        print(f"{job.model_name}: the {job.recipe.epochs} epochs of Jittor are there, {last}")
         return 0
-    args = Namespace(**recipe, dataset_dir=job.dataset_dir, num_workers=job.num_workers,
-                     output_dir=folder, resume="last" if same else None, eval_every=1,
-                     eval_last=1, threshold=0.5)
+    options = Options(job.dataset_dir, folder, job.num_workers)
+    resume = "last" if now is Standing.RESUME else None
     with StopRequest() as stop:
-        return 0 if train_network(job.model_name, job.dataset_name, args, stop) else stop.status
+        done = train_network(job.model_name, job.dataset_name, recipe, options, stop, resume)
+    return 0 if done else stop.status
 
 
 if __name__ == "__main__":

@@ -2,40 +2,82 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 import json
 import sys
-from argparse import Namespace
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from utils.cli import ROOT
 from utils.data.datasets import Split, load_split, train_batches
 from utils.processes import run
+from utils.recipe import SCHEDULE, Recipe
 
-RECIPE = ("batch_size", "epochs", "lr", "seed", "image_size")
-RUN_RECIPE = (*RECIPE, "milestones")  # of whole runs
 FRAMEWORKS = ("Jittor", "Pytorch")  # the folders of whole runs
 
 
-def start(module: str, task: str, **values) -> int:
+@dataclasses.dataclass(frozen=True)
+class Job:
+    """What the processes of both sides are told.
+
+    Attributes:
+        recipe: of whole runs, `epochs` 0 for none; and of the steps, which have no schedule.
+        batches: so many are compared stage by stage.
+        steps: so many are taken side by side.
+        spoil: the weight that is made 1 % larger in Jittor, or None.
+    """
+
+    model_name: str
+    dataset_name: str
+    dataset_dir: str
+    output_dir: str
+    num_workers: int
+    device: str
+    precision: str
+    recipe: Recipe
+    batches: int
+    steps: int
+    spoil: str | None
+
+    def run_recipe(self) -> dict[str, Any]:
+        """The recipe of whole runs by names; neither side augments."""
+        values = dataclasses.asdict(self.recipe)
+        del values["augment"]
+        return values
+
+    def step_recipe(self) -> dict[str, Any]:
+        """What decides the comparison by stages and the steps."""
+        values = step_values(self.run_recipe())
+        return {**values, "batches": self.batches, "precision": self.precision}
+
+
+def step_values(recipe: dict[str, Any]) -> dict[str, Any]:
+    """A recipe without its schedule, which a step has not."""
+    return {name: value for name, value in recipe.items() if name not in SCHEDULE}
+
+
+def start(module: str, task: str, job: Job | None = None) -> int:
     """Runs `task` of `alignment.<module>` in a process of its own.
 
     Returns:
         Its exit status; what is wrong it has said itself, unless it was killed. 130 after Ctrl-C.
     """
-    text = json.dumps({**values, "task": task}, default=str)
-    status, received = run([sys.executable, "-m", f"alignment.{module}", text], cwd=ROOT)
+    words = [] if job is None else [json.dumps(dataclasses.asdict(job))]
+    command = [sys.executable, "-m", f"alignment.{module}", task, *words]
+    status, received = run(command, cwd=ROOT)
     if status < 0 and not received:
         print(f"error: {task} of {module} was killed by signal {-status}", file=sys.stderr)
     return 128 + (received or -status) if received or status < 0 else status
 
 
-def read_job() -> Namespace:
-    """The job of this process: the words that `start` was given."""
-    return Namespace(**json.loads(sys.argv[1]))
+def read_job() -> Job:
+    """The job of this process, as `start` was given it."""
+    values = json.loads(sys.argv[2])
+    return Job(**{**values, "recipe": Recipe(**values["recipe"])})
 
 
 def framework_folder(output_dir: str | Path, dataset_name: str, framework: str) -> Path:
@@ -43,26 +85,38 @@ def framework_folder(output_dir: str | Path, dataset_name: str, framework: str) 
     return Path(output_dir) / "alignment" / dataset_name / framework
 
 
-def files(job: Namespace) -> Namespace:
+class Files(NamedTuple):
     """The files through which the sides meet; `exchange` is gone when both are done."""
+
+    start: Path  # the initial weights
+    comparison: Path
+    epochs: Path  # of whole runs
+    exchange: Path
+    steps: Path
+    captures: list[Path]  # one for each batch
+
+
+def files(job: Job) -> Files:
+    """The files of a job."""
     folder = Path(job.output_dir) / "alignment" / job.dataset_name / job.model_name
     exchange = folder / "exchange"
-    return Namespace(
+    return Files(
         start=folder / "start.npz", comparison=folder / "comparison.json",
         epochs=folder / "epochs.json", exchange=exchange, steps=exchange / "steps.npz",
         captures=[exchange / f"batch_{index}.npz" for index in range(job.batches)],
     )
 
 
-def training_list(job: Namespace) -> Split:
+def training_list(job: Job) -> Split:
     """The images that both sides train on."""
     return load_split(job.dataset_dir, job.dataset_name, "train", job.num_workers)
 
 
-def step_batches(job: Namespace, split: Split) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+def step_batches(recipe: Recipe, split: Split) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """The first batches of a training with this seed, x and y, without end."""
     for epoch in itertools.count(1):
-        for _, x, y in train_batches(split, job.batch_size, job.image_size, job.seed, epoch):
+        batches = train_batches(split, recipe.batch_size, recipe.image_size, recipe.seed, epoch)
+        for _, x, y in batches:
             yield x, y
 
 

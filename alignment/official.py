@@ -5,9 +5,12 @@ from __future__ import annotations
 from model.llskm import LLSKM, LLSKM1D
 from model.ops.conv import conv2d
 from model.ops.layout import per_channel
+from utils import runtime
 
 
-def llskm(block, x, pooled):
+def llskm(
+    block: LLSKM | LLSKM1D, x: runtime.jt.Var, pooled: runtime.jt.Var
+) -> runtime.jt.Var:
     """W_sum * X − W * X + θ ∘ (W_c * X) with the weights of one of our blocks."""
     half = block.kernel_size // 2
     if isinstance(block, LLSKM1D):
@@ -24,7 +27,7 @@ def llskm(block, x, pooled):
     return conv2d(x, w_sum) - neighbours + theta * conv2d(x, w_centre)
 
 
-def use_official_formulation(net):
+def use_official_formulation(net: runtime.jt.Module) -> runtime.jt.Module:
     """Makes all LLSKM blocks of a network compute the official way; returns the network."""
     for block in net.modules():
         if isinstance(block, (LLSKM, LLSKM1D)):

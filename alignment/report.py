@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import json
 import time
-from argparse import Namespace
 from collections.abc import Mapping, Sequence
 from html import escape
 from pathlib import Path
@@ -14,10 +13,11 @@ import numpy as np
 
 from alignment.bounds import EPOCH_BOUND, EPOCHS, FACTORS, FLOOR, STEP_BOUND, STEPS
 from alignment.figures import save_curves, save_stages
-from alignment.job import FRAMEWORKS, RUN_RECIPE, files, framework_folder
+from alignment.job import FRAMEWORKS, Job, files, framework_folder, step_values
 from model import MODEL_NAMES
+from utils import places
+from utils.files import write_text
 from utils.report.html import html_figure, html_notes, html_page, html_section, html_table
-from utils.report.scoring import write_text
 from utils.report.tables import format_score, markdown_table
 from utils.training import logs
 
@@ -47,16 +47,16 @@ NOTES = (
 )
 
 
-def save_epochs(job: Namespace) -> None:
+def save_epochs(job: Job) -> None:
     """Keeps what the newest logs of both whole runs say of their first epochs, for the report."""
     found = {}
     for label, framework in zip(("Jittor", "PyTorch"), FRAMEWORKS):
-        folder = framework_folder(job.output_dir, job.dataset_name, framework) / "log"
-        paths = [path for path in folder.glob("*.txt")
+        folder = framework_folder(job.output_dir, job.dataset_name, framework)
+        paths = [path for path in places.log_folder(folder).glob("*.txt")
                  if logs.parse_log_name(path, MODEL_NAMES) == (job.dataset_name, job.model_name)]
         records = logs.read_log(max(paths, key=logs.log_started))
-        found[label] = [dataclasses.asdict(record) for record in records[: job.epochs]]
-    result = {"recipe": {key: getattr(job, key) for key in RUN_RECIPE}, "runs": found}
+        found[label] = [dataclasses.asdict(record) for record in records[: job.recipe.epochs]]
+    result = {"recipe": job.run_recipe(), "runs": found}
     write_text(files(job).epochs, json.dumps(result, indent=1))
 
 
@@ -68,8 +68,7 @@ def read_results(folder: Path) -> dict[str, dict]:
         if "batches" not in result.get("recipe", ()):  # none, or one of an older version
             continue
         epochs = _read(folder / model / "epochs.json")
-        recipe = {key: value for key, value in epochs.get("recipe", {}).items()
-                  if key not in ("epochs", "milestones")}  # which a comparison has not
+        recipe = step_values(epochs.get("recipe", {}))
         if recipe and recipe.items() <= result["recipe"].items():
             result["epochs"] = epochs["runs"]
         results[model] = result

@@ -14,6 +14,7 @@ import platform
 import re
 import subprocess
 import sys
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -101,13 +102,16 @@ class Check:
         bound: the largest difference allowed, where the common one does not fit.
     """
 
-    def __init__(self, name, ours, reference, *shapes, backward=True, bound=None):
+    def __init__(
+        self, name: str, ours: Callable[..., runtime.jt.Var], reference: Callable[..., np.ndarray],
+        *shapes: int | tuple[int, ...], backward: bool = True, bound: float | None = None,
+    ):
         self.name, self.ours, self.reference = name, ours, reference
         self.backward, self.bound = backward, bound
         self.rng = np.random.default_rng(len(name))
         self.inputs = [self.rng.standard_normal(shape).astype(np.float32) for shape in shapes]
 
-    def compute(self, device):
+    def compute(self, device: str) -> tuple[np.ndarray, list[np.ndarray]]:
         """The output and the gradients of its inner product with a fixed array."""
         with _on(device) as jt:
             inputs = [jt.array(array) for array in self.inputs]
@@ -119,12 +123,12 @@ class Check:
             jt.sync_all(True)
             return output.numpy(), [gradient.numpy() for gradient in gradients]
 
-    def against_cpu(self):
+    def against_cpu(self) -> tuple[float, float]:
         """Differences (forward, backward) of the GPU's numbers from the CPU's."""
         (output, gradients), (expected, slopes) = self.compute("cuda"), self.compute("cpu")
         return _difference(output, expected), max(map(_difference, gradients, slopes), default=0)
 
-    def against_numpy(self):
+    def against_numpy(self) -> tuple[float, float]:
         """Differences (forward, backward) of the CPU's numbers from double precision."""
         output, gradients = self.compute("cpu")
         exact = [array.astype(np.float64) for array in self.inputs]
@@ -149,7 +153,7 @@ class NetworkCheck:
 
     backward, bound = True, None
 
-    def __init__(self, name):
+    def __init__(self, name: str):
         self.name = name
         rng = np.random.default_rng(1)
         self.images = rng.random((6, 1, 32, 40)).astype(np.float32)
@@ -159,17 +163,17 @@ class NetworkCheck:
 
         self.weights = get_weights(build_model(name))
 
-    def compute(self, device, shift=0.0, along=None):
+    def compute(
+        self, device: str, shift: float = 0.0, along: dict[str, np.ndarray] | None = None
+    ) -> tuple[list[np.ndarray], dict[str, np.ndarray]]:
         """Probabilities, loss, gradients and running statistics, at weights + shift · along."""
         from utils.checkpoint.weights import get_weights, load_weights
 
         with _on(device) as jt:
-            net = build_model(self.name)
+            net = build_model(self.name, dropout=False)  # its numbers differ between devices
             moved = {name: w + shift * along[name] if along else w
                      for name, w in self.weights.items()}
             load_weights(net, moved)
-            if hasattr(net, "head"):
-                net.head.dropout = 0  # random numbers differ between devices
             net.train()
             loss = soft_iou_loss(net(jt.array(self.images)), jt.array(self.masks))
             names, parameters = zip(*((name, p) for name, p in net.state_dict().items()
@@ -184,12 +188,12 @@ class NetworkCheck:
                 probabilities = net(jt.array(self.images[:, :, :27, :35])).numpy()
             return [probabilities, np.array(value), *buffers], gradients
 
-    def against_cpu(self):
+    def against_cpu(self) -> tuple[float, float]:
         """Differences (forward, backward) of the GPU's numbers from the CPU's."""
         (outputs, gradients), (expected, slopes) = self.compute("cuda"), self.compute("cpu")
         return max(map(_difference, outputs, expected)), _distance(gradients, slopes)
 
-    def against_numpy(self):
+    def against_numpy(self) -> tuple[float, float]:
         """Backward: the gradient's length against the slope of the loss along it."""
         outputs, gradients = self.compute("cpu")
         length = np.sqrt(sum((g.astype(np.float64) ** 2).sum() for g in gradients.values()))
@@ -201,7 +205,7 @@ class NetworkCheck:
         return (0 if fine else np.inf), slope
 
 
-def operator_checks():
+def operator_checks() -> list[Check]:
     """The table: every kind of operator of the networks."""
     from model import llskm
     from model.ops import conv, pool, resize
@@ -336,7 +340,9 @@ def _distance(a, b):
     return value if np.isfinite(value) else np.inf
 
 
-def run_checks(device, precision, checks):
+def run_checks(
+    device: str, precision: str, checks: Sequence[Check | NetworkCheck]
+) -> list[str]:
     """Prints a row per check, and returns the names of those that failed."""
     tf32 = device == "cuda" and precision != "float32"
     operator_bound, network_bound = BOUNDS["tf32" if tf32 else "float32"]
@@ -358,7 +364,7 @@ def run_checks(device, precision, checks):
 # ---------------------------------------------------------------------------- what was found
 
 
-def describe_machine(home):
+def describe_machine(home: Path) -> None:
     """Prints Python, compiler, driver, CUDA and cuDNN as found."""
     def version(*command):
         try:
@@ -387,7 +393,7 @@ def describe_machine(home):
         print(f"{name:16}{value}", flush=True)
 
 
-def main(argv=None):
+def main(argv: Sequence[str] | None = None) -> int:
     """The command line; the exit status is 0 for PASS and 1 for FAIL."""
     parser = argparse.ArgumentParser(
         prog="python -m utils.runtime", description=__doc__, allow_abbrev=False,

@@ -3,18 +3,24 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Collection, Mapping
+from pathlib import Path
 
 import numpy as np
 import torch
 from tqdm import tqdm
 
 from alignment import bounds, twin
-from alignment.job import RECIPE, files, flat, step_batches, trainable, training_list
+from alignment.job import Job, files, flat, step_batches, trainable, training_list
 from alignment.stages import HEAD, stage_modules
-from utils.report.scoring import write_text
+from utils.data.datasets import Split
+from utils.files import write_text
+
+Weights = Mapping[str, np.ndarray]  # official name → array
+Distances = dict[tuple[str, str], tuple]  # what `bounds.distances` returns
 
 
-def compare(job):
+def compare(job: Job) -> None:
     """Captures each batch in float32 and float64, takes the same steps, writes what differs."""
     where = files(job)
     start, split = read_start(job), training_list(job)
@@ -25,19 +31,20 @@ def compare(job):
     print(f"{describe(device)}; the truth in float64 on the CPU", flush=True)
     bar = tqdm(where.captures, "PyTorch", unit="batch", leave=False, disable=None)
     compared, (zero, *_) = zip(*(compare_batch(job, start, device, path, batch)
-                                 for path, batch in zip(bar, step_batches(job, split))))
+                                 for path, batch in zip(bar, step_batches(job.recipe, split))))
     steps = take_steps(job, split, start, device, jittor, zero)
     result = {
         "model": job.model_name, "dataset": job.dataset_name, "spoil": job.spoil,
-        "recipe": {key: getattr(job, key) for key in (*RECIPE, "batches", "precision")
-                   if key != "epochs"},
-        "device": device, "devices": {"Jittor": meta["description"], "PyTorch": describe(device)},
+        "recipe": job.step_recipe(), "device": device,
+        "devices": {"Jittor": meta["description"], "PyTorch": describe(device)},
         "stages": bounds.judge(compared), "steps": steps, "zero_gradients": zero,
     }
     write_text(where.comparison, json.dumps(result, indent=1))
 
 
-def compare_batch(job, start, device, path, batch):
+def compare_batch(
+    job: Job, start: Weights, device: str, path: Path, batch: tuple[np.ndarray, np.ndarray]
+) -> tuple[Distances, list[str]]:
     """Distances by stages, and the parameters whose true gradient is zero."""
     truth = capture(job.model_name, start, *batch, torch.float64, "cpu")
     pytorch = capture(job.model_name, start, *batch, torch.float32, device)
@@ -46,13 +53,13 @@ def compare_batch(job, start, device, path, batch):
     return found, bounds.zero_gradients(truth)
 
 
-def read_start(job):
+def read_start(job: Job) -> dict[str, np.ndarray]:
     """The initial weights, which Jittor has drawn."""
     with np.load(files(job).start) as file:
         return {name: file[name] for name in file.files if name != "meta"}
 
 
-def choose_device(jittor_device, precision):
+def choose_device(jittor_device: str, precision: str) -> str:
     """A GPU if Jittor ran on one and PyTorch has one, at the same precision; else the CPU."""
     if jittor_device != "cuda" or not torch.cuda.is_available():
         return "cpu"
@@ -60,27 +67,33 @@ def choose_device(jittor_device, precision):
     return "cuda"
 
 
-def set_precision(precision):
+def set_precision(precision: str) -> None:
     """TF32 on a GPU as `utils.runtime.start` has it."""
     torch.backends.cuda.matmul.allow_tf32 = precision == "tf32"
     torch.backends.cudnn.allow_tf32 = precision != "float32"
 
 
-def describe(device):
+def describe(device: str) -> str:
     """One line: PyTorch's version and what it runs on."""
     threads = f"{torch.get_num_threads()} threads"
     name = torch.cuda.get_device_name() if device == "cuda" else threads
     return f"PyTorch {torch.__version__} on {device} ({name})"
 
 
-def build(model_name, weights, dropout, dtype=torch.float32, device="cpu"):
+def build(
+    model_name: str, weights: Weights, dropout: bool, dtype: torch.dtype = torch.float32,
+    device: str = "cpu",
+) -> torch.nn.Module:
     """The twin with these weights."""
     net = twin.build_twin(model_name, dropout)
     twin.load_weights(net, weights)
     return net.to(device, dtype)
 
 
-def capture(model_name, weights, x, y, dtype, device):
+def capture(
+    model_name: str, weights: Weights, x: np.ndarray, y: np.ndarray, dtype: torch.dtype,
+    device: str,
+) -> dict[str, np.ndarray]:
     """One forward and backward pass in training mode, and what `bounds.distances` reads of it."""
     net = build(model_name, weights, False, dtype, device)
     outputs = {}
@@ -113,7 +126,10 @@ def _array(tensor):
     return tensor.detach().cpu().numpy()
 
 
-def take_steps(job, split, start, device, jittor, zero):
+def take_steps(
+    job: Job, split: Split, start: Weights, device: str, jittor: Mapping[str, np.ndarray],
+    zero: Collection[str],
+) -> dict[str, list[float]]:
     """The same steps of Adam, and after each how far the weights are from Jittor's.
 
     Returns:
@@ -122,14 +138,14 @@ def take_steps(job, split, start, device, jittor, zero):
     """
     net = build(job.model_name, start, False, device=device)
     net.train()
-    optimizer = torch.optim.Adam(net.parameters(), lr=job.lr)
+    optimizer = torch.optim.Adam(net.parameters(), lr=job.recipe.lr)
     names = trainable(start)
     counted = np.concatenate([np.full(start[name].size, name not in zero) for name in names])
     before = flat(start, names)[counted]
     ours = jittor["weights"]
     losses, drift, relative = [], [], []
     steps = tqdm(range(job.steps), desc="PyTorch", unit="step", leave=False, disable=None)
-    for step, batch in zip(steps, step_batches(job, split)):
+    for step, batch in zip(steps, step_batches(job.recipe, split)):
         losses.append(take_step(net, optimizer, *batch, device))
         weights = flat(twin.get_weights(net), names)[counted]
         distance = np.linalg.norm(ours[step][counted] - weights)
@@ -139,7 +155,10 @@ def take_steps(job, split, start, device, jittor, zero):
             "drift_of_way": relative}
 
 
-def take_step(net, optimizer, x, y, device):
+def take_step(
+    net: torch.nn.Module, optimizer: torch.optim.Optimizer, x: np.ndarray, y: np.ndarray,
+    device: str,
+) -> float:
     """One step of training; returns the loss before it."""
     x, y = (torch.from_numpy(array).to(device) for array in (x, y))
     optimizer.zero_grad()

@@ -2,28 +2,30 @@
 
 from __future__ import annotations
 
+import sys
+
 from alignment.job import read_job
 from utils import cli
 from utils.errors import UserError
 
 
-def main():
-    job = read_job()
+def main() -> None:
+    """Does the task that `job.start` was given; "check": PyTorch can be imported."""
+    task = sys.argv[1]
     try:
         import torch  # noqa: F401
     except ImportError as error:
         raise UserError(
             f"PyTorch cannot be imported ({error}); pip install -r requirements-align.txt"
         ) from error
-    if job.task == "compare":
+    if task == "compare":
         from alignment.torch_compare import compare
 
-        return compare(job)
-    if job.task == "train":
+        compare(read_job())
+    elif task == "train":
         from alignment.torch_training import train
 
-        return train(job)
-    return 0  # "check": it can be imported
+        train(read_job())
 
 
 if __name__ == "__main__":

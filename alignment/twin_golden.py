@@ -19,7 +19,7 @@ from alignment.twin import NETWORKS, build_twin, load_weights, soft_iou_loss
 SHAPE = "2x64x64"
 
 
-def errors(name, dtype):
+def errors(name: str, dtype: torch.dtype) -> dict[str, list[float]]:
     """One evaluation, then one forward and backward pass in training mode."""
     fixture = golden.load(name)
     net = build_twin(name, dropout=False).to(dtype)
@@ -53,7 +53,8 @@ def _distances(fixture, key, ours):
     return [float(np.abs(a - truth).max()) for a in (ours, fixture[f"{SHAPE}/{key}"])]
 
 
-def main():
+def main() -> None:
+    """Prints the errors of all networks."""
     report = {}
     for name in NETWORKS:
         counts = sum(p.numel() for p in build_twin(name).parameters())

@@ -22,6 +22,7 @@ from utils.checkpoint.weights import (
 )
 from utils.errors import UserError
 from utils.optim import Adam
+from utils.places import checkpoint_folder
 from utils.runtime import jt
 
 pytestmark = pytest.mark.usefixtures("cpu")
@@ -261,7 +262,7 @@ def test_a_write_that_fails_leaves_the_file_before(net, tmp_path, monkeypatch):
 
 
 def test_the_best_weights_are_found_else_the_last(tmp_path):
-    folder = checkpoint.checkpoint_folder(tmp_path, "SET", "M")
+    folder = checkpoint_folder(tmp_path, "SET", "M")
     assert folder == tmp_path / "model" / "checkpoints" / "SET" / "M"
     folder.mkdir(parents=True)
     assert find_weights(tmp_path, "SET", "M") is None

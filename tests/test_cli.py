@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 
@@ -36,6 +37,26 @@ def test_defaults_are_those_of_the_readme():
     # None: the value of the run that is resumed, else of Recipe.
     assert {getattr(args, name) for name in FIELDS} == {None}
     assert Recipe() == Recipe(400, 8, 0.001, 42, 256, (200, 300), False)
+
+
+def test_help_shows_the_defaults_of_the_recipe():
+    parser = cli.make_parser("doc")
+    cli.add_training(parser)
+    text = " ".join(parser.format_help().split())
+    assert set(re.findall(r"--(\w+)", text)) >= set(FIELDS)
+    for line in ("--nEpochs N how often all training images are seen; default 400 ",
+                 "--batchSize N images a step; default 8 ",
+                 "--lr RATE learning rate of Adam at the start; default 0.001 (the paper's code: ",
+                 "order of images, dropout and augmentation; default 42 ",
+                 "--image_size PIXELS training images are resized to a square of it; default 256 "):
+        assert line in text
+
+
+def test_a_batch_size_without_a_run_is_that_of_the_recipe():
+    parser = cli.make_parser("doc")
+    cli.add_batch_size(parser)
+    assert parser.parse_args([]).batch_size == Recipe.batch_size
+    assert parser.parse_args(["--batchSize", "3"]).batch_size == 3
 
 
 def test_both_spellings_mean_the_same():
@@ -114,6 +135,21 @@ def test_help_names_the_models_and_does_not_start_jittor(script):
     assert result.returncode == 0, result.stderr
     assert result.stdout.endswith("\nFalse\n") and "L2SKNet_1D_FPN" in result.stdout
     assert "--dataset_name" in result.stdout and "--output_dir" in result.stdout
+
+
+@pytest.mark.parametrize("script", [*SCRIPTS, "qualitative.py", "utils/checkpoint/pretrained.py"])
+def test_help_says_which_flags_have_no_effect(script):
+    """They are those whose values the script does not look at."""
+    common = vars(cli.make_parser("doc").parse_args([]))
+    words = ["-m", script[:-3].replace("/", ".")] if "/" in script else [script]
+    result = subprocess.run([sys.executable, *words, "--help"], capture_output=True, text=True,
+                            cwd=ROOT)
+    _, _, idle = result.stdout.partition("taken by every script, without effect in this one:\n")
+    idle = re.findall(r"^  --(\w+)", idle.partition("\n\n")[0], re.M)
+    source = (ROOT / script).read_text("utf-8")
+    assert all(f"--{name.rstrip('s')}" in result.stdout for name in common)
+    assert set(idle) == {name for name in common if f"args.{name}" not in source
+                         and script not in ("train_device0.py", "run_train.py")}
 
 
 @pytest.mark.parametrize("script", ["train_device0.py", "test.py", "run_evaluate.py"])

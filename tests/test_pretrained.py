@@ -11,9 +11,10 @@ import pytest
 from model import MODEL_NAMES
 from utils import cli
 from utils.checkpoint import pretrained
-from utils.checkpoint.weights import checkpoint_folder, read_meta
+from utils.checkpoint.weights import read_meta
 from utils.data import datasets
 from utils.errors import UserError
+from utils.places import checkpoint_folder
 from utils.training.logs import EpochRecord, read_log, write_log
 
 SHIPPED = sorted(pretrained.FOLDER.glob("*/*.npz"))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import re
 import shutil
 import signal
@@ -11,12 +10,15 @@ import pytest
 from scripts import SIZE, SMALL, run, signalled, succeeds
 
 import run_train
-from utils.checkpoint.weights import checkpoint_folder, read_meta
+from utils import cli
+from utils.checkpoint.weights import read_meta
 from utils.data.datasets import load_splits
 from utils.data.synthetic import write_sample_dataset
+from utils.places import checkpoint_folder
 from utils.runtime import start
 from utils.training import run as training
 from utils.training.engine import Interrupted
+from utils.training.resume import Standing
 
 UNET, FPN, UNET_1D, FPN_1D = "L2SKNet_UNet", "L2SKNet_FPN", "L2SKNet_1D_UNet", "L2SKNet_1D_FPN"
 RECIPE = {"batch_size": 2, "image_size": SIZE, "epochs": 1}
@@ -112,50 +114,41 @@ def test_sigterm_is_passed_on_and_the_training_saves(place):
 # Which command
 
 
-def arguments(place, **flags):
-    args = {**dict.fromkeys(run_train.PASSED_ON), "output_dir": place / "out", **flags}
-    return argparse.Namespace(**args)
-
-
-def words(place, model_name, **flags):
-    """The command line for a model, its flags as a dict; None if there is nothing to do."""
-    command = run_train.training_command(arguments(place, **flags), "Tiny", model_name)
-    if command is None:
-        return None
-    command = list(map(str, command))
-    assert command[1].endswith("train_device0.py")
-    resume = "--resume" in command
-    command = [word for word in command[2:] if word != "--resume"]
-    return {**dict(zip(command[::2], command[1::2])), **({"--resume": True} if resume else {})}
+def arguments(place, *flags):
+    """The flags as run_train.py sees them."""
+    return run_train.parse(list(map(str, ("--output_dir", place / "out", *flags))))
 
 
 def test_flags_of_training_are_passed_on(place):
-    given = {"dataset_dir": place / "data", "device": "cpu", "num_workers": 2, "threshold": 0.4,
-             "eval_every": 5, "batch_size": 4, "epochs": 9, "lr": 5e-4, "seed": 1,
-             "image_size": 64, "eval_last": 3}
-    assert words(place, FPN, **given) == {
-        "--model_name": FPN, "--dataset_name": "Tiny", "--output_dir": str(place / "out"),
-        **{f"--{name}": str(value) for name, value in given.items()}}
-    several = arguments(place, milestones=[3, 5], augment=True)
-    command = run_train.training_command(several, "Tiny", FPN)
-    assert command[-4:] == ["--milestones", "3", "5", "--augment"]
-    parser = argparse.ArgumentParser()
-    from utils import cli
-
-    cli.add_training(parser, resume=False)
-    assert vars(parser.parse_args([])).keys() - {"stop_after"} <= set(run_train.PASSED_ON)
+    flags = ("--dataset_dir", place / "data", "--device", "cpu", "--precision", "tf32",
+             "--num_workers", 2, "--threshold", 0.4, "--eval_every", 5, "--eval_last", 3,
+             "--batch_size", 4, "--epochs", 9, "--lr", 5e-4, "--seed", 1, "--image_size", 64,
+             "--milestones", 3, 5, "--augment", "--stop_after", 10)
+    theirs = cli.make_parser("doc")
+    cli.add_training(theirs)
+    for given in (flags, ()):
+        args = arguments(place, *given)
+        assert None not in vars(args).values() or not given
+        command = run_train.training_command(args, "Tiny", FPN, resume=bool(given))
+        assert command[1].endswith("train_device0.py") and "--stop_after" not in command
+        assert vars(theirs.parse_args(command[2:])) == {
+            **vars(args), "model_names": [FPN], "dataset_names": ["Tiny"], "stop_after": None,
+            "resume": "last" if given else None}
 
 
 def test_what_is_resumed_and_what_begins_anew(place):
-    assert words(place, UNET) is None and words(place, UNET, epochs=1) is None
+    def standing(model_name, *flags):
+        return run_train.standing_of(arguments(place, *flags), "Tiny", model_name)
+
+    assert standing(UNET) is standing(UNET, "--epochs", 1) is Standing.FINISHED
     # More epochs change the schedule, unless it is named.
-    assert words(place, UNET, epochs=1, milestones=[1, 1]) is None
-    assert "--resume" not in words(place, UNET, epochs=2)
-    longer = run_train.training_command(
-        arguments(place, epochs=2, milestones=[1, 1]), "Tiny", UNET)
-    assert longer[-1] == "--resume"
-    assert words(place, FPN_1D)["--resume"]
-    assert words(place, FPN_1D, lr=1e-3, seed=42)["--resume"]  # as it was trained
-    assert "--resume" not in words(place, FPN_1D, lr=5e-4)  # a new run, the old one kept aside
-    assert "--resume" not in words(place, UNET, batch_size=4)
-    assert "--resume" not in words(place, FPN)
+    assert standing(UNET, "--epochs", 1, "--milestones", 1, 1) is Standing.FINISHED
+    assert standing(UNET, "--epochs", 2) is Standing.NEW
+    assert standing(UNET, "--epochs", 2, "--milestones", 1, 1) is Standing.RESUME
+    assert standing(FPN_1D) is Standing.RESUME
+    assert standing(FPN_1D, "--lr", 1e-3, "--seed", 42) is Standing.RESUME  # as it was trained
+    assert standing(FPN_1D, "--lr", 5e-4) is Standing.NEW  # the old one is kept aside
+    assert standing(UNET, "--batch_size", 4) is Standing.NEW
+    assert standing(FPN) is Standing.NEW
+    last(place, UNET).write_bytes(b"damaged")
+    assert standing(UNET) is Standing.NEW  # its training will say so

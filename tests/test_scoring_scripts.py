@@ -274,13 +274,19 @@ def test_which_folders_are_meant(flags, expected, tmp_path, monkeypatch):
     parser = cli.make_parser("", default_models=["Default"], any_model=True)
     cli.add_pred(parser)
     args = parser.parse_args(["--output_dir", "out", "--dataset_name", "D", *flags.split()])
+    given = (args.output_dir, args.dataset_names, args.model_names, args.default_models, args.pred)
     if isinstance(expected, str):
         with pytest.raises(UserError, match=expected):
-            prediction_folders(args, "D")
+            prediction_folders(*given)
     else:
-        found = prediction_folders(args, "D")
+        found = prediction_folders(*given)["D"]
         assert {name: str(path) for name, path in found.items()} == expected
         assert list(found) == list(expected)
+
+
+def test_predictions_of_several_datasets(tmp_path):
+    found = prediction_folders(tmp_path, ["D", "E"], ["A"], ["Default"])
+    assert found == {name: {"A": tmp_path / "result" / name / "mat" / "A"} for name in ("D", "E")}
 
 
 def test_several_models_in_one_table_and_one_figure(place):

@@ -11,10 +11,11 @@ import pytest
 from PIL import Image
 from scripts import SIZE, SMALL, refused, signalled, succeeds
 
-from utils.checkpoint.weights import checkpoint_folder, get_weights, read_arrays, read_meta
+from utils.checkpoint.weights import get_weights, read_arrays, read_meta
 from utils.data.datasets import load_splits
 from utils.data.synthetic import write_sample_dataset
 from utils.errors import UserError
+from utils.places import checkpoint_folder
 from utils.predict.maps import load_model
 from utils.training import run as training
 from utils.training.engine import Interrupted, evaluate

@@ -3,54 +3,72 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import sys
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
+from typing import Any, NoReturn
 
 from model import MODEL_NAMES
 from utils.errors import UserError
+from utils.recipe import FIELDS, Recipe
 
 ROOT = Path(__file__).resolve().parent.parent
 DATASET = "NUDT-SIRST"
 
+Flags = argparse._ActionsContainer  # a parser, or a group of one
 
-def make_parser(doc, default_models=MODEL_NAMES, any_model=False):
+
+def make_parser(
+    doc: str,
+    default_models: Sequence[str] = MODEL_NAMES,
+    any_model: bool = False,
+    without_effect: Collection[str] = (),
+) -> argparse.ArgumentParser:
     """A parser with the flags common to all scripts, official spellings included.
 
     Args:
         doc: the script's docstring, shown by --help.
         default_models: what --model_name is when it is not given.
         any_model: whether names beside the four are taken (predictions of another method).
+        without_effect: those of the common flags, by the names of their values, that the script
+            does not use, and --help says so; "device" stands for --precision as well.
     """
     parser = argparse.ArgumentParser(
         description=doc, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
     )
-    parser.add_argument(
+    idle = parser.add_argument_group("taken by every script, without effect in this one")
+
+    def place(name: str) -> Flags:
+        return idle if name in without_effect else parser
+
+    place("model_names").add_argument(
         "--model_name", "--model_names", dest="model_names", default=list(default_models),
         nargs="+", choices=None if any_model else MODEL_NAMES,
         metavar="MODEL", help=f"of {', '.join(MODEL_NAMES)}; default {' '.join(default_models)}",
     )
-    parser.add_argument(
+    place("dataset_names").add_argument(
         "--dataset_name", "--dataset_names", dest="dataset_names", default=[DATASET], nargs="+",
         metavar="DATASET", help=f"folders below --dataset_dir; default {DATASET}",
     )
-    parser.add_argument(
+    place("dataset_dir").add_argument(
         "--dataset_dir", type=Path, default=ROOT / "data", metavar="DIR",
         help="where the datasets lie; default data",
     )
-    parser.add_argument(
+    place("output_dir").add_argument(
         "--output_dir", type=Path, default=ROOT, metavar="DIR",
         help="everything is written below it; default the project's folder",
     )
-    add_device(parser)
-    parser.add_argument("--seed", type=_seed, default=None, metavar="N", help="default 42")
-    parser.add_argument(
+    add_device(place("device"))
+    add_recipe(place("seed"), "seed")
+    place("num_workers").add_argument(
         "--num_workers", "--threads", dest="num_workers", type=not_negative, default=4,
         metavar="N", help="threads that decode images; default 4",
     )
     return parser
 
 
-def add_device(parser, precision="default"):
+def add_device(parser: Flags, precision: str = "default") -> None:
     """--device and --precision, for `runtime.start`."""
     parser.add_argument(
         "--device", choices=("auto", "cpu", "cuda"), default="auto",
@@ -63,7 +81,7 @@ def add_device(parser, precision="default"):
     )
 
 
-def add_threshold(parser):
+def add_threshold(parser: Flags) -> None:
     """--threshold: above it a pixel is a target."""
     parser.add_argument(
         "--threshold", type=_threshold, default=0.5, metavar="T",
@@ -71,10 +89,10 @@ def add_threshold(parser):
     )
 
 
-def add_pred(parser):
+def add_pred(parser: argparse.ArgumentParser) -> None:
     """--pred: folders of predictions in place of result/<dataset>/mat/<model>.
 
-    --model_name is then None where it is not given, see `scoring.prediction_folders`.
+    --model_name is then None where it is not given, see `prediction_files.prediction_folders`.
     """
     parser.set_defaults(model_names=None, default_models=parser.get_default("model_names"))
     parser.add_argument(
@@ -85,38 +103,41 @@ def add_pred(parser):
     )
 
 
-def add_batch_size(parser, default=8):
-    """--batch_size, its default shown but None, so that a resumed run can tell."""
-    parser.add_argument(
-        "--batch_size", "--batchSize", dest="batch_size", type=positive(int), metavar="N",
-        help=f"images a step; default {default}",
-    )
+def add_recipe(parser: Flags, *names: str, **defaults: Any) -> None:
+    """The flags of these fields of `Recipe`.
 
-
-def add_milestones(parser):
-    """--milestones: when the learning rate falls, if not as `Recipe` says."""
-    parser.add_argument("--milestones", type=positive(int), nargs="*", metavar="EPOCH",
-                        help="lower the learning rate to a tenth after each of these epochs (none: "
-                        "never); default half and three quarters of --epochs")
-
-
-def add_training(parser, resume=True):
-    """The flags of training, `resume` says whether with --resume.
-
-    Those of the recipe default to None: the value of the resumed run, else of `Recipe`.
+    Args:
+        names: of the fields.
+        defaults: what they are when they are not given. Without an entry it is None, so that
+            `recipe.settle` can tell: the value of the resumed run, else of `Recipe`.
     """
+    fields = {field.name: field for field in dataclasses.fields(Recipe)}
+    for field in map(fields.get, names):
+        spellings = filter(None, (f"--{field.name}", field.metadata["alias"]))
+        default = defaults.get(field.name)
+        shown = field.default if default is None else default
+        parser.add_argument(*spellings, dest=field.name, default=default,
+                            help=field.metadata["help"].format(default=shown), **_form(field))
+
+
+def _form(field: dataclasses.Field) -> dict[str, Any]:
+    """How argparse reads a field of `Recipe`, by the kind of its default."""
+    if isinstance(field.default, bool):
+        return {"action": "store_const", "const": True}
+    number = positive(float if isinstance(field.default, float) else int)
+    form = {"type": _seed if field.name == "seed" else number, "metavar": field.metadata["metavar"]}
+    return {**form, "nargs": "*"} if field.default is None else form
+
+
+def add_batch_size(parser: Flags) -> None:
+    """--batch_size where there is no run to resume."""
+    add_recipe(parser, "batch_size", batch_size=Recipe.batch_size)
+
+
+def add_training(parser: Flags, resume: bool = True) -> None:
+    """The flags of training, `resume` says whether with --resume."""
     add_threshold(parser)
-    add_batch_size(parser)
-    parser.add_argument("--epochs", "--nEpochs", dest="epochs", type=positive(int), metavar="N",
-                        help="default 400")
-    parser.add_argument("--lr", type=positive(float), metavar="RATE",
-                        help="learning rate; default 0.001 (the paper's code: 5e-4)")
-    add_milestones(parser)
-    parser.add_argument("--augment", action="store_const", const=True,
-                        help="flip and transpose training images at random (the paper's code does "
-                        "not)")
-    parser.add_argument("--image_size", type=positive(int), metavar="PIXELS",
-                        help="training images are resized to a square of it; default 256")
+    add_recipe(parser, *(name for name in FIELDS if name != "seed"))  # which all scripts have
     parser.add_argument("--eval_every", type=positive(int), default=1, metavar="N",
                         help="evaluate after every N epochs; default 1")
     parser.add_argument("--eval_last", type=positive(int), default=1, metavar="N",
@@ -128,10 +149,10 @@ def add_training(parser, resume=True):
                             help="go on from the model's last checkpoint, or from the one named")
 
 
-def positive(kind):
+def positive(kind: Callable[[str], float]) -> Callable[[str], float]:
     """An argparse type: a number of `kind` above zero."""
 
-    def parse(text):
+    def parse(text: str) -> float:
         value = kind(text)
         if not 0 < value < float("inf"):
             raise argparse.ArgumentTypeError(f"{text} must be above zero")
@@ -141,14 +162,14 @@ def positive(kind):
     return parse
 
 
-def _seed(text):
+def _seed(text: str) -> int:
     value = int(text)
     if not 0 <= value < 2**32:
         raise argparse.ArgumentTypeError(f"{text} must be from 0 to 2**32 - 1")
     return value
 
 
-def not_negative(text):
+def not_negative(text: str) -> int:
     """An argparse type: an integer from zero on."""
     value = int(text)
     if value < 0:
@@ -156,14 +177,14 @@ def not_negative(text):
     return value
 
 
-def _threshold(text):
+def _threshold(text: str) -> float:
     value = float(text)
     if not 0 <= value < 1:
         raise argparse.ArgumentTypeError(f"{text} must be from 0 to below 1")
     return value
 
 
-def run(main):
+def run(main: Callable[[], int | None]) -> NoReturn:
     """Runs a script's `main`; a UserError or a file's error is one line and exit status 2."""
     try:
         status = main()

@@ -30,14 +30,14 @@ REQUIREMENTS = ("requirements.txt", "requirements-dev.txt")
 OLDEST, NEWEST = (3, 9), (3, 12)
 
 
-def python_config():
+def python_config() -> str:
     """The `python3.X-config` from which Jittor is to learn where the Python headers are.
 
     First where Jittor looks by itself, so that its compiled core stays the same with and without
     us; then beside the interpreter that the virtual environment was made from (pyenv, /opt).
 
     Returns:
-        str: its path, or "" if there is none.
+        Its path, or "" if there is none.
     """
     name = "python{}.{}-config".format(*sys.version_info[:2])
     here = os.path.dirname(sys.executable)
@@ -47,11 +47,11 @@ def python_config():
     return next((path for path in paths if path and os.path.isfile(path)), "")
 
 
-def missing_tools(for_venv=False):
+def missing_tools(for_venv: bool = False) -> "list[str]":
     """What this machine lacks to compile Jittor (and to make a virtual environment).
 
     Returns:
-        list of str: short descriptions, empty if nothing is missing.
+        Short descriptions, empty if nothing is missing.
     """
     header = os.path.join(sysconfig.get_path("include"), "Python.h")
     missing = []
@@ -70,7 +70,7 @@ def missing_tools(for_venv=False):
     return missing
 
 
-def install_hint():
+def install_hint() -> str:
     """The command that installs what `missing_tools` can name, on this kind of Linux."""
     version = "{}.{}".format(*sys.version_info[:2])
     sudo = "" if os.geteuid() == 0 else "sudo "
@@ -81,14 +81,14 @@ def install_hint():
     return f"install g++ and the development files of Python {version}"
 
 
-def check_tools(for_venv=False):
+def check_tools(for_venv: bool = False) -> None:
     """Raises a UserError naming what is missing and the command that installs it."""
     missing = missing_tools(for_venv)
     if missing:
         raise UserError(f"missing: {', '.join(missing)}; run: {install_hint()}")
 
 
-def check_python():
+def check_python() -> None:
     """Raises a UserError if the running Python is not a supported one."""
     if not OLDEST <= sys.version_info[:2] <= NEWEST:
         raise UserError(
@@ -97,7 +97,7 @@ def check_python():
             "again with it".format(*sys.version_info[:2]))
 
 
-def jittor_home():
+def jittor_home() -> str:
     """The folder in whose `.cache/jittor` Jittor compiles: $JITTOR_HOME, or the user's home.
 
     Jittor itself needs a writable home even with $JITTOR_HOME, and writes that into
@@ -105,7 +105,7 @@ def jittor_home():
     $HOME instead, so that nothing is remembered and a read-only home does not matter.
 
     Returns:
-        str: the folder, absolute.
+        The folder, absolute.
 
     Raises:
         UserError: nothing can be written there.
@@ -133,11 +133,11 @@ def jittor_home():
 # ------------------------------------------------------------------- the virtual environment
 
 
-def ensure():
+def ensure() -> str:
     """Makes `.venv/` with the packages of requirements*.txt, or mends it; quick when it is fine.
 
     Returns:
-        str: the path of its python.
+        The path of its python.
 
     Raises:
         UserError: it cannot be made on this machine; says what to do.
@@ -150,7 +150,7 @@ def ensure():
     return VENV_PYTHON
 
 
-def reexec():
+def reexec() -> None:
     """Goes on in `.venv/`: makes it if need be, then starts the running script again in it.
 
     Ends the process with a line on stderr and status 2 where that cannot be done.
@@ -309,7 +309,7 @@ def _call(command):
     return subprocess.call(command, cwd=ROOT, env=_environ())
 
 
-def main(arguments):
+def main(arguments: "list[str]") -> int:
     """The command line: makes the environment; `--check` tells what the running Python lacks."""
     if arguments == ["--check"]:
         try:

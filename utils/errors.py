@@ -4,21 +4,23 @@ Any Python 3 must be able to read this file: `utils.environment` imports it.
 """
 
 
+from collections.abc import Sequence
+
+
 class UserError(ValueError):
     """A mistake that the user can mend: one line that names the file and the cure."""
 
 
-def listed(items, shown=5, separator=", ", kind=""):
+def listed(
+    items: "Sequence[str]", shown: int = 5, separator: str = ", ", kind: str = ""
+) -> str:
     """The first few of many words or lines, and how many more there are: "a, b, and 7 more".
 
     Args:
-        items: a sequence of str.
+        items: the words or lines.
         shown: how many of them are written out.
         separator: what stands between them, and before "and 7 more".
         kind: what the others are: "and 7 more files".
-
-    Returns:
-        A str.
     """
     words = list(items[:shown])
     if len(items) > shown:

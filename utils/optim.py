@@ -7,6 +7,8 @@ has no state to save.
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable, Mapping
+from typing import Any
 
 import numpy as np
 
@@ -27,7 +29,13 @@ class Adam:
         ValueError: no parameter is left; Jittor's `eval()` stops the gradients of a whole network.
     """
 
-    def __init__(self, parameters, lr=1e-3, betas=(0.9, 0.999), eps=1e-8):
+    def __init__(
+        self,
+        parameters: Iterable[runtime.jt.Var],
+        lr: float = 1e-3,
+        betas: tuple[float, float] = (0.9, 0.999),
+        eps: float = 1e-8,
+    ):
         self.parameters = [p for p in parameters if not p.is_stop_grad()]
         if not self.parameters:
             raise ValueError("nothing to optimise: call train() on the network before")
@@ -35,7 +43,7 @@ class Adam:
         self.steps = 0
         self.moments = [(_zeros_like(p), _zeros_like(p)) for p in self.parameters]
 
-    def step(self, loss):
+    def step(self, loss: runtime.jt.Var) -> None:
         """Takes one step down the gradient of `loss`, a scalar."""
         jt = runtime.jt
         self.steps += 1
@@ -48,14 +56,14 @@ class Adam:
             v.update(v * beta2 + gradient * gradient * (1 - beta2))
             parameter.update(parameter - m / (jt.sqrt(v) / correction + self.eps) * step_size)
 
-    def state_dict(self):
+    def state_dict(self) -> dict[str, np.ndarray]:
         """NumPy copies: `steps`, `lr`, and per parameter, in order, `m.<i>` and `v.<i>`."""
         state = {"steps": np.array(self.steps), "lr": np.array(self.lr)}
         for i, (m, v) in enumerate(self.moments):
             state[f"m.{i}"], state[f"v.{i}"] = m.numpy(), v.numpy()
         return state
 
-    def load_state_dict(self, state):
+    def load_state_dict(self, state: Mapping[str, np.ndarray]) -> None:
         """Takes over what `state_dict` returned.
 
         Raises:
@@ -70,7 +78,7 @@ class Adam:
         self.steps, self.lr = int(state["steps"]), float(state["lr"])
 
 
-def _zeros_like(parameter):
+def _zeros_like(parameter: runtime.jt.Var) -> runtime.jt.Var:
     return runtime.jt.array(np.zeros(parameter.shape, np.float32)).stop_grad()
 
 
@@ -80,25 +88,25 @@ class MultiStepLR:
     Call `step()` once after each epoch: epochs 1…200 of milestones (200, 300) have the first rate.
     """
 
-    def __init__(self, optimizer, milestones, gamma=0.1):
+    def __init__(self, optimizer: Adam, milestones: Iterable[int], gamma: float = 0.1):
         self.optimizer, self.milestones, self.gamma = optimizer, sorted(milestones), gamma
         self.base_lr = optimizer.lr
         self.last_epoch = 0
 
-    def step(self):
+    def step(self) -> None:
         """Counts one epoch as done and sets the rate for the next."""
         self.last_epoch += 1
         passed = sum(milestone <= self.last_epoch for milestone in self.milestones)
         self.optimizer.lr = self.base_lr * self.gamma**passed
 
-    def state_dict(self):
+    def state_dict(self) -> dict[str, Any]:
         """What `load_state_dict` needs, plain numbers."""
         return {
             "last_epoch": self.last_epoch, "base_lr": self.base_lr,
             "milestones": self.milestones, "gamma": self.gamma,
         }
 
-    def load_state_dict(self, state):
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Takes over what `state_dict` returned."""
         self.last_epoch, self.base_lr = state["last_epoch"], state["base_lr"]
         self.milestones, self.gamma = list(state["milestones"]), state["gamma"]

@@ -5,36 +5,50 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Mapping
+from typing import Any
 
 from utils.errors import UserError
 
 GAMMA = 0.1  # the learning rate is multiplied by it at each milestone
+SCHEDULE = ("epochs", "milestones")  # the fields that say when it falls and when the run ends
+
+
+def _flag(default: Any, help: str, metavar: str = "N", alias: str | None = None) -> Any:
+    """A field that `utils.cli.add_recipe` makes a flag of.
+
+    Args:
+        help: what the flag says of itself, `{default}` in place of its default.
+        alias: the official spelling.
+    """
+    metadata = {"help": help, "metavar": metavar, "alias": alias}
+    return dataclasses.field(default=default, metadata=metadata)
 
 
 @dataclasses.dataclass(frozen=True)
 class Recipe:
     """What decides the result of a run beside network and dataset; the defaults are the user's.
 
-    Attributes:
-        epochs: How often all training images are seen.
-        batch_size: Images a step.
-        lr: Learning rate of Adam at the start (the paper's code: 5e-4).
-        seed: Of initial weights, order of images, dropout and augmentation.
-        image_size: Training images are resized to a square of so many pixels.
-        milestones: Epochs after which the rate falls to a tenth; None stands for half and three
-            quarters of `epochs`, which is the official code's 200 and 300 of 400.
-        augment: Whether images and masks are flipped and transposed at random.
+    Each field is a flag of training, part of a checkpoint, and what a resumed run is held to.
+    `milestones` None stands for half and three quarters of `epochs`, which is the official code's
+    200 and 300 of 400.
     """
 
-    epochs: int = 400
-    batch_size: int = 8
-    lr: float = 1e-3
-    seed: int = 42
-    image_size: int = 256
-    milestones: tuple[int, ...] | None = None
-    augment: bool = False
+    epochs: int = _flag(400, "how often all training images are seen; default {default}",
+                        alias="--nEpochs")
+    batch_size: int = _flag(8, "images a step; default {default}", alias="--batchSize")
+    lr: float = _flag(1e-3, "learning rate of Adam at the start; default {default:g} (the paper's "
+                      "code: 5e-4)", "RATE")
+    seed: int = _flag(42, "of initial weights, order of images, dropout and augmentation; default "
+                      "{default}")
+    image_size: int = _flag(256, "training images are resized to a square of it; default {default}",
+                            "PIXELS")
+    milestones: tuple[int, ...] | None = _flag(
+        None, "lower the learning rate to a tenth after each of these epochs (none: never); "
+        "default half and three quarters of --epochs", "EPOCH")
+    augment: bool = _flag(False, "flip and transpose training images at random (the paper's code "
+                          "does not)")
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         milestones = self.milestones
         if milestones is None:
             milestones = (math.ceil(self.epochs / 2), math.ceil(self.epochs * 3 / 4))
@@ -55,7 +69,12 @@ class Recipe:
 FIELDS = tuple(field.name for field in dataclasses.fields(Recipe))
 
 
-def settle(given: Mapping, resumed: Recipe | None = None) -> Recipe:
+def recipe_values(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Those of many values (all flags of a script) that are fields of `Recipe`."""
+    return {name: values[name] for name in FIELDS if name in values}
+
+
+def settle(given: Mapping[str, Any], resumed: Recipe | None = None) -> Recipe:
     """The recipe of a run from the values given by flags.
 
     Args:
@@ -70,7 +89,7 @@ def settle(given: Mapping, resumed: Recipe | None = None) -> Recipe:
     if resumed is None:
         return Recipe(**given)
     for key, value in given.items():
-        if key not in ("epochs", "milestones") and value != getattr(resumed, key):
+        if key not in SCHEDULE and value != getattr(resumed, key):
             flag = f"--{key}" if value is True else f"--{key} {value}"
             raise UserError(
                 f"{flag}: the run to resume has {getattr(resumed, key)}; leave the flag out"
@@ -88,12 +107,12 @@ def settle(given: Mapping, resumed: Recipe | None = None) -> Recipe:
     return recipe
 
 
-def recipe_of(meta: Mapping) -> Recipe:
+def recipe_of(meta: Mapping[str, Any]) -> Recipe:
     """The recipe of a run by what its checkpoint says (its `meta`), an older version's too."""
     return Recipe(**{"milestones": meta["scheduler"]["milestones"], **meta["recipe"]})
 
 
-def same_run(given: Mapping, resumed: Recipe) -> bool:
+def same_run(given: Mapping[str, Any], resumed: Recipe) -> bool:
     """Whether `settle` would take these values for the run to resume."""
     try:
         settle(given, resumed)

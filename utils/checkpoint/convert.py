@@ -23,7 +23,7 @@ from utils.checkpoint.weights import (
 from utils.errors import UserError
 
 
-def convert(source, target, model_name=None):
+def convert(source: str | Path, target: str | Path, model_name: str | None = None) -> str:
     """Reads weights, checks them against the network and writes them.
 
     Args:

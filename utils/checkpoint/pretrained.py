@@ -10,14 +10,16 @@ from __future__ import annotations
 import shutil
 import subprocess
 import time
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from utils import cli, places
 from utils.checkpoint.weights import find_weights, read_meta
 from utils.errors import UserError
-from utils.files import atomic_path
+from utils.files import atomic_path, write_text
 from utils.recipe import recipe_of
 
 NEWEST = 10  # so many of the last evaluated epochs are averaged
@@ -26,7 +28,7 @@ METRICS = (("mIoU", "{:.4f}"), ("pixAcc", "{:.4f}"), ("fscore", "{:.4f}"), ("Pd"
            ("Fa", "{:.3g}"))
 
 
-def find_pretrained(dataset_name, model_name):
+def find_pretrained(dataset_name: str, model_name: str) -> Path | None:
     """The weights of a model that come with the project, trained on this dataset or another.
 
     Returns:
@@ -59,14 +61,16 @@ def choose_weights(
     return path, trained is not None
 
 
-def publish(output_dir, dataset_name, model_name, remark=""):
+def publish(
+    output_dir: str | Path, dataset_name: str, model_name: str, remark: str = ""
+) -> tuple[Path, Path, Path]:
     """Copies the best weights of a run to model/pretrained/ and its log to loss_curves/Jittor/.
 
     Args:
         remark: a sentence for the card.
 
     Returns:
-        The paths written.
+        The paths written: weights, card, log.
 
     Raises:
         UserError: the run is not there, or was never evaluated.
@@ -84,12 +88,13 @@ def publish(output_dir, dataset_name, model_name, remark=""):
     for source, target in ((best, weights), (log, copied_log)):
         with atomic_path(target) as temporary:
             shutil.copyfile(source, temporary)
-    with atomic_path(card) as temporary:
-        Path(temporary).write_text(make_card(read_meta(best), meta, remark, _commit()), "utf-8")
+    write_text(card, make_card(read_meta(best), meta, remark, _commit()))
     return weights, card, copied_log
 
 
-def make_card(best, last, remark, commit):
+def make_card(
+    best: Mapping[str, Any], last: Mapping[str, Any], remark: str, commit: str
+) -> str:
     """The card, Markdown: `best` and `last` are the meta data of the two checkpoints."""
     at_best, at_last = best["history"][-1], last["history"][-1]
     rows = [
@@ -119,7 +124,7 @@ def make_card(best, last, remark, commit):
     return "\n".join(lines) + "\n"
 
 
-def _row(name, records):
+def _row(name: str, records: Sequence[Mapping[str, Any]]) -> str:
     """A line of the card: the values of one record, or mean and deviation of several."""
     cells = []
     for key, form in (("loss", "{:.4f}"), *METRICS):
@@ -131,15 +136,16 @@ def _row(name, records):
     return f"| {name} | " + " | ".join(cells) + " |"
 
 
-def _commit():
+def _commit() -> str:
     answer = subprocess.run(["git", "rev-parse", "--short", "HEAD"], cwd=cli.ROOT,
                             capture_output=True, text=True)
     return answer.stdout.strip() or "unknown"
 
 
-def main(argv=None) -> None:
+def main(argv: Sequence[str] | None = None) -> None:
     """Runs the command with the arguments given, those of the command line by default."""
-    parser = cli.make_parser(__doc__, default_models=["L2SKNet_UNet"])
+    parser = cli.make_parser(__doc__, default_models=["L2SKNet_UNet"], without_effect=(
+        "dataset_dir", "device", "seed", "num_workers"))
     parser.add_argument("--remark", default="", help="a sentence for the card")
     args = parser.parse_args(argv)
     for dataset_name in args.dataset_names:

@@ -16,8 +16,9 @@ import pickletools
 import re
 import struct
 import zipfile
+from collections.abc import Iterable
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -36,7 +37,7 @@ _DTYPES = {
 _BFLOAT16 = np.dtype("<u2")
 
 
-def is_torch_file(path):
+def is_torch_file(path: str | Path) -> bool:
     """Whether a file is one of PyTorch's: by its content, else by its name."""
     path = Path(path)
     if zipfile.is_zipfile(path):
@@ -52,7 +53,7 @@ def is_torch_file(path):
     return path.name.endswith(SUFFIXES)
 
 
-def read_torch_file(path):
+def read_torch_file(path: str | Path) -> Any:
     """What `torch.save` wrote, tensors as read-only NumPy arrays (bfloat16 as float32).
 
     Tensors that share a storage share memory here as well. Parameters become arrays, an OrderedDict
@@ -77,7 +78,7 @@ def read_torch_file(path):
         ) from error
 
 
-def find_state_dict(content, names):
+def find_state_dict(content: Any, names: Iterable[str]) -> dict[str, np.ndarray]:
     """The weights in what `read_torch_file` returned.
 
     Args:
@@ -103,7 +104,7 @@ def find_state_dict(content, names):
     return max(found, key=lambda arrays: (len(arrays.keys() & set(names)), len(arrays)))
 
 
-def write_torch_file(path, content):
+def write_torch_file(path: str | Path, content: Any) -> None:
     """Writes what `torch.load(path, weights_only=True)` of PyTorch 1.6 and later reads, atomically.
 
     Args:

@@ -9,15 +9,16 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
-from utils import runtime
+from utils import places, runtime
 from utils.checkpoint.torch_files import find_state_dict, is_torch_file, read_torch_file
 from utils.errors import UserError, listed
 from utils.files import atomic_path
-from utils.places import BEST, LAST, checkpoint_folder
 
 META, OPTIMIZER = "meta", "optimizer/"
 
@@ -29,24 +30,24 @@ _DEAD_KERNEL = re.compile(r"contrast\d(_\d)?\.0\.conv\.weight")
 _FIRST_PARTS = ("layer", "contrast", "contrConV")
 
 
-def find_weights(output_dir, dataset_name, model_name):
+def find_weights(output_dir: str | Path, dataset_name: str, model_name: str) -> Path | None:
     """The best weights of a trained model, or the last if none was evaluated, or None."""
-    folder = checkpoint_folder(output_dir, dataset_name, model_name)
-    paths = (folder / BEST, folder / LAST)
+    folder = places.checkpoint_folder(output_dir, dataset_name, model_name)
+    paths = (folder / places.BEST, folder / places.LAST)
     return next((path for path in paths if path.is_file()), None)
 
 
-def get_weights(net):
+def get_weights(net: runtime.jt.Module) -> dict[str, np.ndarray]:
     """The network's parameters and running statistics, official name → NumPy array."""
     return {name: variable.numpy() for name, variable in net.state_dict().items()}
 
 
-def find_not_finite(arrays):
+def find_not_finite(arrays: Mapping[str, np.ndarray]) -> str | None:
     """The name of an array (of `get_weights`) that holds NaN or infinity, or None."""
     return next((name for name, array in arrays.items() if not np.isfinite(array).all()), None)
 
 
-def all_finite(net):
+def all_finite(net: runtime.jt.Module) -> bool:
     """Whether all weights are finite numbers.
 
     On the CPU the arrays are looked at where they lie; from a GPU one sum of each is fetched, in
@@ -57,13 +58,18 @@ def all_finite(net):
     return not find_not_finite(get_weights(net))
 
 
-def _sums_are_finite(net):
+def _sums_are_finite(net: runtime.jt.Module) -> bool:
     with runtime.jt.no_grad():
         sums = runtime.jt.concat([variable.sum() for variable in net.state_dict().values()])
     return bool(np.isfinite(sums.numpy()).all())
 
 
-def save_weights(net, path, meta=None, optimizer=None):
+def save_weights(
+    net: runtime.jt.Module,
+    path: str | Path,
+    meta: Mapping[str, Any] | None = None,
+    optimizer: Mapping[str, np.ndarray] | None = None,
+) -> None:
     """Writes the weights, atomically.
 
     Args:
@@ -84,7 +90,7 @@ def save_weights(net, path, meta=None, optimizer=None):
         np.savez(temporary, **arrays, **{META: np.array(json.dumps(meta or {}))})
 
 
-def read_arrays(path):
+def read_arrays(path: str | Path) -> dict[str, np.ndarray]:
     """All entries of an .npz file, name → array.
 
     Raises:
@@ -93,7 +99,7 @@ def read_arrays(path):
     return _read(path, lambda file: {name: file[name] for name in file.files})
 
 
-def read_meta(path):
+def read_meta(path: str | Path) -> dict[str, Any]:
     """The `meta` of a file that `save_weights` wrote; empty if it has none.
 
     Raises:
@@ -102,7 +108,7 @@ def read_meta(path):
     return _read(path, lambda file: json.loads(str(file[META])) if META in file.files else {})
 
 
-def _read(path, take):
+def _read(path: str | Path, take: Callable[[np.lib.npyio.NpzFile], Any]) -> Any:
     path = Path(path)
     if not path.is_file():
         raise UserError(f"{path}: no such file; train the model first, or name a checkpoint")
@@ -116,7 +122,9 @@ def _read(path, take):
         ) from error
 
 
-def load_weights(net, source):
+def load_weights(
+    net: runtime.jt.Module, source: str | Path | dict[str, np.ndarray]
+) -> None:
     """Sets all parameters and running statistics of a network.
 
     Args:
@@ -161,7 +169,7 @@ def load_weights(net, source):
         variable.update(runtime.jt.array(np.ascontiguousarray(given[name], np.float32)))
 
 
-def _read_weights(path, names):
+def _read_weights(path: str | Path, names: Iterable[str]) -> dict[str, np.ndarray]:
     if not is_torch_file(path):
         return read_arrays(path)
     weights = find_state_dict(read_torch_file(path), names)
@@ -170,7 +178,7 @@ def _read_weights(path, names):
     return weights
 
 
-def official_state_dict(weights):
+def official_state_dict(weights: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
     """Weights as the official networks expect them in a strict `load_state_dict`.
 
     Args:
@@ -180,9 +188,9 @@ def official_state_dict(weights):
         The same in the official order, with what takes no part in the output: the counts of
         batches, and the unused k×k kernels of the 1-D networks, all of them zero.
     """
-    def place(name):
-        places = (i for i, part in enumerate(_FIRST_PARTS) if name.startswith(part))
-        return next(places, len(_FIRST_PARTS))
+    def place(name: str) -> int:
+        first = (i for i, part in enumerate(_FIRST_PARTS) if name.startswith(part))
+        return next(first, len(_FIRST_PARTS))
 
     official = {}
     for name in sorted(weights, key=place):
@@ -196,5 +204,5 @@ def official_state_dict(weights):
     return official
 
 
-def _is_separable(name, own):
+def _is_separable(name: str, own: Mapping[str, Any]) -> bool:
     return name.replace(".conv.", ".conv_1xn.") in own

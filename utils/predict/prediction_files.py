@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-from argparse import Namespace
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
@@ -35,33 +34,45 @@ def save_prediction(probability: np.ndarray, folder: Path, model_name: str, name
         savemat(temporary, {KEY: np.ascontiguousarray(probability)}, do_compression=True)
 
 
-def prediction_folders(args: Namespace, dataset_name: str) -> dict[str, Path]:
-    """Which models are meant, and where the predictions of each lie, by --model_name and --pred.
+def prediction_folders(
+    output_dir: str | Path,
+    dataset_names: Sequence[str],
+    models: Sequence[str] | None,
+    default_models: Sequence[str],
+    folders: Sequence[Path] | None = None,
+) -> dict[str, dict[str, Path]]:
+    """Which models are meant, and where the predictions of each lie.
 
     Args:
-        args: of a parser with `cli.add_pred`.
+        models: names (--model_name); None: those of `folders`, else `default_models`.
+        folders: of predictions (--pred), one for each model, or one that holds a folder for each;
+            None: those of test.py below `output_dir`.
+
+    Returns:
+        Dataset → model → folder.
 
     Raises:
         UserError: names and folders do not go together.
     """
-    models, folders = args.model_names, args.pred
-    if not folders:
-        models = models or args.default_models
-        folder = places.predictions(args.output_dir, dataset_name)
-        folders = [places.mat_folder(folder, model) for model in models]
-    elif len(args.dataset_names) > 1:
+    if folders and len(dataset_names) > 1:
         raise UserError(f"--pred {folders[0]}: of which dataset? name one with --dataset_name")
-    elif models and len(folders) == 1 and (len(models) > 1 or (folders[0] / models[0]).is_dir()):
+    if folders and models and len(folders) == 1 and (
+        len(models) > 1 or (folders[0] / models[0]).is_dir()
+    ):
         folders = [folders[0] / model for model in models]
-    models = models or [folder.resolve().name for folder in folders]
-    if len(models) != len(folders):
+    if not models:
+        models = [folder.resolve().name for folder in folders] if folders else default_models
+    if folders and len(models) != len(folders):
         raise UserError(
             f"--pred: {len(folders)} folders but {len(models)} of --model_name; name each folder"
         )
     repeated = [name for name, count in Counter(models).items() if count > 1]
     if repeated:
         raise UserError(f"{repeated[0]}: several models of this name; name each with --model_name")
-    return dict(zip(models, folders))
+    if folders:
+        return {dataset_names[0]: dict(zip(models, folders))}
+    return {name: {model: places.mat_folder(places.predictions(output_dir, name), model)
+                   for model in models} for name in dataset_names}
 
 
 def find_predictions(folder: str | Path) -> dict[str, Path]:

@@ -10,7 +10,6 @@ from tqdm import tqdm
 from evaluation import Evaluator
 from utils.data.datasets import Split
 from utils.errors import UserError, listed
-from utils.files import write_text  # noqa: F401 - `alignment` takes it from here
 from utils.predict.prediction_files import predictions_of, read_prediction
 
 # What is left of a mask of 0 and 1 that is taken for one of 8 or 16 bits.

@@ -12,6 +12,8 @@ Nothing happens at import. `jt` is Jittor itself, started on first use (with $L2
 
 from __future__ import annotations
 
+from types import ModuleType
+
 from utils.runtime.boot import (
     DEVICES,
     PRECISIONS,
@@ -27,7 +29,7 @@ __all__ = ["DEVICES", "PRECISIONS", "Runtime", "onednn_folder", "set_seed", "sta
            "start_if_needed", "use_cuda"]
 
 
-def __getattr__(name: str):
+def __getattr__(name: str) -> ModuleType:
     if name == "jt":
         return start_if_needed()
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -13,6 +13,7 @@ import threading
 import time
 from dataclasses import dataclass, replace
 from pathlib import Path
+from types import ModuleType
 
 from utils import environment
 from utils.errors import UserError
@@ -96,7 +97,7 @@ def set_seed(seed: int) -> None:
     start_if_needed().set_global_seed(seed)
 
 
-def start_if_needed():
+def start_if_needed() -> ModuleType:
     """Jittor's module, started on $L2SKNET_DEVICE or "auto" if it was not yet."""
     if _running is None:
         start(os.environ.get("L2SKNET_DEVICE", "auto"))
@@ -170,7 +171,7 @@ def _boot(device: str, precision: str) -> Runtime:
                    jittor.__version__, platform.python_version(), precision, toolkit)
 
 
-def _import_jittor(home: Path):
+def _import_jittor(home: Path) -> ModuleType:
     import jittor_utils  # light: finds g++ and the cache folder
 
     if not provide_onednn(home):
@@ -252,7 +253,9 @@ def _let_threads_settle() -> None:
 # ---------------------------------------------------------------------------- the device
 
 
-def choose_cuda(device: str, home: Path):
+def choose_cuda(
+    device: str, home: Path
+) -> tuple[cuda.Gpu, cuda.Toolkit] | tuple[None, None]:
     """The `cuda.Gpu` and the `cuda.Toolkit` for it; (None, None) means CPU.
 
     Raises:

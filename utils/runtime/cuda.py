@@ -82,7 +82,7 @@ class Toolkit:
     origin: str  # where the parts come from, in words
     preload: tuple[Path, ...] = ()
 
-    def load(self):
+    def load(self) -> None:
         """Loads the libraries of a view, so that $LD_LIBRARY_PATH cannot put others in their place.
 
         Raises:
@@ -95,7 +95,7 @@ class Toolkit:
                 raise UserError(f"a CUDA library cannot be loaded: {error}") from None
 
 
-def find_gpu():
+def find_gpu() -> Gpu:
     """Asks the NVIDIA driver for the first GPU.
 
     Raises:
@@ -125,7 +125,7 @@ def find_gpu():
     return Gpu(name.value.decode(), 10 * major + minor, (newest // 1000, newest % 1000 // 10))
 
 
-def find_toolkit(jittor_cache, gpu):
+def find_toolkit(jittor_cache: str | Path, gpu: Gpu) -> Toolkit:
     """A toolkit that Jittor can use for the GPU; makes a view where it needs one.
 
     Args:
@@ -149,7 +149,7 @@ def find_toolkit(jittor_cache, gpu):
     raise UserError(f"{problems[0] if problems else 'no CUDA compiler (nvcc) was found'}; {advice}")
 
 
-def adapt_flags(flags, gpu):
+def adapt_flags(flags: str, gpu: Gpu) -> str:
     """Jittor's nvcc flags without --use_fast_math, and fit for a GPU newer than sm_90.
 
     Jittor makes machine code for sm_90 at most, which no newer GPU runs; the intermediate code

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 from tqdm import tqdm
 
@@ -10,23 +11,33 @@ from evaluation import Evaluator
 from model import soft_iou_loss
 from utils import runtime
 from utils.checkpoint.weights import all_finite
-from utils.data.datasets import num_train_batches, test_batches, train_batches
+from utils.data.datasets import Split, num_train_batches, test_batches, train_batches
 from utils.errors import UserError
+from utils.optim import Adam
 from utils.predict.maps import predict
+from utils.recipe import Recipe
 
 
 class Interrupted(Exception):
     """The run was asked to stop; what is done so far is complete and can be saved."""
 
 
-def train_one_epoch(net, optimizer, split, recipe, epoch, losses, check_stop):
+def train_one_epoch(
+    net: runtime.jt.Module,
+    optimizer: Adam,
+    split: Split,
+    recipe: Recipe,
+    epoch: int,
+    losses: list[float],
+    check_stop: Callable[[], None],
+) -> None:
     """Trains for one epoch, or for the rest of one.
 
     Args:
         net: the network.
-        optimizer: `utils.optim.Adam`.
+        optimizer: of its parameters.
         split: the training images.
-        recipe: `utils.recipe.Recipe`.
+        recipe: of the run.
         epoch: counted from 1; with the seed it determines order and dropout.
         losses: the losses of the batches already done; each further one is appended.
         check_stop: called after every step; may raise Interrupted.
@@ -62,7 +73,13 @@ def train_one_epoch(net, optimizer, split, recipe, epoch, losses, check_stop):
             check_stop()
 
 
-def evaluate(net, split, batch_size, threshold=0.5, check_stop=lambda: None):
+def evaluate(
+    net: runtime.jt.Module,
+    split: Split,
+    batch_size: int,
+    threshold: float = 0.5,
+    check_stop: Callable[[], None] = lambda: None,
+) -> Evaluator:
     """Scores the network on a split.
 
     Args:

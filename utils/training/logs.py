@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from utils.errors import UserError
-from utils.files import atomic_path
+from utils.files import write_text
 
 METRICS = ("pixAcc", "mIoU", "Pd", "Fa", "fscore")
 MONTHS = ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec")
@@ -129,9 +129,7 @@ def render_log(records: Iterable[EpochRecord], head: str = "") -> str:
 
 def write_log(path: str | Path, records: Iterable[EpochRecord], head: str = "") -> None:
     """Writes the whole log anew; a reader sees the old one or the new one, never a part."""
-    text = render_log(records, head)
-    with atomic_path(path) as temporary:
-        temporary.write_bytes(text.encode())
+    write_text(path, render_log(records, head))
 
 
 def read_log(path: str | Path) -> list[EpochRecord]:

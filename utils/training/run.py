@@ -5,25 +5,48 @@ from __future__ import annotations
 import dataclasses
 import signal
 import time
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import numpy as np
 
 from model import build_model
 from utils import places
-from utils.checkpoint.weights import (
-    OPTIMIZER,
-    checkpoint_folder,
-    load_weights,
-    read_arrays,
-    read_meta,
-    save_weights,
-)
-from utils.data.datasets import load_splits, num_train_batches
+from utils.checkpoint.weights import OPTIMIZER, load_weights, read_arrays, read_meta, save_weights
+from utils.data.datasets import Split, load_splits, num_train_batches
 from utils.errors import UserError
 from utils.optim import Adam, MultiStepLR
-from utils.recipe import FIELDS, GAMMA, recipe_of, settle
+from utils.recipe import GAMMA, recipe_of, settle
 from utils.runtime import set_seed
 from utils.training.engine import Interrupted, evaluate, train_one_epoch
 from utils.training.logs import METRICS, EpochRecord, best_epochs, log_time, write_log
+
+
+@dataclasses.dataclass(frozen=True)
+class Options:
+    """Where a run reads and writes and when it is scored: nothing that decides its weights.
+
+    Attributes:
+        dataset_dir: the dataset lies in `<dataset_dir>/<dataset_name>`.
+        output_dir: log and checkpoints go below it.
+        num_workers: threads that decode images.
+        eval_every: the test list is scored after every so many epochs,
+        eval_last: and after each of the last so many.
+        threshold: of the scores, a pixel is a target above it.
+    """
+
+    dataset_dir: str | Path
+    output_dir: str | Path
+    num_workers: int = 4
+    eval_every: int = 1
+    eval_last: int = 1
+    threshold: float = 0.5
+
+    def evaluates(self, epoch: int, epochs: int) -> bool:
+        """Whether the test list is scored after this of so many epochs."""
+        return epoch % self.eval_every == 0 or epochs - epoch < self.eval_last
 
 
 class StopRequest:
@@ -34,30 +57,30 @@ class StopRequest:
 
     signals = (signal.SIGINT, signal.SIGTERM)
 
-    def __init__(self, minutes=None):
+    def __init__(self, minutes: float | None = None):
         self.deadline = None if minutes is None else time.monotonic() + 60 * minutes
-        self.signal = None
+        self.signal: int | None = None
 
-    def __enter__(self):
+    def __enter__(self) -> StopRequest:
         self.before = {number: signal.signal(number, self._handle) for number in self.signals}
         return self
 
-    def __exit__(self, *_):
+    def __exit__(self, *_: object) -> None:
         for number, handler in self.before.items():
             signal.signal(number, handler)
 
-    def _handle(self, number, _):
+    def _handle(self, number: int, _: FrameType | None) -> None:
         self.signal = number
         for other in self.signals:
             signal.signal(other, signal.SIG_DFL)
 
-    def check(self):
+    def check(self) -> None:
         """Raises Interrupted if the run is to stop."""
         if self.signal or (self.deadline is not None and time.monotonic() >= self.deadline):
             raise Interrupted
 
     @property
-    def status(self):
+    def status(self) -> int:
         """The exit status: 0 at the end of the time given, else the shell's 128 + signal."""
         return 128 + self.signal if self.signal else 0
 
@@ -77,12 +100,18 @@ class Run:
         UserError: nothing to resume, or it belongs to another run.
     """
 
-    def __init__(self, model_name, dataset_name, output_dir, recipe, resume=None):
+    def __init__(
+        self,
+        model_name: str,
+        dataset_name: str,
+        output_dir: str | Path,
+        recipe: Mapping[str, Any],
+        resume: str | Path | None = None,
+    ):
         self.model_name, self.dataset_name = model_name, dataset_name
-        self.output_dir = Path(output_dir)
-        self.folder = checkpoint_folder(output_dir, dataset_name, model_name)
-        self.history = []  # EpochRecords
-        self.losses = []  # of the epoch under way
+        self.folder = places.checkpoint_folder(output_dir, dataset_name, model_name)
+        self.history: list[EpochRecord] = []
+        self.losses: list[float] = []  # of the epoch under way
         meta, arrays = self._read_checkpoint(resume) if resume else ({}, None)
         self.recipe = settle(recipe, meta.get("recipe"))
 
@@ -99,12 +128,13 @@ class Run:
             self.scheduler.load_state_dict(meta["scheduler"])
             self.history = [EpochRecord(**record) for record in meta["history"]]
             self.losses = meta["losses"]
-        stamp = meta.get("started") or time.strftime("%Y-%m-%d_%H-%M-%S")
-        self.started = stamp
-        self.log_path = places.log_file(output_dir, dataset_name, model_name, stamp)
+        self.started = meta.get("started") or time.strftime("%Y-%m-%d_%H-%M-%S")
+        self.log_path = places.log_file(output_dir, dataset_name, model_name, self.started)
 
-    def _read_checkpoint(self, resume):
-        path = self.folder / "last.npz" if resume == "last" else Path(resume)
+    def _read_checkpoint(
+        self, resume: str | Path
+    ) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+        path = self.folder / places.LAST if resume == "last" else Path(resume)
         if resume == "last" and not path.is_file():
             raise UserError(f"{path}: nothing to resume; start without --resume")
         arrays = read_arrays(path)
@@ -118,21 +148,22 @@ class Run:
         return meta, arrays
 
     @property
-    def epochs_done(self):
+    def epochs_done(self) -> int:
+        """Complete ones, their evaluation included."""
         return len(self.history)
 
     @property
-    def best(self):
+    def best(self) -> EpochRecord | None:
         """The record of the epoch with the highest mIoU so far, or None."""
         return best_epochs(self.history).get("mIoU")
 
-    def describe(self):
+    def describe(self) -> str:
         """Network, dataset and recipe in one line, the head of the log."""
         return f"{self.model_name} on {self.dataset_name}: {self.recipe.describe()}"
 
-    def keep_earlier_run(self):
+    def keep_earlier_run(self) -> Path | None:
         """Moves the checkpoints of an earlier run aside; returns the folder, or None."""
-        last = self.folder / "last.npz"
+        last = self.folder / places.LAST
         if not last.is_file() or read_meta(last).get("started") == self.started:
             return None
         earlier = self.folder / f"earlier_{read_meta(last).get('started', 'run')}"
@@ -141,24 +172,31 @@ class Run:
             path.replace(earlier / path.name)
         return earlier
 
-    def save(self, name, **extra):
-        """Writes weights, configuration and history as `name` (last.npz, best.npz)."""
-        meta = {
+    def _meta(self) -> dict[str, Any]:
+        """What stands beside the weights in every checkpoint."""
+        return {
             "model": self.model_name, "dataset": self.dataset_name,
             "recipe": dataclasses.asdict(self.recipe), "started": self.started,
             "history": [dataclasses.asdict(record) for record in self.history],
         }
-        path = self.folder / name
-        if extra:
-            save_weights(self.net, path, {**meta, **extra}, self.optimizer.state_dict())
-        else:
-            save_weights(self.net, path, meta)
 
-    def save_last(self):
+    def save_best(self) -> None:
+        """Writes best.npz: the weights, and how they were trained."""
+        save_weights(self.net, self.folder / places.BEST, self._meta())
+
+    def save_last(self) -> None:
         """Writes last.npz: all that `--resume` needs."""
-        self.save("last.npz", scheduler=self.scheduler.state_dict(), losses=self.losses)
+        meta = {**self._meta(), "scheduler": self.scheduler.state_dict(), "losses": self.losses}
+        save_weights(self.net, self.folder / places.LAST, meta, self.optimizer.state_dict())
 
-    def run_epoch(self, train_split, test_split, evaluated, threshold, check_stop):
+    def run_epoch(
+        self,
+        train_split: Split,
+        test_split: Split,
+        evaluated: bool,
+        threshold: float,
+        check_stop: Callable[[], None],
+    ) -> EpochRecord:
         """One epoch (or the rest of one), its evaluation, its log entry, its checkpoints.
 
         Raises:
@@ -177,24 +215,33 @@ class Run:
         self.losses = []
         self.scheduler.step()
         if self.best is record:
-            self.save("best.npz")
+            self.save_best()
         write_log(self.log_path, self.history, self.describe())
         self.save_last()
         return record
 
 
-def train(model_name, dataset_name, args, stop):
-    """Trains one network as the flags of `utils.cli.add_training` say.
+def train(
+    model_name: str,
+    dataset_name: str,
+    recipe: Mapping[str, Any],
+    options: Options,
+    stop: StopRequest,
+    resume: str | Path | None = None,
+) -> bool:
+    """Trains one network to the end of its recipe, or until it is stopped.
 
     Args:
-        stop: a StopRequest.
+        recipe, resume: of `Run`.
 
     Returns:
         Whether the run came to its end; False if it was stopped, and saved, before.
+
+    Raises:
+        UserError: nothing to resume, a bad dataset, or a loss that is not finite.
     """
-    recipe = {key: getattr(args, key, None) for key in FIELDS}
-    run = Run(model_name, dataset_name, args.output_dir, recipe, args.resume)
-    splits = load_splits(args.dataset_dir, dataset_name, num_workers=args.num_workers)
+    run = Run(model_name, dataset_name, options.output_dir, recipe, resume)
+    splits = load_splits(options.dataset_dir, dataset_name, num_workers=options.num_workers)
     steps = num_train_batches(splits[0], run.recipe.batch_size)
     for split in splits:
         print(split.describe())
@@ -209,10 +256,8 @@ def train(model_name, dataset_name, args, stop):
     try:
         while run.epochs_done < run.recipe.epochs:
             began = time.monotonic()
-            epoch = run.epochs_done + 1
-            left = run.recipe.epochs - epoch
-            evaluated = epoch % args.eval_every == 0 or left < args.eval_last
-            record = run.run_epoch(*splits, evaluated, args.threshold, stop.check)
+            evaluated = options.evaluates(run.epochs_done + 1, run.recipe.epochs)
+            record = run.run_epoch(*splits, evaluated, options.threshold, stop.check)
             print(_progress(record, run, time.monotonic() - began), flush=True)
     except Interrupted:
         run.save_last()
@@ -225,7 +270,7 @@ def train(model_name, dataset_name, args, stop):
     return True
 
 
-def _progress(record, run, seconds):
+def _progress(record: EpochRecord, run: Run, seconds: float) -> str:
     left = (run.recipe.epochs - record.epoch) * seconds
     line = f"epoch {record.epoch}/{run.recipe.epochs}: loss {record.loss:.6f}"
     if record.evaluated:
@@ -236,6 +281,6 @@ def _progress(record, run, seconds):
     return f"{line}; {seconds:.1f} s, about {_duration(left)} to go"
 
 
-def _duration(seconds):
+def _duration(seconds: float) -> str:
     minutes = round(seconds / 60)
     return f"{minutes // 60} h {minutes % 60:02d} min" if minutes >= 60 else f"{minutes} min"
