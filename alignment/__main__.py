@@ -38,6 +38,7 @@ def main(argv: Sequence[str] | None = None) -> int:
                         help="make this weight 1 %% larger in Jittor, to see the comparison fail")
     parser.set_defaults(seed=Recipe.seed, precision="float32")
     args = parser.parse_args(argv)
+    cli.refuse_bf16(args.precision)
     recipe = Recipe(**recipe_values(vars(args)))
 
     status = start("torch_side", "check")

@@ -23,7 +23,7 @@ from tqdm import tqdm
 
 from model import MODEL_NAMES, build_model, soft_iou_loss
 from utils import environment, runtime
-from utils.cli import add_device
+from utils.cli import add_device, refuse_bf16
 from utils.errors import UserError
 from utils.runtime import cuda
 
@@ -208,7 +208,7 @@ class NetworkCheck:
 def operator_checks() -> list[Check]:
     """The table: every kind of operator of the networks."""
     from model import llskm
-    from model.ops import conv, pool, resize
+    from model.ops import conv, elementwise, pool, resize
     from model.ops.batch_norm import LEAKY, LINEAR, RELU, BatchNorm
     from utils.optim import Adam
 
@@ -278,7 +278,8 @@ def operator_checks() -> list[Check]:
         norm("no activation", LINEAR), norm("ReLU", RELU), norm("LeakyReLU", LEAKY),
         Check("channel attention", attention, _attention, (6, 16, 1, 1), (4, 16, 1, 1), 4, 4,
               (16, 4, 1, 1), 16, 16),
-        Check("global average", llskm.global_average, lambda x: x.mean((2, 3), keepdims=True), x),
+        Check("global average", elementwise.global_average,
+              lambda x: x.mean((2, 3), keepdims=True), x),
         Check("max pooling", pool.max_pool2x2,
               lambda x: x.reshape(4, 16, 12, 2, 10, 2).max((3, 5)), x),
         Check("nearest upsampling", resize.upsample_nearest2x,
@@ -400,6 +401,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         formatter_class=argparse.RawDescriptionHelpFormatter)
     add_device(parser, precision="float32")
     args = parser.parse_args(argv)
+    refuse_bf16(args.precision)
     home = Path(environment.jittor_home())
     describe_machine(home)
     run = runtime.start(args.device, args.precision)

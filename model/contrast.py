@@ -4,8 +4,9 @@ official file model/L2SKNet/L2SKNet.py)."""
 from __future__ import annotations
 
 from model.blocks import ConvStack, conv3x3
-from model.llskm import LLSKM, LLSKM1D, global_average
+from model.llskm import LLSKM, LLSKM1D
 from model.ops.batch_norm import LEAKY, RELU, BatchNorm
+from model.ops.elementwise import add, global_average, share
 from utils.runtime import jt
 
 CHANNELS = (16, 32, 64, 128)
@@ -61,8 +62,11 @@ class ContrastNet(jt.Module):
 
     def contrast(self, level: int, x: jt.Var) -> jt.Var:
         """The contrast stage of `level`, N×C×H×W → N×C×H×W."""
-        pooled = global_average(x)
-        (first, *others), merge = self.stages[level]
-        total = sum(branch(x, pooled) for branch in others) if others else 0
-        total = first(x, pooled) + total
+        branches, merge = self.stages[level]
+        averaged, *inputs = share(x, 1 + len(branches))
+        pooled = global_average(averaged)
+        first, *others = zip(branches, inputs)
+        # The first one last: the order decides how the gradients of x are rounded when added up.
+        *others, first = [branch(x, pooled) for branch, x in (*others, first)]
+        total = add([first, *others])
         return total if merge is None else merge(total)

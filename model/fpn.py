@@ -6,7 +6,8 @@ from collections import OrderedDict
 
 from model.blocks import ConvStack, conv1x1, conv3x3
 from model.contrast import CHANNELS, ContrastNet
-from model.ops.batch_norm import LINEAR, RELU, BatchNorm, activate
+from model.ops.batch_norm import LINEAR, RELU, BatchNorm
+from model.ops.elementwise import add, share, to_float32
 from model.ops.layout import enter, leave
 from model.ops.resize import resize_bilinear
 from utils.runtime import jt
@@ -28,8 +29,10 @@ class ResidualBlock(jt.Module):
             self.shortcut = ConvStack({0: (projection, BatchNorm(channels, LINEAR))})
 
     def execute(self, x: jt.Var) -> jt.Var:
-        skip = x if self.shortcut is None else self.shortcut(x)
-        return activate(self.body(x) + skip, RELU)
+        x, skip = share(x, 2)
+        if self.shortcut is not None:
+            skip = self.shortcut(skip)
+        return add([self.body(x), skip], relu=True)
 
 
 def level(in_channels: int, channels: int, stride: int) -> jt.nn.Sequential:
@@ -49,7 +52,7 @@ class Fuse(jt.Module):
         # A 1×1 convolution commutes with the interpolation, and costs a quarter before it.
         conv, norm = self.feature_high
         resized = resize_bilinear(conv.without_bias(coarse), fine.shape[2:4])
-        return norm(resized, conv.bias) + fine
+        return add([norm(resized, conv.bias), fine])
 
 
 class Head(jt.Module):
@@ -66,7 +69,7 @@ class Head(jt.Module):
 
     def execute(self, x: jt.Var) -> jt.Var:
         conv, norm, project = self.block
-        x = norm(conv(x))
+        x = to_float32(norm(conv(x)))
         if self.is_training() and self.dropout > 0:
             kept = (jt.random(x.shape) >= self.dropout).float32()
             x = x * kept / (1 - self.dropout)
@@ -89,10 +92,10 @@ class FPN(ContrastNet):
         self.head = Head(c0, DROPOUT if dropout else 0.0)
 
     def execute(self, x: jt.Var) -> jt.Var:
-        x0 = self.layer0(enter(x))
-        x1 = self.layer1(x0)
-        x2 = self.layer2(x1)
-        x3 = self.layer3(x2)
+        x0, down = share(self.layer0(enter(x)), 2)
+        x1, down = share(self.layer1(down), 2)
+        x2, down = share(self.layer2(down), 2)
+        x3 = self.layer3(down)
         x0, x1, x2, x3 = (self.contrast(level, x) for level, x in enumerate((x0, x1, x2, x3)))
         y = self.fuse32(x3, x2)
         y = self.fuse21(y, x1)

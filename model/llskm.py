@@ -15,14 +15,8 @@ from __future__ import annotations
 from model.blocks import ConvStack, conv1x1
 from model.ops.batch_norm import LINEAR, RELU, BatchNorm
 from model.ops.conv import Conv2d, conv2d
-from model.ops.layout import shape_of
+from model.ops.elementwise import share, subtract
 from utils.runtime import jt
-
-
-def global_average(x: jt.Var) -> jt.Var:
-    """Mean over height and width, N×C×1×1 in double precision."""
-    n, c, _, _ = shape_of(x)
-    return x.float64().mean((2, 3), keepdims=True).reshape(n, c, 1, 1)
 
 
 class Dense(jt.Module):
@@ -121,4 +115,6 @@ class LLSKM1D(jt.Module):
         w_sum = row.sum((2, 3), keepdims=True) * column.sum((2, 3), keepdims=True)
         w_centre = row[:, :, :, half : half + 1] * column[:, :, half : half + 1, :]
         centre = w_sum.unsqueeze(0) + _by_image(self.attn(pooled)) * w_centre.unsqueeze(0)
-        return per_image_conv(x, centre.float32()) - self.conv_nx1(self.conv_1xn(x))
+        x, straight = share(x, 2)
+        centre = per_image_conv(x, centre.float32())
+        return subtract(centre, self.conv_nx1(self.conv_1xn(straight)))

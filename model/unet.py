@@ -6,6 +6,7 @@ from model.blocks import ConvStack, conv1x1, conv3x3
 from model.contrast import CHANNELS, ContrastNet
 from model.ops.batch_norm import RELU, BatchNorm
 from model.ops.conv import Conv2d
+from model.ops.elementwise import share, to_float32
 from model.ops.layout import enter, leave
 from model.ops.pool import max_pool2x2
 from model.ops.resize import pad_to_multiple, upsample_nearest2x
@@ -61,12 +62,12 @@ class UNet(ContrastNet):
 
     def execute(self, x: jt.Var) -> jt.Var:
         height, width = x.shape[2:]
-        x0 = self.Conv1(enter(pad_to_multiple(x, 8)))
-        x1 = self.Conv2(max_pool2x2(x0))
-        x2 = self.Conv3(max_pool2x2(x1))
-        x3 = self.Conv4(max_pool2x2(x2))
+        x0, down = share(self.Conv1(enter(pad_to_multiple(x, 8))), 2)
+        x1, down = share(self.Conv2(max_pool2x2(down)), 2)
+        x2, down = share(self.Conv3(max_pool2x2(down)), 2)
+        x3 = self.Conv4(max_pool2x2(down))
         x0, x1, x2, x3 = (self.contrast(level, x) for level, x in enumerate((x0, x1, x2, x3)))
         y = self.Up_conv4(jt.concat([x2, self.Up4(x3)], 1))
         y = self.Up_conv3(jt.concat([x1, self.Up3(y)], 1))
         y = self.Up_conv2(jt.concat([x0, self.Up2(y)], 1))
-        return leave(jt.sigmoid(self.Conv(y)))[:, :, :height, :width]
+        return leave(jt.sigmoid(self.Conv(to_float32(y))))[:, :, :height, :width]

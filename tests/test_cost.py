@@ -11,7 +11,8 @@ from scripts import ROOT
 from benchmarks import cost
 from model import MODEL_NAMES, build_model
 from model.blocks import conv1x1
-from model.llskm import LLSKM, LLSKM1D, global_average
+from model.llskm import LLSKM, LLSKM1D
+from model.ops.elementwise import global_average
 from utils.runtime import jt
 
 pytestmark = pytest.mark.usefixtures("cpu")

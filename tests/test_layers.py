@@ -8,10 +8,11 @@ from scipy.signal import correlate2d
 
 from alignment import official
 from model import MODEL_NAMES, blocks, build_model
-from model.llskm import LLSKM, LLSKM1D, global_average
+from model.llskm import LLSKM, LLSKM1D
 from model.ops import batch_norm, pool, resize
 from model.ops.batch_norm import LEAKY, LINEAR, RELU
 from model.ops.conv import Conv2d, conv2d
+from model.ops.elementwise import global_average
 from utils.runtime import jt
 
 pytestmark = pytest.mark.usefixtures("cpu")

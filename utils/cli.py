@@ -12,6 +12,7 @@ from typing import Any, NoReturn
 from model import MODEL_NAMES
 from utils.errors import UserError
 from utils.recipe import FIELDS, Recipe
+from utils.runtime import DEVICES, PRECISIONS
 
 ROOT = Path(__file__).resolve().parent.parent
 DATASET = "NUDT-SIRST"
@@ -71,14 +72,26 @@ def make_parser(
 def add_device(parser: Flags, precision: str = "default") -> None:
     """--device and --precision, for `runtime.start`."""
     parser.add_argument(
-        "--device", choices=("auto", "cpu", "cuda"), default="auto",
+        "--device", choices=DEVICES, default="auto",
         help="default auto: a GPU that works, else the CPU",
     )
     parser.add_argument(
-        "--precision", choices=("default", "float32", "tf32"), default=precision,
+        "--precision", choices=PRECISIONS, default=precision,
         help="on a GPU: default lets cuDNN use TF32 in convolutions, as PyTorch does; float32 "
-        "rounds nothing; tf32 is TF32 in matrix products too; here %(default)s",
+        "rounds nothing; tf32 is TF32 in matrix products too. On a CPU with AVX512-BF16: bf16 "
+        "computes with bfloat16 between the first and the last layer; here %(default)s",
     )
+
+
+def refuse_bf16(precision: str) -> None:
+    """For comparisons with float32.
+
+    Raises:
+        UserError: the precision is bf16.
+    """
+    if precision == "bf16":
+        raise UserError("--precision bf16: what is compared here has the bounds of float32; leave "
+                        "the flag out")
 
 
 def add_threshold(parser: Flags) -> None:

@@ -28,7 +28,7 @@ class GlobalAverage(Entry):
         return {self.quantity: jt.array(self.inputs()).mean((2, 3), keepdims=True).numpy()}
 
     def ours(self, jt: ModuleType) -> Results:
-        from model.llskm import global_average
+        from model.ops.elementwise import global_average
 
         return {self.quantity: global_average(jt.array(self.inputs())).numpy()}
 

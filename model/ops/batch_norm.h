@@ -2,12 +2,14 @@
 //
 // Both forms are rows of W pixels with B channels each. A row is a task, and the sums of rows are
 // added up in a fixed order, so that the result does not depend on the number of threads.
+// Needs values.h.
 #include <algorithm>
 #include <cmath>
-#include <cstdint>
 #include <vector>
 
 namespace batch_norm {
+using values::load;
+using values::store;
 
 // N×G×H rows: N images of G groups of B channels, H rows each.
 struct Shape {
@@ -29,16 +31,16 @@ void sum_up(const Shape& s, const std::vector<double>& part, std::vector<double>
 }
 
 // Mean and biased variance of each channel.
-template <int B>
-void statistics(const Shape& s, const float* x, double* mean, double* var) {
+template <int B, class In>
+void statistics(const Shape& s, const In* x, double* mean, double* var) {
     std::vector<double> part(s.rows() * 2 * B);
     #pragma omp parallel for
     for (int64_t row = 0; row < s.rows(); ++row) {
-        const float* pixel = x + row * s.W * B;
+        const In* pixel = x + row * s.W * B;
         double total[B] = {}, squares[B] = {};
         for (int64_t i = 0; i < s.W; ++i)
             for (int b = 0; b < B; ++b) {
-                double v = pixel[i * B + b];
+                double v = load(pixel[i * B + b]);
                 total[b] += v;
                 squares[b] += v * v;
             }
@@ -54,52 +56,60 @@ void statistics(const Shape& s, const float* x, double* mean, double* var) {
 }
 
 // `slope` is the activation's where its input is negative.
-template <int B>
-void normalise(const Shape& s, const float* x, const float* weight, const float* bias,
-               const double* mean, const double* var, double eps, double slope, float* y) {
+template <int B, class In, class Out>
+void normalise(const Shape& s, const In* x, const float* weight, const float* bias,
+               const double* mean, const double* var, double eps, double slope_, Out* y) {
+    typedef typename values::Computed<Out>::type Real;
+    const Real slope = slope_;
     #pragma omp parallel for
     for (int64_t row = 0; row < s.rows(); ++row) {
         const int64_t c = s.group_of(row) * B;
-        double scale[B], shift[B];
+        Real scale[B], shift[B];
         for (int b = 0; b < B; ++b) {
-            scale[b] = weight[c + b] / std::sqrt(var[c + b] + eps);
-            shift[b] = bias[c + b] - mean[c + b] * scale[b];
+            const double factor = weight[c + b] / std::sqrt(var[c + b] + eps);
+            scale[b] = factor;
+            shift[b] = bias[c + b] - mean[c + b] * factor;
         }
-        const float* pixel = x + row * s.W * B;
-        float* result = y + row * s.W * B;
+        const In* pixel = x + row * s.W * B;
+        Out* result = y + row * s.W * B;
         for (int64_t i = 0; i < s.W; ++i)
             for (int b = 0; b < B; ++b) {
-                double z = pixel[i * B + b] * scale[b] + shift[b];
-                result[i * B + b] = z > 0 ? z : z * slope;
+                Real z = load(pixel[i * B + b]) * scale[b] + shift[b];
+                store(result[i * B + b], z > 0 ? z : z * slope);
             }
     }
 }
 
 // z is the activation's input, recomputed rather than kept. With h = (x − mean)/std,
 // dx = scale·(dz − mean(dz) − h·mean(dz·h)).
-template <int B>
-void backward(const Shape& s, const float* x, const float* dy, const float* weight,
-              const float* bias, const double* mean, const double* var, double eps, double slope,
-              float* dx, float* dweight, float* dbias) {
+template <int B, class In, class Out>
+void backward(const Shape& s, const In* x, const Out* dy, const float* weight, const float* bias,
+              const double* mean, const double* var, double eps, double slope_, In* dx,
+              float* dweight, float* dbias) {
+    typedef typename values::Computed<Out>::type Real;
+    const Real slope = slope_;
     const int64_t channels = s.G * B;
-    std::vector<double> rstd(channels), scale(channels), shift(channels);
+    std::vector<double> rstd(channels);
+    std::vector<Real> scale(channels), shift(channels), centre(mean, mean + channels);
     for (int64_t c = 0; c < channels; ++c) {
         rstd[c] = 1 / std::sqrt(var[c] + eps);
-        scale[c] = weight[c] * rstd[c];
-        shift[c] = bias[c] - mean[c] * scale[c];
+        const double factor = weight[c] * rstd[c];
+        scale[c] = factor;
+        shift[c] = bias[c] - mean[c] * factor;
     }
     std::vector<double> part(s.rows() * 2 * B);
     #pragma omp parallel for
     for (int64_t row = 0; row < s.rows(); ++row) {
         const int64_t c = s.group_of(row) * B;
-        const float *pixel = x + row * s.W * B, *given = dy + row * s.W * B;
+        const In* pixel = x + row * s.W * B;
+        const Out* given = dy + row * s.W * B;
         double total[B] = {}, moment[B] = {};
         for (int64_t i = 0; i < s.W; ++i)
             for (int b = 0; b < B; ++b) {
-                double v = pixel[i * B + b], d = given[i * B + b];
-                double dz = v * scale[c + b] + shift[c + b] > 0 ? d : d * slope;
+                Real v = load(pixel[i * B + b]), d = load(given[i * B + b]);
+                Real dz = v * scale[c + b] + shift[c + b] > 0 ? d : d * slope;
                 total[b] += dz;
-                moment[b] += dz * (v - mean[c + b]);
+                moment[b] += dz * (v - centre[c + b]);
             }
         std::copy(total, total + B, &part[row * 2 * B]);
         std::copy(moment, moment + B, &part[row * 2 * B + B]);
@@ -113,19 +123,20 @@ void backward(const Shape& s, const float* x, const float* dy, const float* weig
     #pragma omp parallel for
     for (int64_t row = 0; row < s.rows(); ++row) {
         const int64_t c = s.group_of(row) * B;
-        double mean_dz[B], slope_dz[B];
+        Real mean_dz[B], slope_dz[B];
         for (int b = 0; b < B; ++b) {
             mean_dz[b] = total[c + b] / s.pixels();
             slope_dz[b] = rstd[c + b] * rstd[c + b] * moment[c + b] / s.pixels();
         }
-        const float *pixel = x + row * s.W * B, *given = dy + row * s.W * B;
-        float* result = dx + row * s.W * B;
+        const In* pixel = x + row * s.W * B;
+        const Out* given = dy + row * s.W * B;
+        In* result = dx + row * s.W * B;
         for (int64_t i = 0; i < s.W; ++i)
             for (int b = 0; b < B; ++b) {
-                double v = pixel[i * B + b], d = given[i * B + b];
-                double dz = v * scale[c + b] + shift[c + b] > 0 ? d : d * slope;
-                result[i * B + b] =
-                    scale[c + b] * (dz - mean_dz[b] - (v - mean[c + b]) * slope_dz[b]);
+                Real v = load(pixel[i * B + b]), d = load(given[i * B + b]);
+                Real dz = v * scale[c + b] + shift[c + b] > 0 ? d : d * slope;
+                store(result[i * B + b],
+                      scale[c + b] * (dz - mean_dz[b] - (v - centre[c + b]) * slope_dz[b]));
             }
     }
 }

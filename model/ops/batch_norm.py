@@ -8,24 +8,25 @@ from __future__ import annotations
 
 import numpy as np
 
-from model.ops.layout import per_channel, shape_of
-from model.ops.native import read_header
+from model.ops.layout import activation_dtype, per_channel, shape_of
+from model.ops.native import block_of_operand, code
 from utils.runtime import jt
 
 MOMENTUM, EPS = 0.1, 1e-5
 RELU, LEAKY, LINEAR = 0.0, 0.1, 1.0  # slopes of the activation where its input is negative
 
 
-def _call(function: str, x: jt.Var, arguments: str) -> str:
-    """C++ that calls a function of batch_norm.h; x is the first operand."""
-    block = x.shape[4] if x.ndim == 5 else 1
+def _code(shapes, dtypes, inputs, slope, *calls):
+    """An operator that calls functions of batch_norm.h; x is its first operand.
+
+    The slope lies in memory: -Ofast would fold NaN * 0 into 0, and a ReLU hide a failure.
+    """
+    block = block_of_operand(inputs[0])
     shape = "{in0_shape0, in0_shape1, in0_shape2, in0_shape3}"
-    return f"batch_norm::{function}<{block}>({shape}, {arguments});\n"
-
-
-def _constants(slope: float) -> str:
-    """The slope lies in memory: -Ofast would fold NaN * 0 into 0, and a ReLU hide a failure."""
-    return f"const double eps = {EPS};\nstatic volatile double slope = {slope};\n"
+    source = f"const double eps = {EPS};\nstatic volatile double slope = {slope};\n"
+    for function, arguments in calls:
+        source += f"batch_norm::{function}<{block}>({shape}, {arguments});\n"
+    return code(shapes, dtypes, inputs, "batch_norm.h", source)
 
 
 class _NormCPU(jt.Function):
@@ -36,24 +37,22 @@ class _NormCPU(jt.Function):
 
     def execute(self, x, weight, bias):
         channels = weight.shape
-        statistics = _call("statistics", x, "in0_p, out1_p, out2_p")
-        normalise = _call("normalise", x, "in0_p, in1_p, in2_p, out1_p, out2_p, eps, slope, out0_p")
-        y, mean, var = jt.code(
-            [x.shape, channels, channels], ["float32", "float64", "float64"], [x, weight, bias],
-            cpu_header=read_header("batch_norm.h"),
-            cpu_src=_constants(self.slope) + statistics + normalise,
+        y, mean, var = _code(
+            [x.shape, channels, channels], [activation_dtype(), "float64", "float64"],
+            [x, weight, bias], self.slope,
+            ("statistics", "{in0}, {out1}, {out2}"),
+            ("normalise", "{in0}, {in1}, {in2}, {out1}, {out2}, eps, slope, {out0}"),
         )
         self.saved = x, weight, bias, mean, var
         return y, mean, var
 
     def grad(self, dy, *_):
         x, weight, bias, mean, var = self.saved
-        backward = _call("backward", x, "in0_p, in1_p, in2_p, in3_p, in4_p, in5_p, eps, slope, "
-                                        "out0_p, out1_p, out2_p")
-        return jt.code(
-            [x.shape, weight.shape, bias.shape], ["float32"] * 3,
-            [x, dy, weight, bias, mean, var],
-            cpu_header=read_header("batch_norm.h"), cpu_src=_constants(self.slope) + backward,
+        return _code(
+            [x.shape, weight.shape, bias.shape], [x.dtype, "float32", "float32"],
+            [x, dy, weight, bias, mean, var], self.slope,
+            ("backward", "{in0}, {in1}, {in2}, {in3}, {in4}, {in5}, eps, slope, "
+                         "{out0}, {out1}, {out2}"),
         )
 
 
@@ -100,12 +99,10 @@ class BatchNorm(jt.Module):
         if conv_bias is not None:
             mean = mean - conv_bias.float64()
         if x.ndim == 5:  # only the CPU has these, and nothing is differentiated here
-            normalise = _call("normalise", x,
-                              "in0_p, in1_p, in2_p, in3_p, in4_p, eps, slope, out0_p")
-            return jt.code(
-                x.shape, "float32", [x, self.weight, self.bias, mean, self.running_var.float64()],
-                cpu_header=read_header("batch_norm.h"),
-                cpu_src=_constants(self.slope) + normalise,
+            return _code(
+                x.shape, activation_dtype(),
+                [x, self.weight, self.bias, mean, self.running_var.float64()], self.slope,
+                ("normalise", "{in0}, {in1}, {in2}, {in3}, {in4}, eps, slope, {out0}"),
             )
         scale = self.weight.float64() / jt.sqrt(self.running_var.float64() + EPS)
         shift = self.bias.float64() - mean * scale

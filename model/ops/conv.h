@@ -7,45 +7,54 @@ using namespace dnnl;
 using std::string;
 typedef memory::format_tag tag;
 typedef memory::desc desc;
-const auto f32 = memory::data_type::f32;
+typedef memory::data_type type;
+
+inline type type_of(jittor::Var* v) {
+    return v->dtype() == jittor::ns_bfloat16 ? type::bf16 : type::f32;
+}
 
 inline engine& cpu() { static engine cpu(engine::kind::cpu, 0); return cpu; }
 
 // N×C×H×W, or N×C/b×H×W×b.
-inline desc image(jittor::NanoVector s) {
+inline desc image(jittor::Var* v) {
+    const auto& s = v->shape;
+    const type t = type_of(v);
     int64_t block = s.size() == 5 ? s[4] : 1;
     memory::dims shape = {s[0], s[1] * block, s[2], s[3]};
-    if (block == 1) return desc(shape, f32, tag::abcd);
-    return desc(shape, f32, block == 16 ? tag::aBcd16b : block == 8 ? tag::aBcd8b : tag::acdb);
+    if (block == 1) return desc(shape, t, tag::abcd);
+    return desc(shape, t, block == 16 ? tag::aBcd16b : block == 8 ? tag::aBcd8b : tag::acdb);
 }
 
-// O×C/groups×kh×kw.
-inline desc kernel(jittor::NanoVector s, int64_t groups) {
-    if (groups == 1) return desc({s[0], s[1], s[2], s[3]}, f32, tag::oihw);
-    return desc({groups, s[0] / groups, s[1], s[2], s[3]}, f32, tag::goihw);
+// O×C/groups×kh×kw, always float.
+inline desc kernel(jittor::Var* v, int64_t groups) {
+    const auto& s = v->shape;
+    if (groups == 1) return desc({s[0], s[1], s[2], s[3]}, type::f32, tag::oihw);
+    return desc({groups, s[0] / groups, s[1], s[2], s[3]}, type::f32, tag::goihw);
 }
 
-inline desc any(const desc& d) { return desc(d.dims(), f32, tag::any); }
+inline desc any(const desc& d, type t) { return desc(d.dims(), t, tag::any); }
+inline desc any(const desc& d) { return any(d, d.data_type()); }
 
-// What all three operations need. `settings` are those that Python gives.
+// What all three operations need. `settings` are those that Python gives. Kernels are rounded to the
+// activations' type where they are multiplied with them; their gradient is a float.
 struct Convolution {
     desc src, weights, dst;
     memory::dims strides, dilates, padding;
 
     template <class Settings>
     Convolution(jittor::Var* x, jittor::Var* w, jittor::Var* y, Settings& settings)
-        : src(image(x->shape)), weights(kernel(w->shape, settings["groups"])), dst(image(y->shape)),
+        : src(image(x)), weights(kernel(w, settings["groups"])), dst(image(y)),
           strides{(int)settings["stride_h"], (int)settings["stride_w"]},
           dilates{(int)settings["dilation_h"] - 1, (int)settings["dilation_w"] - 1},
           padding{(int)settings["padding_h"], (int)settings["padding_w"]} {}
 
     convolution_forward::primitive_desc forward(const desc& s, const desc& d) const {
-        return {{prop_kind::forward_training, algorithm::convolution_auto, s, any(weights), d,
-                 strides, dilates, padding, padding}, cpu()};
+        return {{prop_kind::forward_training, algorithm::convolution_auto, s,
+                 any(weights, s.data_type()), d, strides, dilates, padding, padding}, cpu()};
     }
     convolution_backward_data::primitive_desc backward_data(const desc& s, const desc& d) const {
-        return {{algorithm::convolution_auto, s, any(weights), d, strides, dilates, padding,
-                 padding}, cpu(), forward(s, d)};
+        return {{algorithm::convolution_auto, s, any(weights, s.data_type()), d, strides, dilates,
+                 padding, padding}, cpu(), forward(s, d)};
     }
     convolution_backward_weights::primitive_desc backward_weights(const desc& s,
                                                                   const desc& d) const {

@@ -13,7 +13,8 @@ import functools
 
 import numpy as np
 
-from model.ops.layout import per_channel, shape_like, shape_of
+from model.ops.elementwise import add_bias
+from model.ops.layout import shape_like, shape_of
 from model.ops.native import read_header
 from utils import runtime
 from utils.runtime import jt
@@ -36,9 +37,9 @@ class _ConvOneDNN(jt.Function):
     def __init__(self, stride, padding, dilation, groups):
         self.data = dict(zip(_NAMES, (*stride, *padding, *dilation, groups)))
 
-    def run(self, function, shape, *inputs):
+    def run(self, function, shape, dtype, *inputs):
         y = jt.code(
-            shape, "float32", list(inputs), cpu_header=read_header("conv.h"),
+            shape, dtype, list(inputs), cpu_header=read_header("conv.h"),
             cpu_src=f"onednn::{function}(in0, in1, out0, data);", data=self.data,
         )
         y.compile_options = _compile_options()
@@ -53,12 +54,12 @@ class _ConvOneDNN(jt.Function):
             // self.data[f"stride_{axis}"] + 1
             for i, axis in enumerate("hw"))
         shape = shape_like(x, n, weight.shape[0], height, width)
-        return self.run("forward", shape, x, weight)
+        return self.run("forward", shape, x.dtype, x, weight)
 
     def grad(self, dy):
         x, weight = self.saved
-        return (self.run("backward_data", x.shape, dy, weight),
-                self.run("backward_weights", weight.shape, x, dy))
+        return (self.run("backward_data", x.shape, x.dtype, dy, weight),
+                self.run("backward_weights", weight.shape, weight.dtype, x, dy))
 
 
 class _ConvCuDNN(jt.Function):
@@ -139,7 +140,4 @@ class Conv2d(jt.Module):
 
     def execute(self, x: jt.Var) -> jt.Var:
         y = self.without_bias(x)
-        if self.bias is None:
-            return y
-        # Double for the bias's gradient, a sum over all pixels; the output is the same.
-        return (y.float64() + per_channel(self.bias.float64(), y)).astype(y.dtype)
+        return y if self.bias is None else add_bias(y, self.bias)

@@ -9,7 +9,6 @@ dimensions, and give back the form they were given.
 
 from __future__ import annotations
 
-import ctypes
 import functools
 
 from utils import runtime
@@ -21,8 +20,7 @@ AVX2, AVX512 = 0x7, 0x27  # bits of dnnl_cpu_isa_t
 @functools.cache
 def _widest_block():
     """Floats in a vector register of this CPU, by oneDNN; 1 if it has no kernels for blocks."""
-    library = runtime.onednn_folder() / "lib" / "libmkldnn.so"
-    isa = ctypes.CDLL(str(library)).dnnl_get_effective_cpu_isa()
+    isa = runtime.cpu_instructions()
     return 16 if isa & AVX512 == AVX512 else 8 if isa & AVX2 == AVX2 else 1
 
 
@@ -34,6 +32,11 @@ def has_blocks() -> bool:
 def block_of(channels: int) -> int:
     """The size b of a block where there are so many channels: all of them if they do not divide."""
     return _widest_block() if channels % _widest_block() == 0 else channels
+
+
+def activation_dtype() -> str:
+    """The type of activations between the first and the last layer, which are in float32."""
+    return "bfloat16" if runtime.precision() == "bf16" else "float32"
 
 
 def enter(x: jt.Var) -> jt.Var:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from model.ops.native import read_header
+from model.ops.native import code
 from utils.runtime import jt
 
 
@@ -17,17 +17,16 @@ class _MaxPoolCPU(jt.Function):
 
     def execute(self, x):
         n, groups, h, w, b = self.shape = x.shape
-        y, self.taken = jt.code(
-            [(n, groups, h // 2, w // 2, b)] * 2, ["float32", "int8"], [x],
-            cpu_header=read_header("pool.h"),
-            cpu_src=f"pool::largest({_shape('in0')}, in0_p, {_shape('out0')}, out0_p, out1_p);",
+        y, self.taken = code(
+            [(n, groups, h // 2, w // 2, b)] * 2, [x.dtype, "int8"], [x], "pool.h",
+            f"pool::largest({_shape('in0')}, {{in0}}, {_shape('out0')}, {{out0}}, {{out1}});",
         )
         return y
 
     def grad(self, dy):
-        return jt.code(
-            self.shape, "float32", [dy, self.taken], cpu_header=read_header("pool.h"),
-            cpu_src=f"pool::gradient({_shape('in0')}, in0_p, in1_p, {_shape('out0')}, out0_p);",
+        return code(
+            self.shape, dy.dtype, [dy, self.taken], "pool.h",
+            f"pool::gradient({_shape('in0')}, {{in0}}, {{in1}}, {_shape('out0')}, {{out0}});",
         )
 
 

@@ -18,15 +18,16 @@ from utils.runtime.boot import (
     DEVICES,
     PRECISIONS,
     Runtime,
+    precision,
     set_seed,
     start,
     start_if_needed,
     use_cuda,
 )
-from utils.runtime.onednn import onednn_folder
+from utils.runtime.onednn import cpu_instructions, onednn_folder
 
-__all__ = ["DEVICES", "PRECISIONS", "Runtime", "onednn_folder", "set_seed", "start",
-           "start_if_needed", "use_cuda"]
+__all__ = ["DEVICES", "PRECISIONS", "Runtime", "cpu_instructions", "onednn_folder", "precision",
+           "set_seed", "start", "start_if_needed", "use_cuda"]
 
 
 def __getattr__(name: str) -> ModuleType:

@@ -18,10 +18,11 @@ from types import ModuleType
 from utils import environment
 from utils.errors import UserError
 from utils.runtime import cuda
-from utils.runtime.onednn import provide_onednn
+from utils.runtime.onednn import cpu_instructions, provide_onednn
 
 DEVICES = ("auto", "cpu", "cuda")
-PRECISIONS = ("default", "float32", "tf32")
+PRECISIONS = ("default", "float32", "tf32", "bf16")
+AVX512_BF16 = 0xE7  # in `cpu_instructions`
 
 _running: Runtime | None = None
 
@@ -43,6 +44,7 @@ class Runtime:
         onednn = where = ""
         if self.device == "cpu":
             onednn = " with oneDNN" if self.onednn else " without oneDNN (slow)"
+            where = ", precision bf16" if self.precision == "bf16" else ""
         else:
             where = (f", CUDA {self.toolkit.cuda}, cuDNN {self.toolkit.cudnn}, "
                      f"precision {self.precision}")
@@ -60,6 +62,7 @@ def start(device: str = "auto", precision: str | None = None) -> Runtime:
         precision: of the sums of products on a GPU, for the whole process. "default": cuDNN may
             round the factors of convolutions to TF32 (10 bits), matrix products are float32, as
             PyTorch does it. "float32": no rounding at all. "tf32": matrix products in TF32 too.
+            "bf16": on a CPU that has it, activations and convolutions in bfloat16.
 
     Raises:
         UserError: Jittor cannot run here, or not on the device demanded; says what to do.
@@ -71,9 +74,12 @@ def start(device: str = "auto", precision: str | None = None) -> Runtime:
         raise UserError(f"unknown precision {precision!r}: choose one of {', '.join(PRECISIONS)}")
     if _running is None:
         _running = _boot(device, precision or "default")
-    elif precision not in (None, _running.precision) and _running.toolkit:
-        raise UserError(f"the precision is {_running.precision} in this process: "
-                        "it cannot change after the start")
+    elif precision not in (None, _running.precision):
+        if _running.toolkit:
+            raise UserError(f"the precision is {_running.precision} in this process: "
+                            "it cannot change after the start")
+        _check_precision(precision, _running.onednn)
+        _running = replace(_running, precision=precision)
     elif device not in ("auto", _running.device):
         if device == "cuda" and not _running.toolkit:
             raise UserError("Jittor was started without CUDA in this process: "
@@ -82,6 +88,11 @@ def start(device: str = "auto", precision: str | None = None) -> Runtime:
         name = cuda.find_gpu().name if device == "cuda" else _cpu_name()
         _running = replace(_running, device=device, device_name=name)
     return _running
+
+
+def precision() -> str:
+    """The precision that Jittor was started with; "default" before."""
+    return "default" if _running is None else _running.precision
 
 
 def use_cuda(on: bool) -> None:
@@ -116,6 +127,8 @@ def _boot(device: str, precision: str) -> Runtime:
     environment.check_tools()
     home = Path(environment.jittor_home())
     gpu, toolkit = choose_cuda(device, home)
+    if toolkit and precision == "bf16":
+        raise UserError("--precision bf16 is for CPUs so far: add --device cpu, or take tf32")
     if "torch" in sys.modules:
         _warn("PyTorch is loaded in this process; its oneDNN and Jittor's may clash")
 
@@ -167,6 +180,7 @@ def _boot(device: str, precision: str) -> Runtime:
     if not (onednn or toolkit):
         _warn("no oneDNN: convolutions will be many times slower; "
               "`pip install -r requirements.txt` brings it (x86-64 Linux)")
+    _check_precision(precision, onednn)
     return Runtime("cuda" if toolkit else "cpu", gpu.name if toolkit else _cpu_name(), onednn,
                    jittor.__version__, platform.python_version(), precision, toolkit)
 
@@ -272,6 +286,12 @@ def choose_cuda(
         if not isinstance(problem, cuda.NoGpu):  # worth a word: there is a GPU, and it lies idle
             _warn(f"the GPU is not used: {problem}")
     return None, None
+
+
+def _check_precision(precision: str, onednn: bool) -> None:
+    if precision == "bf16" and not (onednn and cpu_instructions() & AVX512_BF16 == AVX512_BF16):
+        raise UserError(f"--precision bf16: {_cpu_name()} has no AVX512-BF16 instructions, or "
+                        "oneDNN is missing; leave the flag out to compute in float32")
 
 
 def _cpu_name() -> str:

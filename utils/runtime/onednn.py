@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import fcntl
 import importlib.metadata
 import os
@@ -65,6 +66,12 @@ def provide_onednn(home: Path) -> bool:
                 folder.rename(Path(temporary, "broken"))
             fresh.rename(folder)
     return works()
+
+
+def cpu_instructions() -> int:
+    """The instruction sets that oneDNN uses on this processor, bits of its dnnl_cpu_isa_t."""
+    library = ctypes.CDLL(str(onednn_folder() / "lib" / "libmkldnn.so"))
+    return library.dnnl_get_effective_cpu_isa()
 
 
 def _installed_file(package: str, name: str) -> Path | None:

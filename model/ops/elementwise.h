@@ -1,0 +1,70 @@
+// Sums of activations in bfloat16, each rounded once. Needs values.h.
+
+namespace elementwise {
+using values::bfloat16;
+using values::load;
+using values::store;
+
+// y = Σ sign·x over K activations of n values, then ReLU if wanted.
+template <int K, bool relu>
+void add(int64_t n, const bfloat16* const (&x)[K], const float (&sign)[K], bfloat16* y) {
+    #pragma omp parallel for simd
+    for (int64_t i = 0; i < n; ++i) {
+        float sum = 0;
+        for (int k = 0; k < K; ++k) sum += sign[k] * load(x[k][i]);
+        bfloat16 result;
+        store(result, sum);
+        // By its bits: -Ofast may take a comparison with NaN for any answer, and NaN has to stay.
+        const bool negative = result.bits > 0x8000 && result.bits <= 0xff80;
+        y[i].bits = relu && negative ? 0 : result.bits;
+    }
+}
+
+// dy where the ReLU's output is positive.
+inline void relu_gradient(int64_t n, const bfloat16* y, const bfloat16* dy, bfloat16* dx) {
+    #pragma omp parallel for simd
+    for (int64_t i = 0; i < n; ++i) dx[i].bits = load(y[i]) > 0 ? dy[i].bits : 0;
+}
+
+inline void round(int64_t n, const float* x, bfloat16* y) {
+    #pragma omp parallel for simd
+    for (int64_t i = 0; i < n; ++i) store(y[i], x[i]);
+}
+
+// N×G rows of P pixels with B channels: y = x + bias.
+template <int B>
+void add_bias(int64_t N, int64_t G, int64_t P, const bfloat16* x, const float* bias, bfloat16* y) {
+    #pragma omp parallel for collapse(2)
+    for (int64_t row = 0; row < N * G; ++row)
+        for (int64_t i = 0; i < P; ++i)
+            for (int b = 0; b < B; ++b) {
+                const int64_t at = (row * P + i) * B + b;
+                store(y[at], load(x[at]) + bias[row % G * B + b]);
+            }
+}
+
+// The sums over each image and channel, N×G×B, in double precision.
+template <int B>
+void sums(int64_t N, int64_t G, int64_t P, const bfloat16* x, double scale, double* sum) {
+    #pragma omp parallel for
+    for (int64_t row = 0; row < N * G; ++row) {
+        double total[B] = {};
+        for (int64_t i = 0; i < P; ++i)
+            for (int b = 0; b < B; ++b) total[b] += load(x[(row * P + i) * B + b]);
+        for (int b = 0; b < B; ++b) sum[row * B + b] = total[b] * scale;
+    }
+}
+
+// Each image's and channel's value, N×G×B, at all its pixels.
+template <int B>
+void spread(int64_t N, int64_t G, int64_t P, const double* value, double scale, bfloat16* y) {
+    #pragma omp parallel for
+    for (int64_t row = 0; row < N * G; ++row) {
+        bfloat16 rounded[B];
+        for (int b = 0; b < B; ++b) store(rounded[b], value[row * B + b] * scale);
+        for (int64_t i = 0; i < P; ++i)
+            for (int b = 0; b < B; ++b) y[(row * P + i) * B + b] = rounded[b];
+    }
+}
+
+}  // namespace elementwise

@@ -1,0 +1,143 @@
+"""What is done to activations value by value, in float32 and in bfloat16.
+
+Jittor computes with bfloat16 on the CPU as well, but cuts off the digits that do not fit, and adds
+up the gradients of an activation that is used several times one after the other: all results are
+pulled towards zero. Here each is computed in float32, or more, and rounded once to the nearest.
+In float32 all of these are Jittor's own operators.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from model.ops.batch_norm import RELU, activate
+from model.ops.layout import per_channel, shape_of
+from model.ops.native import BFLOAT16, block_of_operand, code
+from utils.runtime import jt
+
+
+def add(terms: Sequence[jt.Var], relu: bool = False) -> jt.Var:
+    """The sum of activations of one shape, and the ReLU of it."""
+    first, *others = terms
+    if first.dtype == BFLOAT16:
+        return first if not (others or relu) else _Add([1] * len(terms), relu)(*terms)
+    # In an order of its own, which rounding depends on.
+    total = first + sum(others) if others else first
+    return activate(total, RELU) if relu else total
+
+
+def subtract(a: jt.Var, b: jt.Var) -> jt.Var:
+    """a − b."""
+    return _Add([1, -1])(a, b) if a.dtype == BFLOAT16 else a - b
+
+
+def share(x: jt.Var, uses: int) -> list[jt.Var]:
+    """`x` so many times: once for each use, so that their gradients are added up at once."""
+    return list(_Share(uses)(x)) if x.dtype == BFLOAT16 else [x] * uses
+
+
+def add_bias(x: jt.Var, bias: jt.Var) -> jt.Var:
+    """x + bias, one a channel; its gradient, a sum over all pixels, in double precision."""
+    if x.dtype == BFLOAT16:
+        return _AddBias()(x, bias)
+    return (x.float64() + per_channel(bias.float64(), x)).astype(x.dtype)
+
+
+def global_average(x: jt.Var) -> jt.Var:
+    """Mean over height and width, N×C×1×1 in double precision."""
+    n, c, _, _ = shape_of(x)
+    if x.dtype == BFLOAT16:
+        return _GlobalAverage()(x).reshape(n, c, 1, 1)
+    return x.float64().mean((2, 3), keepdims=True).reshape(n, c, 1, 1)
+
+
+def to_float32(x: jt.Var) -> jt.Var:
+    """Activations in float32, for what follows to be computed in it."""
+    return _ToFloat32()(x) if x.dtype == BFLOAT16 else x
+
+
+# ------------------------------------------------------------------------------------- bfloat16
+
+
+def _code(shape, dtype, inputs, source):
+    return code(shape, dtype, inputs, "elementwise.h", f"elementwise::{source}")
+
+
+def _rows(operand):
+    """C++: N, G and the number of pixels of activations."""
+    return f"{operand}_shape0, {operand}_shape1, {operand}_shape2 * {operand}_shape3"
+
+
+def _sum(terms, signs, relu=False):
+    pointers = ", ".join(f"{{in{i}}}" for i in range(len(terms)))
+    return _code(terms[0].shape, BFLOAT16, terms,
+                 f"add<{len(terms)}, {str(relu).lower()}>(out0->num, {{{pointers}}}, "
+                 f"{{{', '.join(map(str, signs))}}}, {{out0}});")
+
+
+class _Add(jt.Function):
+    """Σ sign·term, and the ReLU of it."""
+
+    def __init__(self, signs, relu=False):
+        self.signs, self.relu = signs, relu
+
+    def execute(self, *terms):
+        self.y = _sum(terms, self.signs, self.relu)
+        return self.y
+
+    def grad(self, dy):
+        if self.relu:
+            dy = _code(dy.shape, BFLOAT16, [self.y, dy],
+                       "relu_gradient(out0->num, {in0}, {in1}, {out0});")
+        return tuple(dy if sign > 0 else _sum([dy], [sign]) for sign in self.signs)
+
+
+class _Share(jt.Function):
+    def __init__(self, uses):
+        self.uses = uses
+
+    def execute(self, x):
+        return [x] * self.uses
+
+    def grad(self, *gradients):
+        gradients = [gradient for gradient in gradients if gradient is not None]
+        return gradients[0] if len(gradients) == 1 else _sum(gradients, [1] * len(gradients))
+
+
+class _AddBias(jt.Function):
+    def execute(self, x, bias):
+        block = block_of_operand(x)
+        return _code(x.shape, BFLOAT16, [x, bias],
+                     f"add_bias<{block}>({_rows('in0')}, {{in0}}, {{in1}}, {{out0}});")
+
+    def grad(self, dy):
+        return dy, _sums(dy, 1).sum(0).reshape(-1).float32()
+
+
+class _GlobalAverage(jt.Function):
+    def execute(self, x):
+        self.shape, self.block = x.shape, block_of_operand(x)
+        return _sums(x, self.scale)
+
+    def grad(self, dy):
+        return _code(self.shape, BFLOAT16, [dy.float64()],
+                     f"spread<{self.block}>({_rows('out0')}, {{in0}}, {self.scale}, {{out0}});")
+
+    @property
+    def scale(self):
+        return 1 / (self.shape[2] * self.shape[3])
+
+
+def _sums(x, scale):
+    """Over the pixels of each image and channel, times `scale`, N×G×b in double precision."""
+    block = block_of_operand(x)
+    return _code((*x.shape[:2], block), "float64", [x],
+                 f"sums<{block}>({_rows('in0')}, {{in0}}, {scale}, {{out0}});")
+
+
+class _ToFloat32(jt.Function):
+    def execute(self, x):
+        return x.float32()
+
+    def grad(self, dy):
+        return _code(dy.shape, BFLOAT16, [dy], "round(out0->num, {in0}, {out0});")

@@ -1,0 +1,31 @@
+// Activations as they lie in memory, float or bfloat16, and what is computed with them.
+#include <cstdint>
+#include <cstring>
+
+namespace values {
+
+// The upper half of a float. (Jittor's own type cuts off the lower half, which pulls all values
+// towards zero; here they are rounded to the nearest, of two equally near ones to the even.)
+struct bfloat16 { uint16_t bits; };
+
+inline float load(float v) { return v; }
+inline float load(bfloat16 v) {
+    const uint32_t bits = uint32_t(v.bits) << 16;
+    float value;
+    std::memcpy(&value, &bits, 4);
+    return value;
+}
+
+inline void store(float& to, double v) { to = v; }
+inline void store(bfloat16& to, float v) {
+    uint32_t bits;
+    std::memcpy(&bits, &v, 4);
+    const uint32_t rounded = (bits + 0x7fff + (bits >> 16 & 1)) >> 16;
+    to.bits = (bits & 0x7fffffff) > 0x7f800000 ? bits >> 16 | 0x40 : rounded;  // NaN stays NaN
+}
+
+// What results of a type are computed in: so that nothing but the last rounding is seen.
+template <class T> struct Computed { typedef double type; };
+template <> struct Computed<bfloat16> { typedef float type; };
+
+}  // namespace values
