@@ -239,14 +239,15 @@ def test_training_in_bf16():
         net.train()
         optimizer = Adam(net.parameters(), 3e-3)
         losses[precision] = []
-        for _ in range(30):
+        for _ in range(10):
             loss = soft_iou_loss(net(jt.array(x)), jt.array(mask))
             optimizer.step(loss)
             losses[precision].append(loss.item())
         assert all(p.dtype == "float32" for p in net.parameters())
     low, exact = losses["bf16"], losses["default"]
-    assert abs(low[0] - exact[0]) < 2e-3
-    assert low[-1] < 0.5 * low[0] and abs(low[-1] - exact[-1]) < 0.15, losses
+    assert low[-1] < low[0] - 0.01
+    difference = np.abs(np.subtract(low, exact))
+    assert 0 < difference.max() < 2e-3, losses
 
 
 def test_a_processor_without_it_is_told(monkeypatch):

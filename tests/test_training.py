@@ -363,3 +363,11 @@ def test_images_of_16_bit_and_mixed_sizes_are_trained_and_tested(copy):
     output = succeeds("train_device0.py", copy.parent.parent, *SMALL, "--epochs", 1)
     assert "Tiny train: 12 images, 2 sizes from 32x32 to 33x40, 8 and 16 bit;" in output
     assert "epoch 1/1: loss 0." in output
+
+
+def test_a_run_in_float32_does_not_go_on_in_bf16(whole, monkeypatch):
+    place, _ = whole
+    assert read_meta(checkpoints(place, MODELS[0]) / "last.npz")["precision"] == "default"
+    monkeypatch.setattr(training, "precision", lambda: "bf16")
+    with pytest.raises(UserError, match="is a run without --precision bf16: go on without it"):
+        training.Run(MODELS[0], "Tiny", place / "out", {}, "last")

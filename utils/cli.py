@@ -12,7 +12,7 @@ from typing import Any, NoReturn
 from model import MODEL_NAMES
 from utils.errors import UserError
 from utils.recipe import FIELDS, Recipe
-from utils.runtime import DEVICES, PRECISIONS
+from utils.runtime import BF16, DEVICES, PRECISIONS
 
 ROOT = Path(__file__).resolve().parent.parent
 DATASET = "NUDT-SIRST"
@@ -89,7 +89,7 @@ def refuse_bf16(precision: str) -> None:
     Raises:
         UserError: the precision is bf16.
     """
-    if precision == "bf16":
+    if precision == BF16:
         raise UserError("--precision bf16: what is compared here has the bounds of float32; leave "
                         "the flag out")
 

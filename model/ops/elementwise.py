@@ -111,25 +111,27 @@ class _AddBias(jt.Function):
                      f"add_bias<{block}>({_rows('in0')}, {{in0}}, {{in1}}, {{out0}});")
 
     def grad(self, dy):
-        return dy, _sums(dy, 1).sum(0).reshape(-1).float32()
+        return dy, _sums(dy, "1").sum(0).reshape(-1).float32()
 
 
 class _GlobalAverage(jt.Function):
     def execute(self, x):
         self.shape, self.block = x.shape, block_of_operand(x)
-        return _sums(x, self.scale)
+        return _sums(x, _share_of_pixel("in0"))
 
     def grad(self, dy):
         return _code(self.shape, BFLOAT16, [dy.float64()],
-                     f"spread<{self.block}>({_rows('out0')}, {{in0}}, {self.scale}, {{out0}});")
+                     f"spread<{self.block}>({_rows('out0')}, {{in0}}, "
+                     f"{_share_of_pixel('out0')}, {{out0}});")
 
-    @property
-    def scale(self):
-        return 1 / (self.shape[2] * self.shape[3])
+
+def _share_of_pixel(operand):
+    """C++: what one pixel adds to a mean. (As a number it would make an operator for each size.)"""
+    return f"1. / ({operand}_shape2 * {operand}_shape3)"
 
 
 def _sums(x, scale):
-    """Over the pixels of each image and channel, times `scale`, N×G×b in double precision."""
+    """Over the pixels of each image and channel, times `scale` (C++), N×G×b in double precision."""
     block = block_of_operand(x)
     return _code((*x.shape[:2], block), "float64", [x],
                  f"sums<{block}>({_rows('in0')}, {{in0}}, {scale}, {{out0}});")

@@ -36,7 +36,7 @@ def block_of(channels: int) -> int:
 
 def activation_dtype() -> str:
     """The type of activations between the first and the last layer, which are in float32."""
-    return "bfloat16" if runtime.precision() == "bf16" else "float32"
+    return "bfloat16" if runtime.precision() == runtime.BF16 else "float32"
 
 
 def enter(x: jt.Var) -> jt.Var:

@@ -28,15 +28,16 @@ class _DoubleSize(jt.Function):
 
     def execute(self, x):
         n, groups, h, w, b = self.shape = x.shape
-        return self.run("double_size", (n, groups, 2 * h, 2 * w, b), x)
+        return self.run("double_size", "in0", (n, groups, 2 * h, 2 * w, b), x)
 
     def grad(self, dy):
-        return self.run("double_size_gradient", self.shape, dy)
+        return self.run("double_size_gradient", "out0", self.shape, dy)
 
-    def run(self, function, shape, x):
-        n, groups, h, w, b = self.shape
+    def run(self, function, small, shape, x):
+        planes, *size = (f"{small}_shape{axis}" for axis in (1, 2, 3))
         return code(shape, x.dtype, [x], "resize.h",
-                    f"resize::{function}<{b}>({n * groups}, {h}, {w}, {{in0}}, {{out0}});")
+                    f"resize::{function}<{shape[4]}>({small}_shape0 * {planes}, {', '.join(size)}, "
+                    "{in0}, {out0});")
 
 
 def upsample_nearest2x(x: jt.Var) -> jt.Var:

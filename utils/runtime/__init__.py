@@ -15,6 +15,7 @@ from __future__ import annotations
 from types import ModuleType
 
 from utils.runtime.boot import (
+    BF16,
     DEVICES,
     PRECISIONS,
     Runtime,
@@ -26,8 +27,19 @@ from utils.runtime.boot import (
 )
 from utils.runtime.onednn import cpu_instructions, onednn_folder
 
-__all__ = ["DEVICES", "PRECISIONS", "Runtime", "cpu_instructions", "onednn_folder", "precision",
-           "set_seed", "start", "start_if_needed", "use_cuda"]
+__all__ = [
+    "BF16",
+    "DEVICES",
+    "PRECISIONS",
+    "Runtime",
+    "cpu_instructions",
+    "onednn_folder",
+    "precision",
+    "set_seed",
+    "start",
+    "start_if_needed",
+    "use_cuda",
+]
 
 
 def __getattr__(name: str) -> ModuleType:

@@ -21,7 +21,8 @@ from utils.runtime import cuda
 from utils.runtime.onednn import cpu_instructions, provide_onednn
 
 DEVICES = ("auto", "cpu", "cuda")
-PRECISIONS = ("default", "float32", "tf32", "bf16")
+BF16 = "bf16"
+PRECISIONS = ("default", "float32", "tf32", BF16)
 AVX512_BF16 = 0xE7  # in `cpu_instructions`
 
 _running: Runtime | None = None
@@ -44,7 +45,7 @@ class Runtime:
         onednn = where = ""
         if self.device == "cpu":
             onednn = " with oneDNN" if self.onednn else " without oneDNN (slow)"
-            where = ", precision bf16" if self.precision == "bf16" else ""
+            where = ", precision bf16" if self.precision == BF16 else ""
         else:
             where = (f", CUDA {self.toolkit.cuda}, cuDNN {self.toolkit.cudnn}, "
                      f"precision {self.precision}")
@@ -127,7 +128,7 @@ def _boot(device: str, precision: str) -> Runtime:
     environment.check_tools()
     home = Path(environment.jittor_home())
     gpu, toolkit = choose_cuda(device, home)
-    if toolkit and precision == "bf16":
+    if toolkit and precision == BF16:
         raise UserError("--precision bf16 is for CPUs so far: add --device cpu, or take tf32")
     if "torch" in sys.modules:
         _warn("PyTorch is loaded in this process; its oneDNN and Jittor's may clash")
@@ -289,7 +290,7 @@ def choose_cuda(
 
 
 def _check_precision(precision: str, onednn: bool) -> None:
-    if precision == "bf16" and not (onednn and cpu_instructions() & AVX512_BF16 == AVX512_BF16):
+    if precision == BF16 and not (onednn and cpu_instructions() & AVX512_BF16 == AVX512_BF16):
         raise UserError(f"--precision bf16: {_cpu_name()} has no AVX512-BF16 instructions, or "
                         "oneDNN is missing; leave the flag out to compute in float32")
 

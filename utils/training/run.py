@@ -19,7 +19,7 @@ from utils.data.datasets import Split, load_splits, num_train_batches
 from utils.errors import UserError
 from utils.optim import Adam, MultiStepLR
 from utils.recipe import GAMMA, recipe_of, settle
-from utils.runtime import set_seed
+from utils.runtime import BF16, precision, set_seed
 from utils.training.engine import Interrupted, evaluate, train_one_epoch
 from utils.training.logs import METRICS, EpochRecord, best_epochs, log_time, write_log
 
@@ -144,6 +144,9 @@ class Run:
         for key, value in (("model", self.model_name), ("dataset", self.dataset_name)):
             if meta[key] != value:
                 raise UserError(f"{path}: is a run of {key} {meta[key]}, not {value}")
+        if (meta.get("precision") == BF16) != (precision() == BF16):
+            way = "with" if precision() != BF16 else "without"
+            raise UserError(f"{path}: is a run {way} --precision {BF16}: go on {way} it")
         meta["recipe"] = recipe_of(meta)
         return meta, arrays
 
@@ -177,6 +180,7 @@ class Run:
         return {
             "model": self.model_name, "dataset": self.dataset_name,
             "recipe": dataclasses.asdict(self.recipe), "started": self.started,
+            "precision": precision(),
             "history": [dataclasses.asdict(record) for record in self.history],
         }
 
