@@ -29,7 +29,7 @@ class ConvStack(jt.nn.Sequential):
 
     def execute(self, x: jt.Var) -> jt.Var:
         for conv, norm in self.steps:
-            x = norm(conv.without_bias(x), conv.bias)
+            x = conv.normalised(x, norm)
         return x
 
 

@@ -35,7 +35,7 @@ class Branch(jt.nn.Sequential):
 
     def execute(self, x: jt.Var, pooled: jt.Var) -> jt.Var:
         kernel, norm = self
-        return norm(kernel(x, pooled))
+        return kernel.normalised(x, pooled, norm)
 
 
 class ContrastNet(jt.Module):

@@ -32,7 +32,7 @@ class ResidualBlock(jt.Module):
         x, skip = share(x, 2)
         if self.shortcut is not None:
             skip = self.shortcut(skip)
-        return add([self.body(x), skip], relu=True)
+        return add([self.body(x), skip], RELU)
 
 
 def level(in_channels: int, channels: int, stride: int) -> jt.nn.Sequential:
@@ -69,7 +69,7 @@ class Head(jt.Module):
 
     def execute(self, x: jt.Var) -> jt.Var:
         conv, norm, project = self.block
-        x = to_float32(norm(conv(x)))
+        x = to_float32(conv.normalised(x, norm))
         if self.is_training() and self.dropout > 0:
             kept = (jt.random(x.shape) >= self.dropout).float32()
             x = x * kept / (1 - self.dropout)

@@ -14,8 +14,8 @@ from __future__ import annotations
 
 from model.blocks import ConvStack, conv1x1
 from model.ops.batch_norm import LINEAR, RELU, BatchNorm
-from model.ops.conv import Conv2d, conv2d
-from model.ops.elementwise import share, subtract
+from model.ops.conv import Conv2d, conv2d, conv2d_activated
+from model.ops.elementwise import add, share, subtract
 from utils.runtime import jt
 
 
@@ -23,11 +23,15 @@ class Dense(jt.Module):
     """A 1×1 convolution without bias of N×C×1×1, in double precision."""
 
     def __init__(self, in_channels: int, out_channels: int):
-        self.weight, self.bias = conv1x1(in_channels, out_channels).weight, None
+        self.weight = conv1x1(in_channels, out_channels).weight
 
-    def without_bias(self, x: jt.Var) -> jt.Var:
+    def execute(self, x: jt.Var) -> jt.Var:
         weight = self.weight.float64().reshape(1, *self.weight.shape[:2])
         return (x.reshape(x.shape[0], 1, -1) * weight).sum(2).reshape(x.shape[0], -1, 1, 1)
+
+    def normalised(self, x: jt.Var, norm: BatchNorm) -> jt.Var:
+        """A batch norm after it."""
+        return norm(self(x))
 
 
 class ChannelAttention(jt.Module):
@@ -50,20 +54,27 @@ class ChannelAttention(jt.Module):
 
 
 def per_image_conv(
-    x: jt.Var, kernels: jt.Var, padding: int = 0, dilation: int = 1
+    x: jt.Var, kernels: jt.Var, padding: int = 0, dilation: int = 1,
+    bias: jt.Var | None = None, slope: float = LINEAR,
 ) -> jt.Var:
-    """Convolves each image of `x` (N×C×H×W) with its own of `kernels` (N×C×C×kh×kw)."""
+    """Convolves each image of `x` (N×C×H×W) with its own of `kernels` (N×C×C×kh×kw).
+
+    Args:
+        bias, slope: if there is a bias, one a channel, it is a `conv2d_activated`.
+    """
     n, c, *rest = x.shape  # in blocks of channels as well: the images lie one after the other
-    y = conv2d(
-        x.reshape(1, n * c, *rest), kernels.reshape(-1, *kernels.shape[2:]),
-        padding=padding, dilation=dilation, groups=n,
-    )
+    images, kernels = x.reshape(1, n * c, *rest), kernels.reshape(-1, *kernels.shape[2:])
+    if bias is None:
+        y = conv2d(images, kernels, padding=padding, dilation=dilation, groups=n)
+    else:
+        y = conv2d_activated(images, kernels, jt.concat([bias] * n), slope, padding=padding,
+                             dilation=dilation, groups=n)
     return y.reshape(x.shape)
 
 
-def _by_image(theta):
-    """θ, N×C×1×1, as a factor on the output channels of kernels, N×C×1×1×1."""
-    return theta.reshape(theta.shape[0], theta.shape[1], 1, 1, 1)
+def _by_output(factors):
+    """N×C×1×1, or C, as factors on the output channels of kernels, N×C×1×1×1."""
+    return factors.reshape(-1, factors.shape[min(1, factors.ndim - 1)], 1, 1, 1)
 
 
 class LLSKM(jt.Module):
@@ -82,13 +93,28 @@ class LLSKM(jt.Module):
 
     def execute(self, x: jt.Var, pooled: jt.Var) -> jt.Var:
         """N×C×H×W and its `global_average` → N×C×H×W."""
-        k, half = self.kernel_size, self.kernel_size // 2
+        return per_image_conv(x, self._kernels(pooled).float32(), *self._geometry())
+
+    def normalised(self, x: jt.Var, pooled: jt.Var, norm: BatchNorm) -> jt.Var:
+        """A batch norm after it, folded into it where that may be done."""
+        if not norm.folds(x):
+            return norm(self(x, pooled))
+        scale, shift = norm.scale_and_shift()
+        kernels = self._kernels(pooled) * _by_output(scale)
+        return per_image_conv(x, kernels.float32(), *self._geometry(), shift.float32(), norm.slope)
+
+    def _geometry(self):
+        """Padding and dilation."""
+        return self.dilation * (self.kernel_size // 2), self.dilation
+
+    def _kernels(self, pooled):
+        """One of each image, N×C×C×k×k in double precision."""
+        half = self.kernel_size // 2
         weight = self.conv.weight.float64()
         w_sum = weight.sum((2, 3), keepdims=True)
         w_centre = weight[:, :, half : half + 1, half : half + 1]
-        centre = w_sum.unsqueeze(0) + _by_image(self.attn(pooled)) * w_centre.unsqueeze(0)
-        kernels = jt.nn.pad(centre, [half] * 4) - weight.unsqueeze(0)
-        return per_image_conv(x, kernels.float32(), self.dilation * (k - 1) // 2, self.dilation)
+        centre = w_sum.unsqueeze(0) + _by_output(self.attn(pooled)) * w_centre.unsqueeze(0)
+        return jt.nn.pad(centre, [half] * 4) - weight.unsqueeze(0)
 
 
 class LLSKM1D(jt.Module):
@@ -110,11 +136,26 @@ class LLSKM1D(jt.Module):
 
     def execute(self, x: jt.Var, pooled: jt.Var) -> jt.Var:
         """N×C×H×W and its `global_average` → N×C×H×W."""
+        x, straight = share(x, 2)
+        centre = per_image_conv(x, self._centre(pooled).float32())
+        return subtract(centre, self.conv_nx1(self.conv_1xn(straight)))
+
+    def normalised(self, x: jt.Var, pooled: jt.Var, norm: BatchNorm) -> jt.Var:
+        """A batch norm after it, folded into it where that may be done."""
+        if not norm.folds(x):
+            return norm(self(x, pooled))
+        scale, shift = norm.scale_and_shift()
+        centre = per_image_conv(x, (self._centre(pooled) * _by_output(scale)).float32())
+        weight = -scale.reshape(-1, 1, 1, 1) * self.conv_nx1.weight.float64()
+        bias = shift - scale * self.conv_nx1.bias.float64()
+        surround = conv2d_activated(
+            self.conv_1xn(x), weight.float32(), bias.float32(), padding=self.conv_nx1.padding)
+        return add([centre, surround], norm.slope)
+
+    def _centre(self, pooled):
+        """The kernel W_sum + θ ∘ W_c of each image, N×C×C×1×1 in double precision."""
         half = self.kernel_size // 2
         row, column = self.conv_1xn.weight.float64(), self.conv_nx1.weight.float64()
         w_sum = row.sum((2, 3), keepdims=True) * column.sum((2, 3), keepdims=True)
         w_centre = row[:, :, :, half : half + 1] * column[:, :, half : half + 1, :]
-        centre = w_sum.unsqueeze(0) + _by_image(self.attn(pooled)) * w_centre.unsqueeze(0)
-        x, straight = share(x, 2)
-        centre = per_image_conv(x, centre.float32())
-        return subtract(centre, self.conv_nx1(self.conv_1xn(straight)))
+        return w_sum.unsqueeze(0) + _by_output(self.attn(pooled)) * w_centre.unsqueeze(0)

@@ -10,6 +10,7 @@ from utils import runtime
 from utils.errors import UserError
 from utils.runtime import boot
 
+LINEAR, RELU, LEAKY = 1.0, 0.0, 0.1
 EPS = 2.0**-8  # half the distance of neighbouring values, over the value
 
 
@@ -68,20 +69,21 @@ def test_rounding_to_the_nearest():
     assert np.isnan(high(dx).flat[0])
 
 
-@pytest.mark.parametrize("relu", [False, True])
-def test_sums_are_rounded_once(relu):
+@pytest.mark.parametrize("slope", [LINEAR, RELU, LEAKY])
+def test_sums_are_rounded_once(slope):
     from model.ops.elementwise import add
 
     arrays = [activations(2, 2, 5, 7, seed=seed) for seed in range(4)]
     terms = [low(array) for array in arrays]
-    y = add(terms, relu)
-    total = rounded(sum(array.astype(float) for array in arrays).astype(np.float32))
-    expected = np.maximum(total, 0) if relu else total
+    y = add(terms, slope)
+    total = sum(array.astype(float) for array in arrays)
+    expected = rounded(np.where(total > 0, total, slope * total).astype(np.float32))
     np.testing.assert_allclose(high(y), expected, rtol=EPS, atol=1e-6)
     assert (high(y) == expected).mean() > 0.999  # a float32 sum may round a tie otherwise
     dy = activations(2, 2, 5, 7, seed=9)
     for dx in gradient(y, dy, *terms):
-        np.testing.assert_array_equal(dx, dy * (high(y) > 0) if relu else dy)
+        np.testing.assert_array_equal(
+            dx, np.where(high(y) > 0, dy, rounded(dy * np.float32(slope))))
 
 
 def test_relu_of_a_sum_does_not_hide_nan():
@@ -89,7 +91,7 @@ def test_relu_of_a_sum_does_not_hide_nan():
 
     array = activations(1, 1, 4, 4)
     array.flat[5] = np.nan
-    assert np.isnan(high(add([low(array), low(array)], relu=True)).flat[5])
+    assert np.isnan(high(add([low(array), low(array)], RELU)).flat[5])
 
 
 def test_subtract():
@@ -202,6 +204,71 @@ def test_convolution(kernel):
     for ours, expected in zip(found, truth):
         ours, expected = high(ours), high(expected)
         np.testing.assert_allclose(ours, expected, rtol=1.1 * EPS, atol=2e-5 * abs(expected).max())
+
+
+@pytest.mark.parametrize("slope", [LINEAR, RELU, LEAKY])
+@pytest.mark.parametrize("kernel, hidden", [(3, 16), (1, 32), (3, 4), ((1, 17), 16)])
+def test_a_convolution_takes_bias_and_activation_over(kernel, hidden, slope):
+    from model.ops.conv import conv2d_activated
+    from model.ops.layout import enter, leave
+
+    jt = runtime.jt
+    height, width = kernel if isinstance(kernel, tuple) else (kernel, kernel)
+    rng = np.random.default_rng(0)
+    x = rounded(rng.standard_normal((2, 16, 24, 24)))
+    w = rounded(rng.standard_normal((hidden, 16, height, width)))
+    bias = rng.standard_normal(hidden).astype(np.float32)
+    low_x = enter(jt.array(x)).bfloat16()
+    padding = height // 2, width // 2
+    y = conv2d_activated(low_x, jt.array(w), jt.array(bias), slope, padding=padding)
+    z = jt.nn.conv2d(jt.array(x), jt.array(w), jt.array(bias), padding=padding).numpy()
+    np.testing.assert_allclose(high(leave(y)), np.where(z > 0, z, slope * z),
+                               rtol=1.1 * EPS, atol=2e-5 * abs(z).max())
+    x[1, 3, 5, 7] = np.nan  # is not hidden by a ReLU
+    y = conv2d_activated(enter(jt.array(x)).bfloat16(), jt.array(w), jt.array(bias), slope,
+                         padding=padding)
+    assert np.isnan(high(leave(y))[1, :, 5, 7]).all()
+
+
+@pytest.mark.parametrize("size", [(8, 8), (5, 7), (1, 2)])
+def test_doubling_and_a_convolution_at_once(size):
+    from model.ops.conv import conv2d, doubled_conv3x3
+    from model.ops.layout import enter, leave
+    from model.ops.resize import upsample_nearest2x
+
+    jt, rng = runtime.jt, np.random.default_rng(0)
+    x = enter(jt.array(rounded(rng.standard_normal((2, 32, *size)))))
+    w = jt.array(rounded(rng.integers(-8, 8, (16, 32, 3, 3)) / 8))  # sums of taps are exact
+    y = high(leave(doubled_conv3x3(x.bfloat16(), w)))
+    truth = leave(conv2d(upsample_nearest2x(x), w, padding=1)).numpy()
+    np.testing.assert_allclose(y, truth, rtol=1.1 * EPS, atol=1e-5 * abs(truth).max())
+
+
+@pytest.mark.parametrize("name", MODEL_NAMES)
+def test_folding_batch_norms_costs_no_precision(name, monkeypatch):
+    from model.ops.batch_norm import BatchNorm
+
+    jt = runtime.jt
+    np.random.seed(0)
+    net = build_model(name, dropout=False)
+    rng = np.random.default_rng(0)
+    for module in net.modules():
+        if isinstance(module, BatchNorm):  # as after a training
+            for values, low_end in ((module.weight, 0.5), (module.running_var, 0.5),
+                                    (module.bias, -0.2), (module.running_mean, -0.2)):
+                drawn = low_end + rng.random(values.shape)
+                values.update(jt.array(drawn.astype(np.float32)))
+    net.eval()
+    x = jt.array(rng.random((2, 1, 48, 56)).astype(np.float32))
+    with jt.no_grad():
+        folded = net(x).numpy()
+        monkeypatch.setattr(BatchNorm, "folds", lambda *_: False)
+        apart = net(x).numpy()
+        runtime.start("cpu", "default")
+        exact = net(x).numpy()
+    assert not np.array_equal(folded, apart)
+    errors = [np.sqrt(np.square(y - exact).mean()) for y in (folded, apart)]
+    assert 0 < errors[0] < 1.5 * errors[1], errors
 
 
 @pytest.mark.parametrize("name", MODEL_NAMES)

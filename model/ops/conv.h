@@ -1,6 +1,7 @@
 // Convolutions by oneDNN, of activations in either form.
 #include <dnnl.hpp>
 #include <string>
+#include <unordered_map>
 
 namespace onednn {
 using namespace dnnl;
@@ -23,6 +24,17 @@ inline desc image(jittor::Var* v) {
     memory::dims shape = {s[0], s[1] * block, s[2], s[3]};
     if (block == 1) return desc(shape, t, tag::abcd);
     return desc(shape, t, block == 16 ? tag::aBcd16b : block == 8 ? tag::aBcd8b : tag::acdb);
+}
+
+// Whether it has one block of channels, which may be called channels-last as well.
+inline bool has_one_block(jittor::Var* v) { return v->shape.size() == 5 && v->shape[1] == 1; }
+
+inline desc channels_last(const desc& d) { return desc(d.dims(), d.data_type(), tag::acdb); }
+
+template <class Description>
+bool is_slow(const Description& found) {
+    const string name = found.impl_info_str();
+    return name.compare(0, 3, "ref") == 0 || name.compare(0, 4, "gemm") == 0;
 }
 
 // O×C/groups×kh×kw, always float.
@@ -52,6 +64,12 @@ struct Convolution {
         return {{prop_kind::forward_training, algorithm::convolution_auto, s,
                  any(weights, s.data_type()), d, strides, dilates, padding, padding}, cpu()};
     }
+    convolution_forward::primitive_desc activated(const desc& s, const desc& d, const desc& bias,
+                                                  const primitive_attr& activation) const {
+        return {{prop_kind::forward_inference, algorithm::convolution_auto, s,
+                 any(weights, s.data_type()), bias, d, strides, dilates, padding, padding},
+                activation, cpu()};
+    }
     convolution_backward_data::primitive_desc backward_data(const desc& s, const desc& d) const {
         return {{algorithm::convolution_auto, s, any(weights, s.data_type()), d, strides, dilates,
                  padding, padding}, cpu(), forward(s, d)};
@@ -63,30 +81,34 @@ struct Convolution {
     }
     // A kernel for the activations as they lie, or if there is only a slow one, as it likes them.
     template <class Make>
-    auto choose(Make make) const -> decltype(make(src, dst)) {
+    auto choose(Make make, bool in_one_block = false) const -> decltype(make(src, dst)) {
         auto found = make(src, dst);
-        string name = found.impl_info_str();
-        bool slow = name.compare(0, 3, "ref") == 0 || name.compare(0, 4, "gemm") == 0;
-        return slow ? make(any(src), any(dst)) : found;
+        if (is_slow(found) && in_one_block) found = make(channels_last(src), channels_last(dst));
+        return is_slow(found) ? make(any(src), any(dst)) : found;
     }
 };
 
 // An argument of a primitive, and the caller's memory where that lies otherwise.
 struct Argument {
     memory given, used;
+    bool moved;
     Argument(const desc& d, jittor::Var* data, const desc& wanted)
-        : given(d, cpu(), data->mem_ptr), used(d == wanted ? given : memory(wanted, cpu())) {}
-    void read(stream& s) { if (used != given) reorder(given, used).execute(s, given, used); }
-    void write(stream& s) { if (used != given) reorder(used, given).execute(s, used, given); }
+        : given(d, cpu(), data->mem_ptr),
+          moved(d != wanted && !(has_one_block(data) && wanted == channels_last(d))) {
+        used = moved ? memory(wanted, cpu()) : memory(wanted, cpu(), data->mem_ptr);
+    }
+    void read(stream& s) { if (moved) reorder(given, used).execute(s, given, used); }
+    void write(stream& s) { if (moved) reorder(used, given).execute(s, used, given); }
 };
 
 template <class Primitive, class Description>
 void run(const Description& chosen, int out, Argument target, int in1, Argument source1, int in2,
-         Argument source2) {
+         Argument source2, std::unordered_map<int, memory> others = {}) {
     stream s(cpu());
     source1.read(s);
     source2.read(s);
-    Primitive(chosen).execute(s, {{in1, source1.used}, {in2, source2.used}, {out, target.used}});
+    others.insert({{in1, source1.used}, {in2, source2.used}, {out, target.used}});
+    Primitive(chosen).execute(s, others);
     target.write(s);
     s.wait();
 }
@@ -95,10 +117,34 @@ void run(const Description& chosen, int out, Argument target, int in1, Argument 
 template <class Settings>
 void forward(jittor::Var* x, jittor::Var* w, jittor::Var* y, Settings& settings) {
     Convolution c(x, w, y, settings);
-    auto chosen = c.choose([&](const desc& s, const desc& d) { return c.forward(s, d); });
+    auto chosen = c.choose([&](const desc& s, const desc& d) { return c.forward(s, d); },
+                           has_one_block(x) && has_one_block(y));
     run<convolution_forward>(chosen, DNNL_ARG_DST, {c.dst, y, chosen.dst_desc()},
                              DNNL_ARG_SRC, {c.src, x, chosen.src_desc()},
                              DNNL_ARG_WEIGHTS, {c.weights, w, chosen.weights_desc()});
+}
+
+// y = activation(x * w + bias)
+template <class Settings>
+void activated(jittor::Var* x, jittor::Var* w, jittor::Var* bias, jittor::Var* y,
+               Settings& settings) {
+    Convolution c(x, w, y, settings);
+    const desc added({bias->num}, type::f32, tag::a);
+    primitive_attr attr;
+    const float slope = settings["slope"];
+    if (slope != 1) {
+        post_ops after;
+        // A slope of 0 is computed as max(x, 0), where NaN turns into 0 and a failure is hidden.
+        after.append_eltwise(1, algorithm::eltwise_relu, slope == 0 ? 1e-30f : slope, 0);
+        attr.set_post_ops(after);
+    }
+    auto chosen = c.choose(
+        [&](const desc& s, const desc& d) { return c.activated(s, d, added, attr); },
+        has_one_block(x) && has_one_block(y));
+    run<convolution_forward>(chosen, DNNL_ARG_DST, {c.dst, y, chosen.dst_desc()},
+                             DNNL_ARG_SRC, {c.src, x, chosen.src_desc()},
+                             DNNL_ARG_WEIGHTS, {c.weights, w, chosen.weights_desc()},
+                             {{DNNL_ARG_BIAS, memory(added, cpu(), bias->mem_ptr)}});
 }
 
 template <class Settings>

@@ -13,9 +13,10 @@ import functools
 
 import numpy as np
 
+from model.ops.batch_norm import LINEAR, BatchNorm
 from model.ops.elementwise import add_bias
 from model.ops.layout import shape_like, shape_of
-from model.ops.native import read_header
+from model.ops.native import BFLOAT16, read_header
 from utils import runtime
 from utils.runtime import jt
 
@@ -38,23 +39,26 @@ class _ConvOneDNN(jt.Function):
         self.data = dict(zip(_NAMES, (*stride, *padding, *dilation, groups)))
 
     def run(self, function, shape, dtype, *inputs):
+        operands = ", ".join(f"in{i}" for i in range(len(inputs)))
         y = jt.code(
             shape, dtype, list(inputs), cpu_header=read_header("conv.h"),
-            cpu_src=f"onednn::{function}(in0, in1, out0, data);", data=self.data,
+            cpu_src=f"onednn::{function}({operands}, out0, data);", data=self.data,
         )
         y.compile_options = _compile_options()
         return y
 
-    def execute(self, x, weight):
-        self.saved = x, weight
+    def output_shape(self, x, weight):
         n, _, *size = shape_of(x)
         height, width = (
             (size[i] + 2 * self.data[f"padding_{axis}"]
              - self.data[f"dilation_{axis}"] * (weight.shape[2 + i] - 1) - 1)
             // self.data[f"stride_{axis}"] + 1
             for i, axis in enumerate("hw"))
-        shape = shape_like(x, n, weight.shape[0], height, width)
-        return self.run("forward", shape, x.dtype, x, weight)
+        return shape_like(x, n, weight.shape[0], height, width)
+
+    def execute(self, x, weight):
+        self.saved = x, weight
+        return self.run("forward", self.output_shape(x, weight), x.dtype, x, weight)
 
     def grad(self, dy):
         x, weight = self.saved
@@ -113,6 +117,36 @@ def conv2d(
     return jt.nn.conv2d(x, weight, None, stride, padding, dilation, groups)
 
 
+def conv2d_activated(
+    x: jt.Var, weight: jt.Var, bias: jt.Var, slope: float = LINEAR, stride: int | Pair = 1,
+    padding: int | Pair = 0, dilation: int | Pair = 1, groups: int = 1,
+) -> jt.Var:
+    """`conv2d`, a bias and an activation, rounded once; without gradient, by oneDNN alone.
+
+    Args:
+        bias: one a channel of the result.
+        slope: of the activation, as in `BatchNorm`.
+    """
+    conv = _ConvOneDNN(_pair(stride), _pair(padding), _pair(dilation), groups)
+    conv.data["slope"] = slope
+    return conv.run("activated", conv.output_shape(x, weight), x.dtype, x, weight, bias)
+
+
+def doubled_conv3x3(x: jt.Var, weight: jt.Var) -> jt.Var:
+    """`conv2d(upsample_nearest2x(x), weight, padding=1)`; without gradient, by oneDNN alone.
+
+    Each value of x meets a tap four times. Added up before, the taps are a 4×4 kernel of a
+    transposed convolution of stride 2, with 4/9 of the multiplications.
+    """
+    flipped = weight.float64()[:, :, ::-1, ::-1].transpose(1, 0, 2, 3)
+    kernel = sum(jt.nn.pad(flipped, [left, 1 - left, top, 1 - top])
+                 for left in (0, 1) for top in (0, 1))
+    n, _, h, w = shape_of(x)
+    transposed = _ConvOneDNN((2, 2), (1, 1), (1, 1), 1)
+    return transposed.run("backward_data", shape_like(x, n, weight.shape[0], 2 * h, 2 * w),
+                          x.dtype, x, kernel.float32())
+
+
 def uniform(shape: tuple[int, ...], bound: float) -> jt.Var:
     """A parameter drawn from U(-bound, bound) by NumPy's generator: the same on every device."""
     return jt.array(np.random.uniform(-bound, bound, shape).astype(np.float32))
@@ -139,5 +173,18 @@ class Conv2d(jt.Module):
         return conv2d(x, self.weight, self.stride, self.padding)
 
     def execute(self, x: jt.Var) -> jt.Var:
-        y = self.without_bias(x)
-        return y if self.bias is None else add_bias(y, self.bias)
+        if self.bias is None:
+            return self.without_bias(x)
+        if x.dtype == BFLOAT16 and not self.is_training():
+            return conv2d_activated(
+                x, self.weight, self.bias, stride=self.stride, padding=self.padding)
+        return add_bias(self.without_bias(x), self.bias)
+
+    def normalised(self, x: jt.Var, norm: BatchNorm) -> jt.Var:
+        """A batch norm after it, folded into it where that may be done."""
+        if not norm.folds(x):
+            return norm(self.without_bias(x), self.bias)
+        scale, shift = norm.scale_and_shift(self.bias)
+        weight = self.weight.float64() * scale.reshape(-1, 1, 1, 1)
+        return conv2d_activated(
+            x, weight.float32(), shift.float32(), norm.slope, self.stride, self.padding)

@@ -5,25 +5,24 @@ using values::bfloat16;
 using values::load;
 using values::store;
 
-// y = Σ sign·x over K activations of n values, then ReLU if wanted.
-template <int K, bool relu>
-void add(int64_t n, const bfloat16* const (&x)[K], const float (&sign)[K], bfloat16* y) {
+// y = Σ sign·x over K activations of n values, times `slope` where that is negative.
+template <int K>
+void add(int64_t n, const bfloat16* const (&x)[K], const float (&sign)[K], float slope_,
+         bfloat16* y) {
+    volatile float hidden = slope_;  // or -Ofast would fold NaN * 0 into 0, and NaN has to stay
+    const float slope = hidden;
     #pragma omp parallel for simd
     for (int64_t i = 0; i < n; ++i) {
         float sum = 0;
         for (int k = 0; k < K; ++k) sum += sign[k] * load(x[k][i]);
-        bfloat16 result;
-        store(result, sum);
-        // By its bits: -Ofast may take a comparison with NaN for any answer, and NaN has to stay.
-        const bool negative = result.bits > 0x8000 && result.bits <= 0xff80;
-        y[i].bits = relu && negative ? 0 : result.bits;
+        store(y[i], sum > 0 ? sum : sum * slope);
     }
 }
 
-// dy where the ReLU's output is positive.
-inline void relu_gradient(int64_t n, const bfloat16* y, const bfloat16* dy, bfloat16* dx) {
+// From the activation's output y and the gradient of that, the gradient of its input.
+inline void gradient(int64_t n, const bfloat16* y, const bfloat16* dy, float slope, bfloat16* dx) {
     #pragma omp parallel for simd
-    for (int64_t i = 0; i < n; ++i) dx[i].bits = load(y[i]) > 0 ? dy[i].bits : 0;
+    for (int64_t i = 0; i < n; ++i) store(dx[i], load(y[i]) > 0 ? load(dy[i]) : load(dy[i]) * slope);
 }
 
 inline void round(int64_t n, const float* x, bfloat16* y) {

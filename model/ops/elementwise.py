@@ -10,20 +10,20 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from model.ops.batch_norm import RELU, activate
+from model.ops.batch_norm import LINEAR, activate
 from model.ops.layout import per_channel, shape_of
 from model.ops.native import BFLOAT16, block_of_operand, code
 from utils.runtime import jt
 
 
-def add(terms: Sequence[jt.Var], relu: bool = False) -> jt.Var:
-    """The sum of activations of one shape, and the ReLU of it."""
+def add(terms: Sequence[jt.Var], slope: float = LINEAR) -> jt.Var:
+    """The sum of activations of one shape, and the activation with that slope (see BatchNorm)."""
     first, *others = terms
     if first.dtype == BFLOAT16:
-        return first if not (others or relu) else _Add([1] * len(terms), relu)(*terms)
+        unchanged = not others and slope == LINEAR
+        return first if unchanged else _Add([1] * len(terms), slope)(*terms)
     # In an order of its own, which rounding depends on.
-    total = first + sum(others) if others else first
-    return activate(total, RELU) if relu else total
+    return activate(first + sum(others) if others else first, slope)
 
 
 def subtract(a: jt.Var, b: jt.Var) -> jt.Var:
@@ -68,27 +68,27 @@ def _rows(operand):
     return f"{operand}_shape0, {operand}_shape1, {operand}_shape2 * {operand}_shape3"
 
 
-def _sum(terms, signs, relu=False):
+def _sum(terms, signs, slope=LINEAR):
     pointers = ", ".join(f"{{in{i}}}" for i in range(len(terms)))
     return _code(terms[0].shape, BFLOAT16, terms,
-                 f"add<{len(terms)}, {str(relu).lower()}>(out0->num, {{{pointers}}}, "
-                 f"{{{', '.join(map(str, signs))}}}, {{out0}});")
+                 f"add<{len(terms)}>(out0->num, {{{pointers}}}, "
+                 f"{{{', '.join(map(str, signs))}}}, {slope}, {{out0}});")
 
 
 class _Add(jt.Function):
-    """Σ sign·term, and the ReLU of it."""
+    """Σ sign·term, and the activation with that slope of it."""
 
-    def __init__(self, signs, relu=False):
-        self.signs, self.relu = signs, relu
+    def __init__(self, signs, slope=LINEAR):
+        self.signs, self.slope = signs, slope
 
     def execute(self, *terms):
-        self.y = _sum(terms, self.signs, self.relu)
+        self.y = _sum(terms, self.signs, self.slope)
         return self.y
 
     def grad(self, dy):
-        if self.relu:
+        if self.slope != LINEAR:
             dy = _code(dy.shape, BFLOAT16, [self.y, dy],
-                       "relu_gradient(out0->num, {in0}, {in1}, {out0});")
+                       f"gradient(out0->num, {{in0}}, {{in1}}, {self.slope}, {{out0}});")
         return tuple(dy if sign > 0 else _sum([dy], [sign]) for sign in self.signs)
 
 

@@ -8,8 +8,7 @@ from utils.runtime import jt
 
 def _shape(operand: str) -> str:
     """The shape of an operand in blocks of channels, for the functions of pool.h."""
-    h, w, b = (f"{operand}_shape{axis}" for axis in (2, 3, 4))
-    return f"{{{operand}_shape0 * {operand}_shape1, {h}, {w}, {b}}}"
+    return f"{{{operand}_shape0 * {operand}_shape1, {operand}_shape2, {operand}_shape3}}"
 
 
 class _MaxPoolCPU(jt.Function):
@@ -19,14 +18,15 @@ class _MaxPoolCPU(jt.Function):
         n, groups, h, w, b = self.shape = x.shape
         y, self.taken = code(
             [(n, groups, h // 2, w // 2, b)] * 2, [x.dtype, "int8"], [x], "pool.h",
-            f"pool::largest({_shape('in0')}, {{in0}}, {_shape('out0')}, {{out0}}, {{out1}});",
+            f"pool::largest<{b}>({_shape('in0')}, {{in0}}, {_shape('out0')}, {{out0}}, {{out1}});",
         )
         return y
 
     def grad(self, dy):
         return code(
             self.shape, dy.dtype, [dy, self.taken], "pool.h",
-            f"pool::gradient({_shape('in0')}, {{in0}}, {{in1}}, {_shape('out0')}, {{out0}});",
+            f"pool::gradient<{self.shape[4]}>({_shape('in0')}, {{in0}}, {{in1}}, "
+            f"{_shape('out0')}, {{out0}});",
         )
 
 

@@ -24,6 +24,14 @@ inline void store(bfloat16& to, float v) {
     to.bits = (bits & 0x7fffffff) > 0x7f800000 ? bits >> 16 | 0x40 : rounded;  // NaN stays NaN
 }
 
+// A value that came from the same type.
+inline void store_exact(float& to, float v) { to = v; }
+inline void store_exact(bfloat16& to, float v) {
+    uint32_t bits;
+    std::memcpy(&bits, &v, 4);
+    to.bits = bits >> 16;
+}
+
 // What results of a type are computed in: so that nothing but the last rounding is seen.
 template <class T> struct Computed { typedef double type; };
 template <> struct Computed<bfloat16> { typedef float type; };
