@@ -1,0 +1,311 @@
+"""The sides of benchmarks/against_pytorch.py: ours, and PyTorch in the ways it is run on a CPU."""
+
+from __future__ import annotations
+
+import abc
+import statistics
+import sys
+from argparse import Namespace
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from benchmarks.measuring import most_resident_bytes, seconds_of
+from benchmarks.official_scoring import OfficialScores
+from utils.data.datasets import Split, load_splits, train_batches
+from utils.data.images import to_float
+from utils.data.synthetic import make_sample
+from utils.errors import UserError
+from utils.recipe import Recipe
+
+
+class Measure(NamedTuple):
+    """How a measure is taken and shown."""
+
+    title: str
+    unit: str
+    calls: int = 1  # in a turn, whose result is their median: caches are cold at its beginning
+    whole_set: bool = False  # takes --passes turns, not --steps
+
+    def ratio(self, pytorch: float, ours: float) -> float:
+        """Above 1 where ours is better."""
+        return ours / pytorch if self.unit == "images/s" else pytorch / ours
+
+
+MEASURES = {
+    "step": Measure("training step", "s", 3),
+    "latency": Measure("one image, latency", "ms", 20),
+    "throughput": Measure("batches, throughput", "images/s", 3),
+    "score": Measure("predict and score the test list", "s", whole_set=True),
+    "epoch": Measure("epoch with evaluation", "s", whole_set=True),
+}
+MEMORY = Measure("peak memory of training", "MB")
+COMPARED = ("mIoU", "pixAcc", "fscore", "Pd", "Fa", "AUC")
+
+
+class Way(NamedTuple):
+    """A way to run a network in PyTorch."""
+
+    compile: bool = False
+    channels_last: bool = False
+    autocast: bool = False  # to bfloat16; the loss is computed outside, in float32
+
+    @property
+    def precision(self) -> str:
+        """Of the activations and convolutions."""
+        return "bf16" if self.autocast else "float32"
+
+    def describe(self) -> str:
+        """In a few words, for the head of the table."""
+        words = ("torch.compile" if self.compile else "eager", self.channels_last * "channels_last",
+                 "bf16 autocast" if self.autocast else "float32")
+        return ", ".join(filter(None, words))
+
+
+WAYS = {
+    "eager": Way(),
+    "channels_last": Way(channels_last=True),
+    "compile": Way(compile=True),
+    "compile+channels_last": Way(compile=True, channels_last=True),
+    "bf16": Way(autocast=True),
+    "bf16+channels_last": Way(autocast=True, channels_last=True),
+    "bf16+channels_last+compile": Way(autocast=True, channels_last=True, compile=True),
+}
+
+Weights = Mapping[str, np.ndarray]  # official name → array
+
+
+class Side(abc.ABC):
+    """One framework in its process; the measures are its methods, of the names in MEASURES.
+
+    Attributes:
+        device: "cpu" or "cuda".
+        description: one line for the head of the table.
+    """
+
+    device: str
+    description: str
+
+    def __init__(self, args: Namespace):
+        self.args = args
+        # No random numbers: on such images PyTorch meets many subnormal ones in its gradients, and
+        # takes a quarter longer than on real images.
+        samples = [make_sample(args.size, args.size, np.random.default_rng([args.seed, index]))
+                   for index in range(args.batch_size)]
+        images, masks = map(np.stack, zip(*samples))
+        self.x, self.mask = to_float(images)[:, None], masks[:, None].astype(np.float32)
+        self.splits = None
+        if any(MEASURES[key].whole_set for key in args.measures):
+            self.splits = load_splits(args.dataset_dir, args.dataset_names[0],
+                                      num_workers=args.num_workers)
+            self.splits[0].resized(args.size)  # once for all epochs, and not in the first
+
+    @abc.abstractmethod
+    def load(self, weights: Weights, train: bool) -> None:
+        """Takes weights over, makes a new optimiser, and is ready to train or to predict."""
+
+    @abc.abstractmethod
+    def train_step(self, x: np.ndarray, mask: np.ndarray) -> None:
+        """Returns when all is computed."""
+
+    @abc.abstractmethod
+    def predict(self, x: np.ndarray) -> np.ndarray:
+        """N×1×H×W images → N×H×W probabilities."""
+
+    @abc.abstractmethod
+    def train_epoch(self, split: Split) -> None:
+        """All batches of a list."""
+
+    @abc.abstractmethod
+    def evaluate(self, split: Split, roc: bool) -> dict[str, Any]:
+        """Predicts and scores a list."""
+
+    @abc.abstractmethod
+    def peak(self) -> int | None:
+        """The most memory that it has taken, in bytes; None if the system does not tell."""
+
+    def prepare(self, key: str, weights: Weights) -> None:
+        """Loads the weights and repeats the measure, at small size, until it is steady."""
+        self.load(weights, key == "step")
+        before = float("inf")
+        for _ in range(8):
+            seconds = self.turn(key, 1, short=True)
+            if seconds > 0.9 * before:
+                break
+            before = seconds
+        if MEASURES[key].whole_set:
+            self.load(weights, False)
+
+    def turn(self, key: str, calls: int, short: bool = False) -> float:
+        """The median of the seconds that so many calls take."""
+        return statistics.median(
+            seconds_of(lambda: getattr(self, key)(short)) for _ in range(calls))
+
+    # The measures; `short` is on a part of the images.
+
+    def step(self, _: bool) -> None:
+        self.train_step(self.x, self.mask)
+
+    def latency(self, _: bool) -> None:
+        self.predict(self.x[:1])
+
+    def throughput(self, _: bool) -> None:
+        self.predict(self.x)
+
+    def score(self, short: bool) -> None:
+        self.scores = self.evaluate(self._images(1, short), roc=True)
+
+    def last_scores(self) -> dict[str, float]:
+        """Those of the last `score` that both sides have."""
+        return {key: value for key, value in self.scores.items() if key in COMPARED}
+
+    def epoch(self, short: bool) -> None:
+        self.train_epoch(self._images(0, short))
+        self.evaluate(self._images(1, short), roc=False)
+
+    def _images(self, which, short):
+        """A list of the dataset, or enough of it for a full batch and the last, smaller one."""
+        split = self.splits[which]
+        batch = self.args.batch_size
+        count = batch + len(split) % batch if short else len(split)
+        parts = (part[:count] for part in (split.names, split.images, split.masks))
+        return Split(split.name, split.split, split.folder, *parts) if short else split
+
+
+class Ours(Side):
+    """This project's code, as its scripts run it with `precision`."""
+
+    def __init__(self, name: str, args: Namespace, device: str, precision: str):
+        from utils import runtime
+
+        running = runtime.start(device, precision)
+        runtime.set_seed(args.seed)
+        super().__init__(args)
+        from model import build_model
+
+        self.jt, self.device = runtime.jt, running.device
+        self.net = build_model(name)
+        self.description = running.describe()
+
+    def weights(self, path: Path | None) -> dict[str, np.ndarray]:
+        """Those of a file, or the initial ones if it is None: official name → array."""
+        from utils.checkpoint.weights import get_weights, load_weights
+
+        if path:
+            load_weights(self.net, path)
+        return get_weights(self.net)
+
+    def load(self, weights: Weights, train: bool) -> None:
+        from utils.checkpoint.weights import load_weights
+        from utils.optim import Adam
+
+        load_weights(self.net, weights)
+        self.net.train()  # eval() stops the gradients, and Adam takes no parameter without
+        self.optimizer = Adam(self.net.parameters(), self.args.lr)
+        if not train:
+            self.net.eval()
+
+    def train_step(self, x: np.ndarray, mask: np.ndarray) -> None:
+        from model import soft_iou_loss
+
+        jt = self.jt
+        self.optimizer.step(soft_iou_loss(self.net(jt.array(x)), jt.array(mask)))
+        jt.sync_all(True)
+
+    def predict(self, x: np.ndarray) -> np.ndarray:
+        from utils.predict.maps import predict
+
+        return predict(self.net, x)
+
+    def train_epoch(self, split: Split) -> None:
+        from utils.training.engine import train_one_epoch
+
+        recipe = Recipe(epochs=1, batch_size=self.args.batch_size, image_size=self.args.size,
+                        seed=self.args.seed)
+        train_one_epoch(self.net, self.optimizer, split, recipe, 1, [], lambda: None)
+
+    def evaluate(self, split: Split, roc: bool) -> dict[str, Any]:
+        from utils.training.engine import evaluate
+
+        return evaluate(self.net, split, self.args.batch_size).compute()
+
+    def peak(self) -> int | None:
+        if self.device == "cuda":
+            return self.jt.core.get_mem_info().total_cuda_used
+        return most_resident_bytes()
+
+
+class PyTorch(Side):
+    """The twin, run in `way`."""
+
+    def __init__(self, name: str, args: Namespace, device: str, way: Way):
+        import torch
+
+        if device == "cuda" and not torch.cuda.is_available():
+            raise UserError("PyTorch does not see the GPU that Jittor uses: --device cpu, or "
+                            "install its build for CUDA")
+        torch.manual_seed(args.seed)
+        super().__init__(args)
+        from alignment.torch_compare import describe, set_precision
+        from alignment.twin import build_twin
+
+        set_precision(args.precision)
+        self.torch, self.device, self.name, self.way = torch, device, name, way
+        self.layout = torch.channels_last if way.channels_last else torch.preserve_format
+        self.net = build_twin(name).to(device, memory_format=self.layout)
+        self.run = torch.compile(self.net, dynamic=False) if way.compile else self.net
+        self.description = f"{describe(device)}, {way.describe()}"
+
+    def prepare(self, key: str, weights: Weights) -> None:
+        if self.way.compile:
+            print(f"{self.name}, {MEASURES[key].title}: torch.compile is at work, which can take "
+                  "minutes", file=sys.stderr, flush=True)
+        super().prepare(key, weights)
+
+    def load(self, weights: Weights, train: bool) -> None:
+        from alignment.twin import load_weights
+
+        load_weights(self.net, weights)
+        self.net.train(train)
+        self.optimizer = self.torch.optim.Adam(self.net.parameters(), self.args.lr)
+
+    def _on_device(self, array):
+        return self.torch.from_numpy(array).to(self.device, memory_format=self.layout)
+
+    def _forward(self, x):
+        with self.torch.autocast(self.device, self.torch.bfloat16, enabled=self.way.autocast):
+            return self.run(self._on_device(x)).float()
+
+    def train_step(self, x: np.ndarray, mask: np.ndarray) -> None:
+        from alignment.twin import soft_iou_loss
+
+        self.optimizer.zero_grad()
+        loss = soft_iou_loss(self._forward(x), self._on_device(mask))
+        loss.backward()
+        self.optimizer.step()
+        loss.item()  # waits for the GPU
+
+    def predict(self, x: np.ndarray) -> np.ndarray:
+        no_grad = self.torch.no_grad if self.way.compile else self.torch.inference_mode
+        with no_grad():
+            return self._forward(x).cpu().numpy()[:, 0]
+
+    def train_epoch(self, split: Split) -> None:
+        self.net.train()
+        for _, x, y in train_batches(split, self.args.batch_size, self.args.size,
+                                     self.args.seed, 1):
+            self.train_step(x, y)
+
+    def evaluate(self, split: Split, roc: bool) -> dict[str, Any]:
+        self.net.eval()
+        scores = OfficialScores(roc)
+        for image, mask in zip(split.images, split.masks):
+            scores.update(self.predict(to_float(image)[None, None])[0], mask)
+        return scores.compute()
+
+    def peak(self) -> int | None:
+        if self.device == "cuda":
+            return self.torch.cuda.max_memory_reserved()
+        return most_resident_bytes()
