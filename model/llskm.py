@@ -13,9 +13,10 @@ which is a convolution grouped over the batch: one pass over memory in place of 
 from __future__ import annotations
 
 from model.blocks import ConvStack, conv1x1
-from model.ops.batch_norm import LINEAR, RELU, BatchNorm
+from model.ops.batch_norm import EPS, LINEAR, RELU, BatchNorm
 from model.ops.conv import Conv2d, conv2d, conv2d_activated
 from model.ops.elementwise import add, share, subtract
+from model.ops.native import code
 from utils.runtime import jt
 
 
@@ -51,6 +52,19 @@ class ChannelAttention(jt.Module):
 
     def execute(self, pooled: jt.Var) -> jt.Var:
         return jt.sigmoid(self.avg_channel(pooled))
+
+    def predicted(self, pooled: jt.Var) -> jt.Var:
+        """The same in one operator, without gradient, on the CPU.
+
+        Of small operators there are more than of convolutions: where those are fast, it shows.
+        """
+        (dense1, norm1), (dense2, norm2) = self.avg_channel.steps
+        inputs = [pooled, dense1.weight, dense2.weight, *norm1.parts(), *norm2.parts()]
+        return code(
+            pooled.shape, "float64", inputs, "attention.h",
+            "attention::theta(in1_shape1, in1_shape0, in0_shape0, {in0}, {in1}, {in2}, "
+            f"{{{{in3}}, {{in4}}, {{in5}}, {{in6}}}}, {{{{in7}}, {{in8}}, {{in9}}, {{in10}}}}, "
+            f"{EPS}, {{out0}});")
 
 
 def per_image_conv(
@@ -93,27 +107,28 @@ class LLSKM(jt.Module):
 
     def execute(self, x: jt.Var, pooled: jt.Var) -> jt.Var:
         """N×C×H×W and its `global_average` → N×C×H×W."""
-        return per_image_conv(x, self._kernels(pooled).float32(), *self._geometry())
+        kernels = self._kernels(self.attn(pooled))
+        return per_image_conv(x, kernels.float32(), *self._geometry())
 
     def normalised(self, x: jt.Var, pooled: jt.Var, norm: BatchNorm) -> jt.Var:
         """A batch norm after it, folded into it where that may be done."""
         if not norm.folds(x):
             return norm(self(x, pooled))
         scale, shift = norm.scale_and_shift()
-        kernels = self._kernels(pooled) * _by_output(scale)
-        return per_image_conv(x, kernels.float32(), *self._geometry(), shift.float32(), norm.slope)
+        kernels = self._kernels(self.attn.predicted(pooled)) * _by_output(scale)
+        return per_image_conv(x, kernels.float32(), *self._geometry(), shift, norm.slope)
 
     def _geometry(self):
         """Padding and dilation."""
         return self.dilation * (self.kernel_size // 2), self.dilation
 
-    def _kernels(self, pooled):
+    def _kernels(self, theta):
         """One of each image, N×C×C×k×k in double precision."""
         half = self.kernel_size // 2
         weight = self.conv.weight.float64()
         w_sum = weight.sum((2, 3), keepdims=True)
         w_centre = weight[:, :, half : half + 1, half : half + 1]
-        centre = w_sum.unsqueeze(0) + _by_output(self.attn(pooled)) * w_centre.unsqueeze(0)
+        centre = w_sum.unsqueeze(0) + _by_output(theta) * w_centre.unsqueeze(0)
         return jt.nn.pad(centre, [half] * 4) - weight.unsqueeze(0)
 
 
@@ -137,7 +152,7 @@ class LLSKM1D(jt.Module):
     def execute(self, x: jt.Var, pooled: jt.Var) -> jt.Var:
         """N×C×H×W and its `global_average` → N×C×H×W."""
         x, straight = share(x, 2)
-        centre = per_image_conv(x, self._centre(pooled).float32())
+        centre = per_image_conv(x, self._centre(self.attn(pooled)).float32())
         return subtract(centre, self.conv_nx1(self.conv_1xn(straight)))
 
     def normalised(self, x: jt.Var, pooled: jt.Var, norm: BatchNorm) -> jt.Var:
@@ -145,17 +160,18 @@ class LLSKM1D(jt.Module):
         if not norm.folds(x):
             return norm(self(x, pooled))
         scale, shift = norm.scale_and_shift()
-        centre = per_image_conv(x, (self._centre(pooled) * _by_output(scale)).float32())
+        centre = self._centre(self.attn.predicted(pooled)) * _by_output(scale)
+        centre = per_image_conv(x, centre.float32())
         weight = -scale.reshape(-1, 1, 1, 1) * self.conv_nx1.weight.float64()
-        bias = shift - scale * self.conv_nx1.bias.float64()
+        bias = shift - scale * self.conv_nx1.bias
         surround = conv2d_activated(
             self.conv_1xn(x), weight.float32(), bias.float32(), padding=self.conv_nx1.padding)
         return add([centre, surround], norm.slope)
 
-    def _centre(self, pooled):
+    def _centre(self, theta):
         """The kernel W_sum + θ ∘ W_c of each image, N×C×C×1×1 in double precision."""
         half = self.kernel_size // 2
         row, column = self.conv_1xn.weight.float64(), self.conv_nx1.weight.float64()
         w_sum = row.sum((2, 3), keepdims=True) * column.sum((2, 3), keepdims=True)
         w_centre = row[:, :, :, half : half + 1] * column[:, :, half : half + 1, :]
-        return w_sum.unsqueeze(0) + _by_output(self.attn(pooled)) * w_centre.unsqueeze(0)
+        return w_sum.unsqueeze(0) + _by_output(theta) * w_centre.unsqueeze(0)

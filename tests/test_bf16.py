@@ -230,6 +230,21 @@ def test_a_convolution_takes_bias_and_activation_over(kernel, hidden, slope):
     assert np.isnan(high(leave(y))[1, :, 5, 7]).all()
 
 
+def test_theta_in_one_operator():
+    from model.llskm import ChannelAttention
+
+    jt, rng = runtime.jt, np.random.default_rng(0)
+    attention = ChannelAttention(32)
+    for _, norm in attention.avg_channel.steps:
+        for values in norm.parts():
+            values.update(jt.array((0.5 + rng.random(values.shape)).astype(np.float32)))
+    attention.eval()
+    pooled = jt.array(rng.standard_normal((3, 32, 1, 1))).float64()
+    theta = attention.predicted(pooled).numpy()
+    assert theta.dtype == np.float64 and theta.std() > 0.05
+    np.testing.assert_allclose(theta, attention(pooled).numpy(), rtol=1e-12)
+
+
 @pytest.mark.parametrize("size", [(8, 8), (5, 7), (1, 2)])
 def test_doubling_and_a_convolution_at_once(size):
     from model.ops.conv import conv2d, doubled_conv3x3

@@ -55,6 +55,17 @@ void statistics(const Shape& s, const In* x, double* mean, double* var) {
     }
 }
 
+// What it is when predicting, y = scale·x + shift, of C channels. `conv_bias`, if there is one, is
+// that of the convolution before, which x comes without.
+template <class Shift>
+void fold(int64_t C, const float* weight, const float* bias, const float* mean, const float* var,
+          const float* conv_bias, double eps, double* scale, Shift* shift) {
+    for (int64_t c = 0; c < C; ++c) {
+        scale[c] = weight[c] / std::sqrt(var[c] + eps);
+        shift[c] = bias[c] - (mean[c] - (conv_bias ? double(conv_bias[c]) : 0)) * scale[c];
+    }
+}
+
 // `slope` is the activation's where its input is negative.
 template <int B, class In, class Out>
 void normalise(const Shape& s, const In* x, const float* weight, const float* bias,

@@ -102,7 +102,8 @@ class BatchNorm(jt.Module):
                 [x, self.weight, self.bias, mean, self.running_var.float64()], self.slope,
                 ("normalise", "{in0}, {in1}, {in2}, {in3}, {in4}, eps, slope, {out0}"),
             )
-        scale, shift = self.scale_and_shift(conv_bias)
+        scale = self.weight.float64() / jt.sqrt(self.running_var.float64() + EPS)
+        shift = self.bias.float64() - self._mean_before(conv_bias) * scale
         z = x.float64() * per_channel(scale, x) + per_channel(shift, x)
         return activate(z, self.slope).cast(x.dtype)
 
@@ -115,9 +116,18 @@ class BatchNorm(jt.Module):
         return x.dtype == BFLOAT16 and not self.is_training()
 
     def scale_and_shift(self, conv_bias: jt.Var | None = None) -> tuple[jt.Var, jt.Var]:
-        """The factor and the summand of each channel that it is when predicting, float64."""
-        scale = self.weight.float64() / jt.sqrt(self.running_var.float64() + EPS)
-        return scale, self.bias.float64() - self._mean_before(conv_bias) * scale
+        """What is left of it when it is folded: the factor of each channel, float64, and what is
+        added after, float32."""
+        inputs = [*self.parts(), conv_bias][: 4 + (conv_bias is not None)]
+        bias = "nullptr" if conv_bias is None else "{in4}"
+        return code(
+            [self.weight.shape] * 2, ["float64", "float32"], inputs, "batch_norm.h",
+            f"batch_norm::fold(in0->num, {{in0}}, {{in1}}, {{in2}}, {{in3}}, {bias}, {EPS}, "
+            "{out0}, {out1});")
+
+    def parts(self) -> list[jt.Var]:
+        """Weight, bias, running mean and running variance."""
+        return [self.weight, self.bias, self.running_mean, self.running_var]
 
     def _mean_before(self, conv_bias):
         """The running mean of what comes without that bias."""

@@ -16,7 +16,7 @@ import numpy as np
 from model.ops.batch_norm import LINEAR, BatchNorm
 from model.ops.elementwise import add_bias
 from model.ops.layout import shape_like, shape_of
-from model.ops.native import BFLOAT16, read_header
+from model.ops.native import BFLOAT16, code, read_header
 from utils import runtime
 from utils.runtime import jt
 
@@ -138,13 +138,13 @@ def doubled_conv3x3(x: jt.Var, weight: jt.Var) -> jt.Var:
     Each value of x meets a tap four times. Added up before, the taps are a 4×4 kernel of a
     transposed convolution of stride 2, with 4/9 of the multiplications.
     """
-    flipped = weight.float64()[:, :, ::-1, ::-1].transpose(1, 0, 2, 3)
-    kernel = sum(jt.nn.pad(flipped, [left, 1 - left, top, 1 - top])
-                 for left in (0, 1) for top in (0, 1))
-    n, _, h, w = shape_of(x)
+    n, channels, h, w = shape_of(x)
+    hidden = weight.shape[0]
+    kernel = code((channels, hidden, 4, 4), "float32", [weight], "resize.h",
+                  "resize::doubling_kernel(in0_shape0, in0_shape1, {in0}, {out0});")
     transposed = _ConvOneDNN((2, 2), (1, 1), (1, 1), 1)
-    return transposed.run("backward_data", shape_like(x, n, weight.shape[0], 2 * h, 2 * w),
-                          x.dtype, x, kernel.float32())
+    return transposed.run("backward_data", shape_like(x, n, hidden, 2 * h, 2 * w), x.dtype, x,
+                          kernel)
 
 
 def uniform(shape: tuple[int, ...], bound: float) -> jt.Var:
@@ -187,4 +187,4 @@ class Conv2d(jt.Module):
         scale, shift = norm.scale_and_shift(self.bias)
         weight = self.weight.float64() * scale.reshape(-1, 1, 1, 1)
         return conv2d_activated(
-            x, weight.float32(), shift.float32(), norm.slope, self.stride, self.padding)
+            x, weight.float32(), shift, norm.slope, self.stride, self.padding)

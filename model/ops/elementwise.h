@@ -66,4 +66,14 @@ void spread(int64_t N, int64_t G, int64_t P, const double* value, double scale, 
     }
 }
 
+// N images of A rows of R values, and of B rows, one behind the other.
+inline void join(int64_t N, int64_t A, int64_t B, int64_t R, const bfloat16* a, const bfloat16* b,
+                 bfloat16* y) {
+    #pragma omp parallel for collapse(2)
+    for (int64_t n = 0; n < N; ++n)
+        for (int64_t row = 0; row < A + B; ++row)
+            std::memcpy(y + (n * (A + B) + row) * R,
+                        row < A ? a + (n * A + row) * R : b + (n * B + row - A) * R, R * sizeof *y);
+}
+
 }  // namespace elementwise

@@ -36,6 +36,11 @@ def share(x: jt.Var, uses: int) -> list[jt.Var]:
     return list(_Share(uses)(x)) if x.dtype == BFLOAT16 else [x] * uses
 
 
+def join(a: jt.Var, b: jt.Var) -> jt.Var:
+    """The channels of a, then those of b."""
+    return _Join()(a, b) if a.dtype == BFLOAT16 and a.ndim == 5 else jt.concat([a, b], 1)
+
+
 def add_bias(x: jt.Var, bias: jt.Var) -> jt.Var:
     """x + bias, one a channel; its gradient, a sum over all pixels, in double precision."""
     if x.dtype == BFLOAT16:
@@ -102,6 +107,21 @@ class _Share(jt.Function):
     def grad(self, *gradients):
         gradients = [gradient for gradient in gradients if gradient is not None]
         return gradients[0] if len(gradients) == 1 else _sum(gradients, [1] * len(gradients))
+
+
+class _Join(jt.Function):
+    """Faster than Jittor's, which fills the result piece by piece."""
+
+    def execute(self, a, b):
+        self.groups = a.shape[1]
+        n, _, *rest = a.shape
+        values = " * ".join(f"in0_shape{axis}" for axis in (2, 3, 4))
+        return _code((n, self.groups + b.shape[1], *rest), BFLOAT16, [a, b],
+                     f"join(in0_shape0, in0_shape1, in1_shape1, {values}, {{in0}}, {{in1}}, "
+                     "{out0});")
+
+    def grad(self, dy):
+        return dy[:, : self.groups], dy[:, self.groups :]
 
 
 class _AddBias(jt.Function):

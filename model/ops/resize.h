@@ -26,4 +26,18 @@ void double_size_gradient(int64_t P, int64_t H, int64_t W, const T* dy, T* dx) {
             }
 }
 
+// Of a 3×3 kernel w, O×C, that of the transposed convolution of stride 2 which is as doubling and w:
+// k, C×O×4×4, in which each tap stands at the four places where a doubled value meets it.
+inline void doubling_kernel(int64_t O, int64_t C, const float* w, float* k) {
+    #pragma omp parallel for
+    for (int64_t c = 0; c < C; ++c)
+        for (int64_t o = 0; o < O; ++o) {
+            double sum[4][4] = {};
+            for (int tap = 0; tap < 9; ++tap)
+                for (int place = 0; place < 4; ++place)
+                    sum[2 - tap / 3 + place / 2][2 - tap % 3 + place % 2] += w[(o * C + c) * 9 + tap];
+            for (int i = 0; i < 16; ++i) k[(c * O + o) * 16 + i] = sum[i / 4][i % 4];
+        }
+}
+
 }  // namespace resize
