@@ -68,7 +68,7 @@ def parse(argv: Sequence[str] | None) -> Namespace:
 def standing_of(args: Namespace, dataset_name: str, model_name: str) -> Standing:
     """Whether the run that the flags ask for is new, begun, or finished."""
     last = last_run(args.output_dir, dataset_name, model_name)
-    return standing(last, recipe_values(vars(args)))
+    return standing(last, recipe_values(vars(args)), args.precision)
 
 
 def training_command(

@@ -149,6 +149,8 @@ def test_what_is_resumed_and_what_begins_anew(place):
     assert standing(FPN_1D, "--lr", 1e-3, "--seed", 42) is Standing.RESUME  # as it was trained
     assert standing(FPN_1D, "--lr", 5e-4) is Standing.NEW  # the old one is kept aside
     assert standing(UNET, "--batch_size", 4) is Standing.NEW
+    assert standing(UNET, "--precision", "float32") is Standing.FINISHED
+    assert standing(UNET, "--precision", "bf16") is Standing.NEW
     assert standing(FPN) is Standing.NEW
     last(place, UNET).write_bytes(b"damaged")
     assert standing(UNET) is Standing.NEW  # its training will say so

@@ -11,6 +11,7 @@ from utils import places
 from utils.checkpoint.weights import read_meta
 from utils.errors import UserError
 from utils.recipe import recipe_of, same_run, settle
+from utils.runtime import BF16
 
 
 class Standing(enum.Enum):
@@ -21,20 +22,28 @@ class Standing(enum.Enum):
     FINISHED = enum.auto()
 
 
-def standing(last: Mapping[str, Any], given: Mapping[str, Any]) -> Standing:
+def standing(
+    last: Mapping[str, Any], given: Mapping[str, Any], precision: str = "default"
+) -> Standing:
     """Compares a recipe with what the last checkpoint says.
 
     Args:
         last: of `last_run`, or anything with its `recipe`, `history` and `scheduler`.
         given: values for the fields of `Recipe`; None (or no entry) is a flag left out.
+        precision: that is asked for.
     """
-    if not last:
+    if not (last and goes_on_in(last, precision)):
         return Standing.NEW
     recipe = recipe_of(last)
     if not same_run(given, recipe):
         return Standing.NEW
     done = len(last["history"]) >= settle(given, recipe).epochs
     return Standing.FINISHED if done else Standing.RESUME
+
+
+def goes_on_in(last: Mapping[str, Any], precision: str) -> bool:
+    """Whether a run may go on in that precision: one in bf16 only in it, any other only without."""
+    return (last.get("precision") == BF16) == (precision == BF16)
 
 
 def last_run(output_dir: str | Path, dataset_name: str, model_name: str) -> dict[str, Any]:

@@ -22,6 +22,7 @@ from utils.recipe import GAMMA, recipe_of, settle
 from utils.runtime import BF16, precision, set_seed
 from utils.training.engine import Interrupted, evaluate, train_one_epoch
 from utils.training.logs import METRICS, EpochRecord, best_epochs, log_time, write_log
+from utils.training.resume import goes_on_in
 
 
 @dataclasses.dataclass(frozen=True)
@@ -144,7 +145,7 @@ class Run:
         for key, value in (("model", self.model_name), ("dataset", self.dataset_name)):
             if meta[key] != value:
                 raise UserError(f"{path}: is a run of {key} {meta[key]}, not {value}")
-        if (meta.get("precision") == BF16) != (precision() == BF16):
+        if not goes_on_in(meta, precision()):
             way = "with" if precision() != BF16 else "without"
             raise UserError(f"{path}: is a run {way} --precision {BF16}: go on {way} it")
         meta["recipe"] = recipe_of(meta)
