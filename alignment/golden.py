@@ -8,7 +8,7 @@ distance from the truth; the functions below return ours and that of official fl
 from __future__ import annotations
 
 import zlib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -80,60 +80,77 @@ def reset(net: runtime.jt.Module, fixture: Fixture) -> None:
     load_weights(net, weights(fixture))
 
 
-def _largest_errors(key, fixture, ours):
-    truth = fixture[f"f64/{key}"]
-    return tuple(np.abs(a.astype(np.float64) - truth).max() for a in (ours, fixture[key]))
+Results = Mapping[str, np.ndarray]  # by the names in the fixture that come after the shape
 
 
-def _output_errors(key, fixture, shape, output):
-    if shape == "8x256x256":  # only every eighth row and column is stored
-        return _largest_errors(f"{key}_sub8", fixture, output[..., ::8, ::8])
-    return _largest_errors(key, fixture, output)
-
-
-def evaluation_errors(net: runtime.jt.Module, fixture: Fixture, shape: str) -> Errors:
-    """Largest errors of the output in evaluation mode."""
+def evaluation_results(net: runtime.jt.Module, fixture: Fixture, shape: str) -> Results:
+    """The output in evaluation mode."""
     reset(net, fixture)
     net.eval()
     with runtime.jt.no_grad():
-        output = net(batch(shape)[0]).numpy()
-    return _output_errors(f"{shape}/eval", fixture, shape, output)
+        return {"eval": net(batch(shape)[0]).numpy()}
 
 
-def training_errors(net: runtime.jt.Module, fixture: Fixture, shape: str) -> dict[str, Errors]:
-    """Errors of one forward and backward pass in training mode, by name.
-
-    Output and loss: the largest error. Gradient norms: the relative errors, of which the median and
-    the largest count. Buffers (running statistics): the largest relative error of a norm. "zero
-    gradients": the largest norm where the truth is zero, at biases before a batch norm.
-    """
+def training_results(net: runtime.jt.Module, fixture: Fixture, shape: str) -> Results:
+    """One forward and backward pass in training mode: output, loss, norms of what it leaves."""
     reset(net, fixture)
     net.train()
     x, mask = batch(shape)
     output = net(x)
     loss = soft_iou_loss(output, mask)
     parameters = net.state_dict()
-    names = [str(name) for name in fixture[f"{shape}/grad_keys"]]
-    gradients = runtime.jt.grad(loss, [parameters[name] for name in names])
+    keys = [str(name) for name in fixture[f"{shape}/grad_keys"]]
+    gradients = runtime.jt.grad(loss, [parameters[name] for name in keys])
     runtime.jt.sync_all(True)
-    errors = {
-        "output": _output_errors(f"{shape}/train", fixture, shape, output.numpy()),
-        "loss": _largest_errors(f"{shape}/loss", fixture, loss.numpy()),
+    buffers = get_weights(net)
+    return {
+        "train": output.numpy(), "loss": loss.numpy(),
+        "grad_norms": norms(gradient.numpy() for gradient in gradients),
+        "buffer_norms": norms(buffers[str(key)] for key in fixture[f"{shape}/buffer_keys"]),
     }
 
-    truth = fixture[f"f64/{shape}/grad_norms"]
-    zero = truth < 1e-9
-    both = [np.linalg.norm(g.numpy().astype(np.float64)) for g in gradients]
-    both = np.array(both), fixture[f"{shape}/grad_norms"]
-    errors["zero gradients"] = tuple(norms[zero].max(initial=0) for norms in both)
-    relative = [np.abs(norms - truth)[~zero] / truth[~zero] for norms in both]
-    errors["gradient, median"] = tuple(map(np.median, relative))
-    errors["gradient, largest"] = tuple(map(np.max, relative))
 
-    buffers = get_weights(net)
-    truth = fixture[f"f64/{shape}/buffer_norms"]
-    names = [str(name) for name in fixture[f"{shape}/buffer_keys"]]
-    both = [np.linalg.norm(buffers[name].astype(np.float64)) for name in names]
-    both = np.array(both), fixture[f"{shape}/buffer_norms"]
-    errors["buffers"] = tuple((np.abs(norms - truth) / truth).max() for norms in both)
-    return errors
+def norms(arrays: Iterable[np.ndarray]) -> np.ndarray:
+    """The Euclidean norm of each, summed in double precision."""
+    return np.array([np.linalg.norm(array.astype(np.float64)) for array in arrays])
+
+
+def errors(fixture: Fixture, shape: str, results: Results) -> dict[str, Errors]:
+    """The errors of results, by name.
+
+    Outputs and loss: the largest error. Gradient norms: the relative errors, of which the median
+    and the largest count. Buffers (running statistics): the largest relative error of a norm. "zero
+    gradients": the largest norm where the truth is zero, at biases before a batch norm.
+    """
+    found = {}
+    for name, key in (("evaluation output", "eval"), ("training output", "train")):
+        if key in results:
+            found[name] = _output_errors(f"{shape}/{key}", fixture, results[key])
+    if "loss" in results:
+        found["loss"] = _largest_errors(f"{shape}/loss", fixture, results["loss"])
+    if "grad_norms" in results:
+        both, truth = _with_official("grad_norms", fixture, shape, results)
+        zero = truth < 1e-9
+        found["zero gradients"] = tuple(norms[zero].max(initial=0) for norms in both)
+        relative = [np.abs(norms - truth)[~zero] / truth[~zero] for norms in both]
+        found["gradient, median"] = tuple(map(np.median, relative))
+        found["gradient, largest"] = tuple(map(np.max, relative))
+    if "buffer_norms" in results:
+        both, truth = _with_official("buffer_norms", fixture, shape, results)
+        found["buffers"] = tuple((np.abs(norms - truth) / truth).max() for norms in both)
+    return found
+
+
+def _output_errors(key, fixture, output):
+    if f"f64/{key}_sub8" in fixture:  # only every eighth row and column is stored
+        return _largest_errors(f"{key}_sub8", fixture, output[..., ::8, ::8])
+    return _largest_errors(key, fixture, output)
+
+
+def _largest_errors(key, fixture, ours):
+    truth = fixture[f"f64/{key}"]
+    return tuple(np.abs(a.astype(np.float64) - truth).max() for a in (ours, fixture[key]))
+
+
+def _with_official(key, fixture, shape, results):
+    return (results[key], fixture[f"{shape}/{key}"]), fixture[f"f64/{shape}/{key}"]

@@ -19,7 +19,7 @@ pytestmark = pytest.mark.usefixtures("cpu")
 
 FACTORS = {"gradient, largest": 5}
 # Official float32 is by luck sometimes exact to the last digit, where three times nothing is asked.
-FLOORS = {"output": 2e-7, "loss": 6e-8}
+FLOORS = {"evaluation output": 2e-7, "training output": 2e-7, "loss": 6e-8}
 
 
 @pytest.fixture(scope="module", params=MODEL_NAMES)
@@ -28,23 +28,25 @@ def case(request):
     return build_model(request.param, dropout=False), golden.load(request.param)
 
 
-def assert_as_close(name, ours, official):
-    bound = max(FACTORS.get(name, 3) * official, FLOORS.get(name, 0))
-    assert ours <= bound, f"{name}: {ours:.2e} from the truth, official {official:.2e}"
+def assert_all_close(fixture, shape, results):
+    for name, (ours, official) in golden.errors(fixture, shape, results).items():
+        bound = max(FACTORS.get(name, 3) * official, FLOORS.get(name, 0))
+        assert ours <= bound, f"{name}: {ours:.2e} from the truth, official {official:.2e}"
 
 
 @pytest.mark.parametrize("shape", ["2x64x64", "1x48x80", "8x256x256"])
 def test_evaluation(case, shape):
-    assert_as_close("output", *golden.evaluation_errors(*case, shape))
+    assert_all_close(case[1], shape, golden.evaluation_results(*case, shape))
 
 
 @pytest.mark.parametrize("shape", ["2x64x64", "8x256x256"])
 def test_training_step(case, shape):
-    for name, (ours, official) in golden.training_errors(*case, shape).items():
-        assert_as_close(name, ours, official)
+    assert_all_close(case[1], shape, golden.training_results(*case, shape))
 
 
-@pytest.mark.parametrize(("shape", "bound"), [("2x64x64", 1e-4), ("8x256x256", 1e-5)])
+# Two small images are chaotic: official float32 is 1.5e-4 from its own float64, and we are up to
+# 1.2e-4 from official float32, depending on the number of threads.
+@pytest.mark.parametrize(("shape", "bound"), [("2x64x64", 3e-4), ("8x256x256", 1e-5)])
 def test_adam_steps(case, shape, bound):
     net, fixture = case
     golden.reset(net, fixture)
