@@ -9,7 +9,7 @@ from model.contrast import CHANNELS, ContrastNet
 from model.ops.batch_norm import LINEAR, RELU, BatchNorm
 from model.ops.elementwise import add, share, to_float32
 from model.ops.layout import enter, leave
-from model.ops.resize import resize_bilinear
+from model.ops.resize import add_resized, resize_bilinear
 from utils.runtime import jt
 
 DROPOUT = 0.1
@@ -51,6 +51,8 @@ class Fuse(jt.Module):
     def execute(self, coarse: jt.Var, fine: jt.Var) -> jt.Var:
         # A 1×1 convolution commutes with the interpolation, and costs a quarter before it.
         conv, norm = self.feature_high
+        if norm.folds(coarse):  # what is left of the norm commutes as well
+            return add_resized(conv.normalised(coarse, norm, LINEAR), fine)
         resized = resize_bilinear(conv.without_bias(coarse), fine.shape[2:4])
         return add([norm(resized, conv.bias), fine])
 

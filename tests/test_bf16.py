@@ -243,6 +243,8 @@ def test_theta_in_one_operator():
     theta = attention.predicted(pooled).numpy()
     assert theta.dtype == np.float64 and theta.std() > 0.05
     np.testing.assert_allclose(theta, attention(pooled).numpy(), rtol=1e-12)
+    pooled[1, 5] = np.nan
+    assert np.isnan(attention.predicted(pooled).numpy()).all((1, 2, 3)).tolist() == [0, 1, 0]
 
 
 @pytest.mark.parametrize("size", [(8, 8), (5, 7), (1, 2)])
@@ -257,6 +259,19 @@ def test_doubling_and_a_convolution_at_once(size):
     y = high(leave(doubled_conv3x3(x.bfloat16(), w)))
     truth = leave(conv2d(upsample_nearest2x(x), w, padding=1)).numpy()
     np.testing.assert_allclose(y, truth, rtol=1.1 * EPS, atol=1e-5 * abs(truth).max())
+
+
+@pytest.mark.parametrize("sizes", [((4, 6), (8, 12)), ((5, 7), (9, 14)), ((1, 1), (2, 1))])
+def test_resizing_and_adding_at_once(sizes):
+    from model.ops.resize import add_resized, resize_bilinear
+
+    jt = runtime.jt
+    coarse, fine = (activations(2, 2, *size, seed=seed) for seed, size in enumerate(sizes))
+    y = high(add_resized(low(coarse), low(fine)))
+    truth = fine + np.maximum(resize_bilinear(jt.array(coarse), sizes[1]).numpy(), 0)
+    np.testing.assert_allclose(y, truth, rtol=1.01 * EPS, atol=1e-6)
+    coarse[0, 0, 0, 0, 0] = np.nan
+    assert np.isnan(high(add_resized(low(coarse), low(fine)))[0, 0, 0, 0, 0])
 
 
 @pytest.mark.parametrize("name", MODEL_NAMES)

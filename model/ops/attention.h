@@ -16,12 +16,14 @@ struct Norm {
 inline void theta(int64_t C, int64_t H, int64_t N, const double* mean, const float* first,
                   const float* second, Norm hidden, Norm last, double eps, double* y) {
     std::vector<double> values(H);
+    volatile double hidden_zero = 0;  // or -Ofast would fold NaN * 0 into 0, and NaN has to stay
+    const double zero = hidden_zero;
     for (int64_t n = 0; n < N; ++n) {
         for (int64_t h = 0; h < H; ++h) {
             double sum = 0;
             for (int64_t c = 0; c < C; ++c) sum += first[h * C + c] * mean[n * C + c];
             const double z = hidden(h, sum, eps);
-            values[h] = z < 0 ? 0 : z;
+            values[h] = z > 0 ? z : z * zero;
         }
         for (int64_t c = 0; c < C; ++c) {
             double sum = 0;

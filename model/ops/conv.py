@@ -180,11 +180,15 @@ class Conv2d(jt.Module):
                 x, self.weight, self.bias, stride=self.stride, padding=self.padding)
         return add_bias(self.without_bias(x), self.bias)
 
-    def normalised(self, x: jt.Var, norm: BatchNorm) -> jt.Var:
-        """A batch norm after it, folded into it where that may be done."""
+    def normalised(self, x: jt.Var, norm: BatchNorm, slope: float | None = None) -> jt.Var:
+        """A batch norm after it, folded into it where that may be done.
+
+        Args:
+            slope: of the activation, in place of the norm's; only where it is folded.
+        """
         if not norm.folds(x):
             return norm(self.without_bias(x), self.bias)
         scale, shift = norm.scale_and_shift(self.bias)
         weight = self.weight.float64() * scale.reshape(-1, 1, 1, 1)
-        return conv2d_activated(
-            x, weight.float32(), shift, norm.slope, self.stride, self.padding)
+        slope = norm.slope if slope is None else slope
+        return conv2d_activated(x, weight.float32(), shift, slope, self.stride, self.padding)

@@ -1,4 +1,6 @@
 // Nearest upsampling of activations in blocks of channels, and its gradient. Needs values.h.
+#include <algorithm>
+#include <vector>
 
 namespace resize {
 using values::load;
@@ -24,6 +26,47 @@ void double_size_gradient(int64_t P, int64_t H, int64_t W, const T* dy, T* dx) {
                                   + load(from[2 * W * B + B]);
                 values::store(dx[(row * W + i) * B + b], sum);
             }
+}
+
+// Where the pixels of an axis come from: between two of the other size, with half-pixel centres.
+struct Between {
+    std::vector<int64_t> low, high;
+    std::vector<float> share;  // of the high one
+    Between(int64_t size, int64_t new_size) : low(new_size), high(new_size), share(new_size) {
+        for (int64_t i = 0; i < new_size; ++i) {
+            const double centre = std::max((i + 0.5) * size / new_size - 0.5, 0.0);
+            low[i] = std::min(int64_t(centre), size - 1);
+            high[i] = std::min(low[i] + 1, size - 1);
+            share[i] = centre - low[i];
+        }
+    }
+};
+
+// y = fine + ReLU(coarse, resized bilinearly), P planes with B channels each.
+template <int B, class T>
+void add_resized(int64_t P, int64_t h, int64_t w, const T* coarse, int64_t H, int64_t W,
+                 const T* fine, T* y) {
+    const Between rows(h, H), columns(w, W);
+    volatile float hidden = 0;  // or -Ofast would fold NaN * 0 into 0, and NaN has to stay
+    const float zero = hidden;
+    #pragma omp parallel for
+    for (int64_t row = 0; row < P * H; ++row) {
+        const int64_t plane = row / H * h, r = row % H;
+        const T* above = coarse + (plane + rows.low[r]) * w * B;
+        const T* below = coarse + (plane + rows.high[r]) * w * B;
+        const float down = rows.share[r];
+        for (int64_t i = 0; i < W; ++i) {
+            const int64_t left = columns.low[i] * B, right = columns.high[i] * B;
+            const float aside = columns.share[i];
+            for (int b = 0; b < B; ++b) {
+                const float top = load(above[left + b]) * (1 - aside) + load(above[right + b]) * aside;
+                const float low = load(below[left + b]) * (1 - aside) + load(below[right + b]) * aside;
+                const float value = top * (1 - down) + low * down;
+                values::store(y[(row * W + i) * B + b], load(fine[(row * W + i) * B + b])
+                                                        + (value > 0 ? value : value * zero));
+            }
+        }
+    }
 }
 
 // Of a 3×3 kernel w, O×C, that of the transposed convolution of stride 2 which is as doubling and w:

@@ -49,6 +49,15 @@ def upsample_nearest2x(x: jt.Var) -> jt.Var:
     return x.reshape(n, c, 2 * h, 2 * w, *block)
 
 
+def add_resized(coarse: jt.Var, fine: jt.Var) -> jt.Var:
+    """fine + ReLU(`resize_bilinear` of coarse) in bfloat16, rounded once; without gradient."""
+    block = fine.shape[4]
+    sizes = [f"in{i}_shape{axis}" for i in (0, 1) for axis in (2, 3)]
+    return code(fine.shape, fine.dtype, [coarse, fine], "resize.h",
+                f"resize::add_resized<{block}>(in0_shape0 * in0_shape1, {sizes[0]}, {sizes[1]}, "
+                f"{{in0}}, {sizes[2]}, {sizes[3]}, {{in1}}, {{out0}});")
+
+
 def _bilinear_matrix(size, new_size):
     """new_size × size weights of linear interpolation with half-pixel centres, edges clamped."""
     centres = (np.arange(new_size, dtype=np.float64) + 0.5) * (size / new_size) - 0.5
