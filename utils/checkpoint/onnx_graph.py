@@ -2,8 +2,8 @@
 
 What runtimes want decides the form. All kernels are constants: batch norms are folded into the
 convolutions before them, in float64, the scale into weights and the shift into the bias, which
-leaves zero padding as it was. So LLSKM cannot be one convolution with a kernel for each image, as in
-`model.llskm`, and is
+leaves zero padding as it was. So LLSKM is not one convolution with a kernel for each image, as in
+`model.llskm`, but
 
     Conv(x, δ_centre · W_sum − W)  +  θ(x) ∘ Conv1×1(x, W_c)
 
@@ -66,7 +66,7 @@ def make_onnx(net: jt.Module, model_name: str, metadata: Mapping[str, str]) -> o
 
 
 class _Graph:
-    """Nodes and constants; a value is known by its name, and each method returns that of its own."""
+    """Nodes and constants; a value is known by its name, each method returns that of its own."""
 
     def __init__(self):
         self.nodes, self.constants = [], []
