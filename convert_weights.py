@@ -1,12 +1,16 @@
-"""Converts weights between our .npz and PyTorch's .pth.tar, .pth and .pt, both ways, exactly.
+"""Converts weights between our .npz and PyTorch's .pth.tar, .pth and .pt, and either to .onnx.
 
     python convert_weights.py model/checkpoints/NUDT-SIRST/L2SKNet_UNet/best.npz unet.pth.tar
     python convert_weights.py official.pth.tar official.npz
+    python convert_weights.py model/pretrained/NUDT-SIRST/L2SKNet_UNet.npz net.onnx
 
 The endings decide. What is written for PyTorch has the official names and all that the official
 networks' strict load_state_dict wants, and loads with torch.load(…, weights_only=True): .pth.tar
 holds a dict of `state_dict`, `epoch` and scores, .pth and .pt the bare state_dict. Nothing in a
 file is executed, and PyTorch is not needed. test.py --weights takes all of these files as they are.
+
+.onnx (opset 17) is the network itself, for any batch and size, with its name, training data,
+threshold and input convention inside; it needs `pip install -r requirements-onnx.txt`.
 """
 
 from __future__ import annotations

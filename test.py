@@ -13,6 +13,8 @@ With --input: any size and depth, no masks needed; <dataset> is the name of the 
     overlay/<model>/NAME.png     the image with the detections circled, the strongest enlarged
     detections/<model>.csv       file, x, y, x_min, y_min, x_max, y_max, area, peak: a detection
     detections/<model>.json      a row; the same by image, those without detections as well
+    detections/<model>.coco.json with --boxes coco: images, categories, and annotations with score
+                                 and centroid, those that COCO tools read as results
 
 A detection is an 8-connected region of probabilities above --threshold. Coordinates are pixels, x
 to the right and y down, the centre of the top left pixel is (0, 0); x, y is the centroid, the
@@ -76,7 +78,8 @@ def predict_own_images(args: argparse.Namespace) -> None:
     if run.device == "cpu":
         print(f"{args.input}: {check_memory(files, args.model_names, args.tile)}")
     threshold = 0.5 if args.threshold is None else args.threshold
-    options = Options(threshold, args.tile, args.stretch, not args.no_overlay, args.num_workers)
+    options = Options(threshold, args.tile, args.stretch, not args.no_overlay,
+                      args.boxes == "coco", args.num_workers)
     outcomes = []
     for model_name, path in weights.items():
         print(f"{args.input}, {model_name} with {path}, to {folder}")
@@ -118,6 +121,8 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
                           "0..1, for 10- to 14-bit data in 16-bit files; default: divide 8-bit "
                           "files by 255 and 16-bit files by 65535")
     own.add_argument("--no_overlay", action="store_true", help="write no overlays")
+    own.add_argument("--boxes", choices=("coco",),
+                     help="write the detections in this format, too")
     own.add_argument("--tile", type=_tile, metavar="N",
                      help="predict tiles of NxN that overlap by a quarter, where the memory is too "
                           "small for whole frames. The map differs: the attention theta is a "
@@ -130,7 +135,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     if args.weights and len(args.model_names) > 1:
         raise UserError(f"{args.weights}: weights are of one network; name one --model_name")
     if not args.input:
-        for flag in ("output", "threshold", "stretch", "no_overlay", "tile"):
+        for flag in ("output", "threshold", "stretch", "no_overlay", "boxes", "tile"):
             if getattr(args, flag) is not parser.get_default(flag):
                 parser.error(f"--{flag} goes with --input")
     return args

@@ -20,7 +20,7 @@ from utils.checkpoint import pretrained
 from utils.data.images import read_size, stretch
 from utils.errors import UserError
 from utils.predict import frames, memory
-from utils.predict.detections import Detection, find_detections
+from utils.predict.detections import Detection, Frame, find_detections, save_coco
 from utils.predict.maps import predict, predict_tiles
 from utils.predict.overlays import DETECTION, INSET, draw_overlay
 
@@ -306,6 +306,47 @@ def test_a_folder_of_every_mode_by_the_real_command_line(tmp_path, weights):
     assert not list(folder.glob("*.csv")) and len(list(tmp_path.iterdir())) == 2
 
 
+def test_coco_has_the_boxes_of_the_table(tmp_path, script):
+    folder, result = tmp_path / "frames", tmp_path / "out"
+    folder.mkdir()
+    image, _ = scene()
+    Image.fromarray(image).save(folder / "first.png")
+    Image.new("L", (7, 5)).save(folder / "dark.png")
+    Image.fromarray(np.rot90(image).copy()).save(folder / "gedreht \u00e4.png")
+    (folder / "broken.png").write_text("no image")
+    with pytest.raises(UserError, match="broken.png"):
+        script("--input", folder, "--output", result, "--boxes", "coco")
+    content = json.loads((result / "detections" / f"{UNET}.coco.json").read_text("utf-8"))
+    assert list(content) == ["info", "images", "annotations", "categories"]
+    assert content["categories"] == [{"id": 1, "name": "target"}]
+    assert content["images"] == [
+        {"id": 1, "file_name": "dark.png", "width": 7, "height": 5},
+        {"id": 2, "file_name": "first.png", "width": 30, "height": 20},
+        {"id": 3, "file_name": "gedreht \u00e4.png", "width": 20, "height": 30}]
+    names = {each["id"]: each["file_name"] for each in content["images"]}
+    boxes = []
+    for number, each in enumerate(content["annotations"], 1):
+        assert (each["id"], each["category_id"], each["iscrowd"]) == (number, 1, 0)
+        x, y, width, height = each["bbox"]
+        boxes.append((names[each["image_id"]], *each["centroid"], x, y, x + width - 1,
+                      y + height - 1, each["area"], each["score"]))
+    table = [(row.pop("file"), *map(float, row.values()))
+             for row in read_table(result / "detections" / f"{UNET}.csv")]
+    assert boxes == table and len(table) == 4
+    assert content["annotations"][1]["bbox"] == [10, 4, 3, 2]
+
+
+def test_coco_of_nothing_and_of_a_write_that_fails(tmp_path):
+    path = tmp_path / "boxes.json"
+    save_coco(path, [], "none")
+    before = path.read_bytes()
+    assert json.loads(before) == {"info": {"description": "none"}, "images": [],
+                                  "annotations": [], "categories": [{"id": 1, "name": "target"}]}
+    with pytest.raises(AttributeError):
+        save_coco(path, [Frame("a.png", 3, 2, []), None], "broken")
+    assert path.read_bytes() == before and list(tmp_path.iterdir()) == [path]
+
+
 def test_one_image_goes_to_result(tmp_path, script, capsys):
     image, expected = scene()
     Image.fromarray(image).save(tmp_path / "one.png")
@@ -343,6 +384,7 @@ def test_tiles_by_flag(tmp_path, script):
     ("flags", "message"),
     [
         (["--output", "x"], "--output goes with --input"),
+        (["--boxes", "coco"], "--boxes goes with --input"),
         (["--threshold", "0.4"], "--threshold goes with --input"),
         (["--stretch"], "--stretch goes with --input"),
         (["--tile", "128"], "--tile goes with --input"),

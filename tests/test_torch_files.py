@@ -448,8 +448,8 @@ def test_weights_that_do_not_fit_are_refused(written, tmp_path):
     write_torch_file(tmp_path / "none.pth", {"epoch": 3, "state_dict": {}})
     with pytest.raises(UserError, match="none.pth: holds no named tensors"):
         load_model("L2SKNet_FPN", tmp_path / "none.pth")
-    with pytest.raises(UserError, match="w.onnx: unknown ending; name it .npz, .pth.tar"):
-        convert(unet, tmp_path / "w.onnx")
+    with pytest.raises(UserError, match="w.h5: unknown ending; name it .npz, .pth.tar"):
+        convert(unet, tmp_path / "w.h5")
     assert not (tmp_path / "w.npz").exists()
 
 

@@ -24,7 +24,7 @@ ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 VENV = os.path.join(ROOT, ".venv")
 VENV_PYTHON = os.path.join(VENV, "bin", "python")
 STAMP = os.path.join(VENV, "l2sknet.stamp")
-REQUIREMENTS = ("requirements.txt", "requirements-dev.txt")
+REQUIREMENTS = ("requirements.txt", "requirements-dev.txt", "requirements-onnx.txt")
 
 # Jittor 1.3.11 needs NumPy 1.x, whose last wheels are for Python 3.12.
 OLDEST, NEWEST = (3, 9), (3, 12)

@@ -72,6 +72,11 @@ def detections(folder: Path, model_name: str) -> tuple[Path, Path]:
     return stem.with_name(f"{model_name}.csv"), stem.with_name(f"{model_name}.json")
 
 
+def coco(folder: Path, model_name: str) -> Path:
+    """The detections once more, as COCO has them."""
+    return folder / "detections" / f"{model_name}.coco.json"
+
+
 # Scores
 
 

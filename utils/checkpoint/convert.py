@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from model import MODEL_NAMES, build_model
+from utils.checkpoint.onnx_graph import make_onnx, require_onnx
 from utils.checkpoint.torch_files import (
     SUFFIXES,
     find_state_dict,
@@ -21,6 +22,9 @@ from utils.checkpoint.weights import (
     save_weights,
 )
 from utils.errors import UserError
+from utils.files import atomic_path
+
+ONNX = ".onnx"  # written, not read
 
 
 def convert(source: str | Path, target: str | Path, model_name: str | None = None) -> str:
@@ -29,19 +33,22 @@ def convert(source: str | Path, target: str | Path, model_name: str | None = Non
     Args:
         source: an .npz of ours, or a .pth, .pth.tar or .pt of PyTorch's.
         target: its name decides. `.npz`; `.pth.tar`: a dict of `state_dict` and the numbers that
-            stand beside it in the source (`epoch`, loss and scores); `.pth`, `.pt`: a state_dict.
+            stand beside it in the source (`epoch`, loss and scores); `.pth`, `.pt`: a state_dict;
+            `.onnx`: the network itself, for evaluation.
         model_name: one of MODEL_NAMES; by default what the weights fit.
 
     Returns:
         One line that says what was written.
 
     Raises:
-        UserError: a file cannot be read, the weights are not of the network, or `target` has
-            another ending.
+        UserError: a file cannot be read, the weights are not of the network, `target` has
+            another ending, or the package onnx is missing and needed.
     """
     source, target = Path(source), Path(target)
-    if not target.name.endswith((".npz", *SUFFIXES)):
-        raise UserError(f"{target}: unknown ending; name it .npz, .pth.tar, .pth or .pt")
+    if not target.name.endswith((".npz", ONNX, *SUFFIXES)):
+        raise UserError(f"{target}: unknown ending; name it .npz, .pth.tar, .pth, .pt or .onnx")
+    if target.suffix == ONNX:
+        require_onnx(str(target))
     from_torch = is_torch_file(source)
     content = read_torch_file(source) if from_torch else read_arrays(source)
     meta = {} if from_torch else read_meta(source)
@@ -58,6 +65,10 @@ def convert(source: str | Path, target: str | Path, model_name: str | None = Non
     if target.suffix == ".npz":
         meta.pop("scheduler", None)  # without the optimizer it is no run to resume
         save_weights(net, target, meta)
+    elif target.suffix == ONNX:
+        made = make_onnx(net, model_name, _conventions(model_name, meta))
+        with atomic_path(target) as temporary:
+            temporary.write_bytes(made.SerializeToString())
     elif target.name.endswith(".pth.tar"):
         numbers = _numbers(content if from_torch else (meta.get("history") or [{}])[-1])
         write_torch_file(target, {**numbers, "state_dict": official_state_dict(weights)})
@@ -66,6 +77,19 @@ def convert(source: str | Path, target: str | Path, model_name: str | None = Non
     beside = f", with {', '.join(f'{name} {value:g}' for name, value in numbers.items())}"
     return (f"{target}: {model_name}, {len(weights)} arrays, "
             f"{sum(array.size for array in weights.values()):,} numbers{beside if numbers else ''}")
+
+
+def _conventions(model_name, meta):
+    """What one must know to use a network, as text."""
+    return {
+        "name": model_name,
+        "training_data": meta.get("dataset") or "unknown",
+        "threshold": "0.5",
+        "input": "N×1×H×W float32 in [0, 1], any size: grey levels (of colours 0.299 R + 0.587 G + "
+                 "0.114 B) over 255, of 16-bit images over 65535",
+        "output": "N×1×H×W float32: the probability of a target, which is where it exceeds the "
+                  "threshold",
+    }
 
 
 def _fit(own, weights):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -87,3 +87,46 @@ def save_detections(
     unreadable = [{"file": file, "reason": reason} for file, reason in problems.items()]
     content = {**run, "coordinates": COORDINATES, "images": images, "unreadable": unreadable}
     write_text(json_path, json.dumps(content, indent=1, ensure_ascii=False))
+
+
+CATEGORY = {"id": 1, "name": "target"}
+
+
+def save_coco(path: Path, frames: Sequence[Frame], description: str) -> None:
+    """Writes detections as COCO has annotations, with `score`, the peak, and `centroid`, x and y.
+
+    A `bbox` is [x, y, width, height] from the outer edge of its pixels. Entry by entry: beside
+    `frames` themselves no memory grows with their number.
+
+    Args:
+        path: the file.
+        frames: in the order to be written; their ids are 1, 2 ...
+        description: one line, for `info`.
+    """
+    found = ((image_id, each) for image_id, frame in enumerate(frames, 1)
+             for each in frame.detections)
+    parts: dict[str, Iterable] = {
+        "images": ({"id": image_id, "file_name": frame.file, "width": frame.width,
+                    "height": frame.height} for image_id, frame in enumerate(frames, 1)),
+        "annotations": (_annotation(number, *each) for number, each in enumerate(found, 1)),
+        "categories": [CATEGORY],
+    }
+    with atomic_path(path) as temporary, open(temporary, "w", encoding="utf-8") as file:
+        file.write(f'{{"info": {_as_json({"description": description})}')
+        for name, entries in parts.items():
+            file.write(f',\n"{name}": [')
+            for index, entry in enumerate(entries):
+                file.write(("," if index else "") + "\n " + _as_json(entry))
+            file.write("]")
+        file.write("}\n")
+
+
+def _annotation(number: int, image_id: int, found: Detection) -> dict[str, Any]:
+    width, height = found.x_max - found.x_min + 1, found.y_max - found.y_min + 1
+    return {"id": number, "image_id": image_id, "category_id": CATEGORY["id"],
+            "bbox": [found.x_min, found.y_min, width, height], "area": found.area, "iscrowd": 0,
+            "score": found.peak, "centroid": [found.x, found.y]}
+
+
+def _as_json(value: Any) -> str:
+    return json.dumps(value, ensure_ascii=False)

@@ -16,7 +16,13 @@ from utils import places, runtime
 from utils.data.images import read_gray, stretch, to_float
 from utils.errors import UserError, listed
 from utils.files import atomic_path
-from utils.predict.detections import Detection, Frame, find_detections, save_detections
+from utils.predict.detections import (
+    Detection,
+    Frame,
+    find_detections,
+    save_coco,
+    save_detections,
+)
 from utils.predict.maps import load_model, predict, predict_tiles
 from utils.predict.overlays import draw_overlay
 from utils.predict.prediction_files import save_prediction
@@ -33,6 +39,7 @@ class Options(NamedTuple):
         tile: the side of tiles in pixels; None: whole frames.
         stretch: whether each frame's grey levels are spread over [0, 1] first.
         overlays: whether pictures with the detections circled are written.
+        coco: whether the detections are written as COCO has them, too.
         num_workers: threads that read and write.
     """
 
@@ -40,6 +47,7 @@ class Options(NamedTuple):
     tile: int | None = None
     stretch: bool = False
     overlays: bool = True
+    coco: bool = False
     num_workers: int = 4
 
 
@@ -95,7 +103,8 @@ def predict_frames(
     """Predicts images one at a time, each at its own size, reading ahead and writing behind.
 
     Below `folder`: `img/<model>/NAME.png`, `mat/<model>/NAME.mat`, `overlay/<model>/NAME.png`, and
-    `detections/<model>.csv` and `.json`; the last two also if it is interrupted.
+    `detections/<model>.csv` and `.json`, and if wanted `.coco.json`; these also if it is
+    interrupted.
 
     Args:
         weights: a file of weights.
@@ -116,6 +125,9 @@ def predict_frames(
             if outcome.frames:
                 save_detections(*places.detections(folder, model_name), outcome.frames,
                                 outcome.problems, run)
+                if options.coco:
+                    save_coco(places.coco(folder, model_name), outcome.frames,
+                              f"{model_name} with {weights}, threshold {options.threshold:g}")
     except OSError as error:  # not of reading: that names the image and goes on
         raise UserError(f"{folder}: the results cannot be written ({error}); make room there, or "
                         "name another folder with --output") from error

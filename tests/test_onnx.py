@@ -1,0 +1,140 @@
+"""Networks as .onnx: onnxruntime computes what we do, from a file that says how to use it."""
+
+from __future__ import annotations
+
+import importlib.util
+import re
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from brightness import save_brightness_weights
+from PIL import Image
+from scripts import ROOT
+
+from alignment import golden
+from model import MODEL_NAMES, build_model
+from utils.checkpoint.convert import convert
+from utils.checkpoint.pretrained import find_pretrained
+from utils.checkpoint.weights import load_weights, save_weights
+from utils.data.images import read_gray, to_float
+from utils.data.synthetic import make_sample
+from utils.errors import UserError
+from utils.predict.maps import load_model, predict
+
+pytestmark = pytest.mark.usefixtures("cpu")
+
+needs_onnx = pytest.mark.skipif(
+    not all(map(importlib.util.find_spec, ("onnx", "onnxruntime"))),
+    reason="onnx or onnxruntime is not installed (pip install -r requirements-onnx.txt)")
+
+MODEL = "L2SKNet_UNet"
+SHIPPED = find_pretrained("NUDT-SIRST", MODEL)
+BOUND = 1e-5
+
+
+@pytest.fixture(scope="module")
+def sources(cpu, tmp_path_factory):
+    """A folder with the recipe's weights of each network, MODEL.npz."""
+    folder = tmp_path_factory.mktemp("onnx")
+    for name in MODEL_NAMES:
+        net = build_model(name)
+        load_weights(net, golden.weights(golden.load(name)))
+        save_weights(net, folder / f"{name}.npz", {"model": name, "dataset": "SET"})
+    return folder
+
+
+def session(path):
+    import onnxruntime
+
+    return onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+
+
+@needs_onnx
+@pytest.mark.parametrize("name", MODEL_NAMES)
+def test_onnxruntime_gives_our_output(sources, tmp_path, name):
+    target = tmp_path / "new" / "net.onnx"
+    assert convert(sources / f"{name}.npz", target).startswith(f"{target}: {name}, ")
+    assert [*target.parent.iterdir()] == [target]
+    running, net = session(target), load_model(name, sources / f"{name}.npz")
+    for shape in ((1, 64, 64), (3, 37, 51), (1, 101, 74), (3, 16, 9), (1, 5, 3)):
+        x = golden.images(*shape)
+        (found,) = running.run(None, {"image": x})
+        assert found.dtype == np.float32 and found.shape == x.shape
+        ours = predict(net, x)
+        assert ours.std() > 0.01
+        np.testing.assert_allclose(found[:, 0], ours, rtol=0, atol=BOUND)
+
+
+@needs_onnx
+@pytest.mark.parametrize("name", MODEL_NAMES)
+def test_other_runtimes_can_take_the_file(sources, tmp_path, name):
+    import onnx
+
+    convert(sources / f"{name}.npz", tmp_path / "net.onnx")
+    made = onnx.load(tmp_path / "net.onnx")
+    assert [(each.domain, each.version) for each in made.opset_import] == [("", 17)]
+    constants = {each.name for each in made.graph.initializer}
+    kinds = {node.op_type for node in made.graph.node}
+    assert not {"BatchNormalization", "If", "Loop"} & kinds
+    convolutions = [node for node in made.graph.node if node.op_type == "Conv"]
+    assert len(convolutions) > 50
+    assert all(set(node.input[1:]) <= constants for node in convolutions)
+    texts = {each.key: each.value for each in made.metadata_props}
+    assert texts.pop("input").startswith("N×1×H×W float32 in [0, 1]") and texts.pop("output")
+    assert texts == {"name": name, "training_data": "SET", "threshold": "0.5"}
+
+
+@needs_onnx
+def test_trained_weights_find_the_same_pixels(nudt, tmp_path):
+    convert(SHIPPED, tmp_path / "net.onnx")
+    running, net = session(tmp_path / "net.onnx"), load_model(MODEL, SHIPPED)
+    assert running.get_modelmeta().custom_metadata_map["training_data"] == "NUDT-SIRST"
+    names = (nudt / "test.txt").read_text().split()[:8]
+    x = np.stack([to_float(read_gray(nudt / "images" / f"{name}.png"))[None] for name in names])
+    ours, (found,) = predict(net, x), running.run(None, {"image": x})
+    assert (ours > 0.5).sum() > 50
+    # A trained network amplifies the rounding of float32 at the borders of targets.
+    np.testing.assert_allclose(found[:, 0], ours, rtol=0, atol=1e-3)
+    clear = abs(ours - 0.5) > 1e-3
+    assert ((found[:, 0] > 0.5) == (ours > 0.5))[clear].all()
+
+
+@needs_onnx
+@pytest.mark.parametrize("depth", [8, 16])
+@pytest.mark.parametrize("page", ["README.md", "README.zh-CN.md"])
+def test_the_lines_of_the_readme_run_without_jittor(tmp_path, page, depth):
+    blocks = re.findall(r"```python\n(.*?)```", (ROOT / page).read_text("utf-8"), re.S)
+    (lines,) = (block for block in blocks if "onnxruntime" in block)
+    weights = save_brightness_weights(tmp_path / "weights.npz")
+    convert(weights, tmp_path / "net.onnx")
+    image = make_sample(90, 117, np.random.default_rng(3))[0]
+    image[40:43, 60:64] = 250
+    Image.fromarray(image if depth == 8 else image.astype(np.uint16) * 257).save(
+        tmp_path / "frame.png")
+    lines += "\nimport sys\nassert not {'jittor', 'utils', 'model'} & set(sys.modules)"
+    subprocess.run([sys.executable, "-c", lines], cwd=tmp_path, check=True)
+    x = to_float(read_gray(tmp_path / "frame.png"))[None, None]
+    ours = predict(load_model(MODEL, weights), x)[0] > 0.5
+    assert 12 <= ours.sum() < ours.size / 2
+    found = np.asarray(Image.open(tmp_path / "targets.png"))
+    assert found.dtype == np.uint8 and (found == 255 * ours).all()
+
+
+@needs_onnx
+def test_weights_of_no_network_leave_nothing_behind(sources, tmp_path):
+    np.savez(tmp_path / "w.npz", weight=np.zeros(3, np.float32))
+    with pytest.raises(UserError, match="w.npz: not the weights of this network"):
+        convert(tmp_path / "w.npz", tmp_path / "net.onnx")
+    with pytest.raises(UserError, match="not the weights of this network"):
+        convert(sources / "L2SKNet_FPN.npz", tmp_path / "net.onnx", MODEL)
+    assert [path.name for path in tmp_path.iterdir()] == ["w.npz"]
+
+
+def test_without_the_package_one_line_says_what_to_install(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "onnx", None)
+    with pytest.raises(UserError, match=r"net\.onnx: needs the package onnx; "
+                                        r"pip install -r requirements-onnx\.txt$"):
+        convert(SHIPPED, tmp_path / "net.onnx")
+    assert not any(tmp_path.iterdir())
