@@ -12,6 +12,9 @@ from utils.errors import UserError, listed
 # In order of preference where one stem has several files.
 EXTENSIONS = (".png", ".bmp", ".tif", ".tiff", ".jpg", ".jpeg")
 
+FULL = 255  # the level of a target in a mask
+FAINT = 8  # a pixel has so many neighbours: all of them may be its grey edge
+
 _COLOUR_MODES = ("RGB", "RGBA", "RGBX", "RGBa", "P", "PA", "CMYK", "YCbCr", "HSV")
 
 
@@ -88,16 +91,36 @@ def read_size(path: str | Path) -> tuple[int, int] | None:
 
 
 def read_mask(path: str | Path) -> np.ndarray:
-    """Reads a binary mask: 0 is background; 1, 255 or the full 16-bit scale is target.
-
-    Grey, RGB with equal channels, 1-bit, and palette files; in the last either the colours are
-    black and white, or the indices are 0 (black) and 1 (any colour), as annotation tools write.
-
-    Returns:
-        H×W uint8 of 0 and 1.
+    """Reads a mask, H×W uint8 of 0 and 1: what lies above half of full scale is target.
 
     Raises:
-        UserError: the file cannot be read, or is not binary (says which values it has).
+        UserError: as `read_levels`.
+    """
+    return binary(read_levels(path))
+
+
+def binary(levels: np.ndarray) -> np.ndarray:
+    """0 and 1 from the levels of a mask: target above half of full scale."""
+    return (levels > FULL // 2).astype(np.uint8)
+
+
+def read_levels(path: str | Path) -> np.ndarray:
+    """Reads a mask with the grey levels that it may have at the edges of targets.
+
+    0 is background; 1, 255 or the full 16-bit scale is target. Grey, RGB with equal channels,
+    1-bit, and palette files; in the last either the colours are black and white, or the indices are
+    0 (black) and 1 (any colour), as annotation tools write.
+
+    A picture with levels between is a mask if at least half of it is black, something lies above
+    half of full scale, and for each pixel above there are at most `FAINT` of the others that are
+    not black. A photograph has no black ground, class numbers nothing bright, and a JPEG spoils the
+    black ground and is refused whatever it holds.
+
+    Returns:
+        H×W uint8, 0 to 255.
+
+    Raises:
+        UserError: the file cannot be read, or is no mask (says which values it has).
     """
     path = Path(path)
     image = _open(path)
@@ -117,17 +140,23 @@ def read_mask(path: str | Path) -> np.ndarray:
     if values is None:
         values = _gray(image, path)
 
-    found = np.flatnonzero(np.bincount(values.ravel()))
+    counts = np.bincount(values.ravel())
+    found = np.flatnonzero(counts)
     high = found[-1]
-    if high not in (0, 1, 255, 65535) or len(found) > 2 or (len(found) == 2 and found[0] != 0):
+    if high <= 1 or (high in (FULL, 65535) and set(found) <= {0, high}):
+        return (values > 0).astype(np.uint8) * np.uint8(FULL)
+    full = FULL if high <= FULL else 65535
+    above = counts[full // 2 + 1:].sum()
+    faint = counts[1:full // 2 + 1].sum()
+    jpeg = image.format == "JPEG"
+    if jpeg or 2 * counts[0] < values.size or not above or faint > FAINT * above:
         some = listed([str(value) for value in found], shown=4)
         some += f" up to {high}" if len(found) > 4 else ""
-        jpeg = " (JPEG cannot keep a mask: use PNG)" if image.format == "JPEG" else ""
         raise UserError(
-            f"{path}: not a binary mask (values {some}); "
-            f"save it with 0 for background and 255 for target{jpeg}"
+            f"{path}: not a binary mask (values {some}); save it with 0 for background and 255 for "
+            f"target{' (JPEG cannot keep a mask: use PNG)' if jpeg else ''}"
         )
-    return (values > 0).astype(np.uint8)
+    return np.rint(values * (FULL / full)).astype(np.uint8)
 
 
 def to_float(image: np.ndarray) -> np.ndarray:
