@@ -55,7 +55,7 @@ def predict_test_lists(args: argparse.Namespace) -> None:
     for dataset_name, chosen in weights.items():
         for model_name, path in chosen.items():
             split = load_split(args.dataset_dir, dataset_name, "test", args.num_workers,
-                               masks_required=False)
+                               masks_required=False, skip_bad=args.skip_bad)
             folder = places.predictions(args.output_dir, dataset_name)
             print(f"{split.describe()}, {model_name} with {path}, to {folder}")
             predict_split(model_name, path, split, args.output_dir, dataset_name,
@@ -104,6 +104,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     """The flags; those for own images are refused without --input."""
     parser = cli.make_parser(__doc__, default_models=["L2SKNet_UNet"], without_effect=("seed",))
     cli.add_batch_size(parser)
+    cli.add_skip_bad(parser)
     parser.add_argument("--weights", type=Path, metavar="FILE",
                         help="weights: .npz, or PyTorch's .pth.tar, .pth, .pt; default the best of "
                              "the training run")
