@@ -7,8 +7,9 @@ Writes result/<dataset>/img/<model>/NAME.png (0-255) and result/<dataset>/mat/<m
 (key T, float32 probabilities). The weights are those of --weights, else the best of the training
 run on this dataset, else those that come with the project (model/pretrained/).
 
-With --input: any size and depth, no masks needed; <dataset> is the name of the file or folder, or
---output names a folder in place of result/<dataset>. Beside img/ and mat/ it gets
+With --input: any size and depth, no masks needed, TIFFs of several pages too (the results of page 3
+of stack.tif are called stack_0003); <dataset> is the name of the file or folder, or --output names
+a folder in place of result/<dataset>. Beside img/ and mat/ it gets
 
     overlay/<model>/NAME.png     the image with the detections circled, the strongest enlarged
     detections/<model>.csv       file, x, y, x_min, y_min, x_max, y_max, area, peak: a detection
@@ -29,7 +30,7 @@ from pathlib import Path
 from utils import cli, places, runtime
 from utils.checkpoint.pretrained import choose_weights
 from utils.data.datasets import load_split
-from utils.data.images import input_name, list_images
+from utils.data.images import input_name, list_images, pages
 from utils.errors import UserError
 from utils.predict import predict_split
 from utils.predict.frames import Options, predict_frames
@@ -69,7 +70,7 @@ def predict_own_images(args: argparse.Namespace) -> None:
         UserError: no image, too little memory, or images that cannot be read (the rest is done).
     """
     weights = weights_of(args, args.dataset_names[0], "the images of --input")
-    files = list_images(args.input)
+    files = pages(list_images(args.input))
     folder = args.output or places.predictions(args.output_dir, input_name(args.input))
     run = runtime.start(args.device, args.precision)
     print(run.describe())

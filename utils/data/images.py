@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import threading
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -38,14 +40,15 @@ def _open(path: Path) -> Image.Image:
             "copy or download the file anew"
         ) from error
     if frames > 1:
-        raise UserError(f"{path}: a stack of {frames} frames; save each frame as a file of its own")
-    if image.mode == "LAB":  # the one mode that Pillow reads but cannot convert
-        raise UserError(f"{path}: colours in Lab; save it in grey or RGB")
+        raise UserError(f"{path}: a stack of {frames} frames; save each frame as a file of its own "
+                        "(test.py --input takes stacks)")
     return image
 
 
-def _gray(image: Image.Image, path: Path) -> np.ndarray:
+def _gray(image: Image.Image, path: Path | Page) -> np.ndarray:
     """The grey levels of a decoded picture, H×W uint8 or uint16."""
+    if image.mode == "LAB":  # the one mode that Pillow reads but cannot convert
+        raise UserError(f"{path}: colours in Lab; save it in grey or RGB")
     if image.mode.startswith("I;16"):
         return np.asarray(image).astype(np.uint16)
     if image.mode in ("I", "F"):
@@ -81,8 +84,98 @@ def read_gray(path: str | Path) -> np.ndarray:
     return _gray(_open(Path(path)), Path(path))
 
 
-def read_size(path: str | Path) -> tuple[int, int] | None:
+class Page:
+    """One page of a TIFF that holds several, as thermal cameras write; read when it is needed.
+
+    Has what `Path` has of a name: that of the file with the number of the page, from 1 on.
+
+    Attributes:
+        path: of the file.
+        number: of the page, from 1 on.
+        stem, suffix, name: `stack_0003`, `.tif`, `stack_0003.tif`.
+    """
+
+    def __init__(self, stack: _Stack, number: int):
+        self._stack, self.path, self.number = stack, stack.path, number
+        self.suffix = self.path.suffix
+        self.stem = f"{self.path.stem}_{number:0{max(4, len(str(len(stack.sizes))))}d}"
+        self.name = self.stem + self.suffix
+
+    def __str__(self) -> str:
+        return f"{self.path} page {self.number}"
+
+    def read(self) -> np.ndarray:
+        """As `read_gray`."""
+        return self._stack.read(self)
+
+    def size(self) -> tuple[int, int]:
+        """Height and width."""
+        return self._stack.sizes[self.number - 1]
+
+
+class _Stack:
+    """A TIFF of several pages, open from the first read to that of the last page.
+
+    To open it for every page would mean to walk through all pages before, each time.
+    """
+
+    def __init__(self, path: Path, sizes: list[tuple[int, int]]):
+        self.path, self.sizes = path, sizes
+        self._image: Image.Image | None = None
+        self._lock = threading.Lock()  # threads read ahead, and the file has one position
+
+    def read(self, page: Page) -> np.ndarray:
+        with self._lock:
+            try:
+                self._image = self._image or Image.open(self.path)
+                self._image.seek(page.number - 1)
+                image = self._image.copy()
+            except Exception as error:  # as in `_open`
+                raise UserError(
+                    f"{page}: cannot be read ({type(error).__name__}: "
+                    f"{' '.join(str(error).split())}); copy or download the file anew"
+                ) from error
+            finally:
+                if self._image and page.number == len(self.sizes):
+                    self._image.close()
+                    self._image = None
+        return _gray(image, page)
+
+
+def pages(files: Sequence[Path]) -> list[Path | Page]:
+    """Files of one picture as they are, and in place of a TIFF of several each of its pages."""
+    found: list[Path | Page] = []
+    for file in files:
+        stack = _Stack(file, _page_sizes(file))
+        several = range(1, len(stack.sizes) + 1) if len(stack.sizes) > 1 else ()
+        found += [Page(stack, number) for number in several] or [file]
+    return found
+
+
+def _page_sizes(file: Path) -> list[tuple[int, int]]:
+    """Height and width of each page of a TIFF; empty for other files."""
+    if file.suffix.lower() not in (".tif", ".tiff"):
+        return []
+    sizes = []
+    try:
+        with Image.open(file) as image:
+            for number in range(getattr(image, "n_frames", 1)):
+                image.seek(number)
+                sizes.append((image.height, image.width))
+    except Exception:  # `read_gray` will say what is wrong
+        return []
+    return sizes
+
+
+def read_frame(frame: Path | Page) -> np.ndarray:
+    """The grey levels of a file or of a page, as `read_gray`."""
+    return frame.read() if isinstance(frame, Page) else read_gray(frame)
+
+
+def read_size(path: str | Path | Page) -> tuple[int, int] | None:
     """Height and width by the file's header alone; None if that cannot be read."""
+    if isinstance(path, Page):
+        return path.size()
     try:
         with Image.open(path) as image:
             return image.height, image.width
