@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 import stat
 import zipfile
@@ -216,3 +217,28 @@ def test_names_that_are_no_folder(tmp_path, irstd):
             prepare_dataset.main([str(irstd), "--name", name, "--dataset_dir", str(tmp_path)])
     with pytest.raises(SystemExit):
         prepare_dataset.main([str(irstd), "--name", "X", "--split", "1"])
+
+
+def test_boxes_by_hand(tmp_path, irstd):
+    mask = np.zeros((16, 16), np.uint8)
+    mask[0, 0] = mask[1, 1] = 255  # touch by a corner: one target
+    mask[9:12, 4:6] = 255
+    mask[9, 6] = 100  # grey, below half
+    mask[15, 15] = 255
+    Image.fromarray(mask).save(irstd / "IRSTD1k_Label" / "02.png")
+    Image.fromarray(mask * 0).save(irstd / "IRSTD1k_Label" / "00.png")
+    output = succeeds("prepare_dataset.py", tmp_path, irstd, "--name", "X", "--boxes")
+    path = tmp_path / "out" / "result" / "X_test_boxes.json"
+    assert f"{path}: 3 boxes in 1 images\n" in output
+    first = json.loads(path.read_text())
+    assert first["images"] == [{"id": 1, "file_name": "02.png", "width": 16, "height": 16}]
+    assert first["categories"] == [{"id": 1, "name": "target"}]
+    assert [(a["id"], a["image_id"], a["bbox"], a["area"]) for a in first["annotations"]] == [
+        (1, 1, [0, 0, 2, 2], 2), (2, 1, [4, 9, 2, 3], 6), (3, 1, [15, 15, 1, 1], 1)]
+    train = json.loads(path.with_name("X_train_boxes.json").read_text())
+    assert [image["file_name"] for image in train["images"]] == ["03.png", "00.png", "01.png"]
+    assert [a["image_id"] for a in train["annotations"]] == [1, 3]
+    path.unlink()
+    data = tmp_path / "data" / "X"
+    output = succeeds("prepare_dataset.py", tmp_path, data, "--name", "X", "--boxes")
+    assert output.count("\n") == 2 and json.loads(path.read_text()) == first
