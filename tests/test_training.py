@@ -399,7 +399,7 @@ def test_crops_of_unequal_images_with_soft_masks_are_resumed_exactly(copy, tmp_p
     other.mkdir()
     beside(place, other)
     output = succeeds("train_device0.py", other, *flags, "--stop_after", 1e-4)
-    assert "stopped in epoch 1 after 1 of 6 batches" in output
+    assert "stopped in epoch 1 after 1 of 5 batches" in output
     refused("train_device0.py", other, "--resume")  # the bad pair is refused without --skip_bad
     succeeds("train_device0.py", other, "--resume", "--skip_bad")
     assert_same_state(place, other, MODELS[0])
