@@ -36,6 +36,7 @@ def main(argv: Sequence[str] | None = None) -> None:
                              without_effect=("device", "seed"))
     cli.add_threshold(parser)
     cli.add_pred(parser)
+    cli.add_skip_bad(parser)
     parser.add_argument("--worst", type=cli.positive(int), default=0, metavar="N",
                         help="save pictures of the N worst images of each model")
     args = parser.parse_args(argv)
@@ -43,7 +44,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     found = prediction_folders(args.output_dir, args.dataset_names, args.model_names,
                                args.default_models, args.pred)
     for dataset_name, folders in found.items():
-        split = load_split(args.dataset_dir, dataset_name, "test", args.num_workers)
+        split = load_split(args.dataset_dir, dataset_name, "test", args.num_workers,
+                           skip_bad=args.skip_bad)
         # All are scored before anything is written: it may be refused.
         results = {model: Result(score_predictions(split, folder, args.threshold))
                    for model, folder in folders.items()}

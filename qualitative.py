@@ -25,6 +25,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser = cli.make_parser(__doc__, any_model=True, without_effect=("device", "seed"))
     cli.add_threshold(parser)
     cli.add_pred(parser)
+    cli.add_skip_bad(parser)
     parser.add_argument("--names", nargs="+", metavar="NAME",
                         help="of the test list; default four with a target, evenly chosen")
     parser.add_argument("--surface", action="store_true", help="surfaces in 3-D as well")
@@ -33,7 +34,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     found = prediction_folders(args.output_dir, args.dataset_names, args.model_names,
                                args.default_models, args.pred)
     for dataset_name, folders in found.items():
-        split = load_split(args.dataset_dir, dataset_name, "test", args.num_workers)
+        split = load_split(args.dataset_dir, dataset_name, "test", args.num_workers,
+                           skip_bad=args.skip_bad)
         rows = rows_of(split, args.names) if args.names else None
         paths = save_qualitative(args.output_dir, split, folders, args.threshold, rows,
                                  args.surface)

@@ -36,6 +36,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser = cli.make_parser(__doc__, without_effect=("seed",))
     cli.add_threshold(parser)
     cli.add_batch_size(parser)
+    cli.add_skip_bad(parser)
     parser.add_argument("--worst", type=cli.positive(int), default=4, metavar="N",
                         help="the report shows the N worst images of each model; default 4")
     args = parser.parse_args(argv)
@@ -53,7 +54,8 @@ def main(argv: Sequence[str] | None = None) -> None:
                 f"{', '.join(weights)} is trained; train with "
                 f"python run_train.py --dataset_name {dataset_name}"
             )
-        split = load_split(args.dataset_dir, dataset_name, "test", args.num_workers)
+        split = load_split(args.dataset_dir, dataset_name, "test", args.num_workers,
+                           skip_bad=args.skip_bad)
         print(device)
         print(split.describe(), flush=True)
         results = {model_name: path and predict_and_score(args, split, model_name, path)

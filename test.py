@@ -7,8 +7,9 @@ Writes result/<dataset>/img/<model>/NAME.png (0-255) and result/<dataset>/mat/<m
 (key T, float32 probabilities). The weights are those of --weights, else the best of the training
 run on this dataset, else those that come with the project (model/pretrained/).
 
-With --input: any size and depth, no masks needed; <dataset> is the name of the file or folder, or
---output names a folder in place of result/<dataset>. Beside img/ and mat/ it gets
+With --input: any size and depth, no masks needed, TIFFs of several pages too (the results of page 3
+of stack.tif are called stack_0003); <dataset> is the name of the file or folder, or --output names
+a folder in place of result/<dataset>. Beside img/ and mat/ it gets
 
     overlay/<model>/NAME.png     the image with the detections circled, the strongest enlarged
     detections/<model>.csv       file, x, y, x_min, y_min, x_max, y_max, area, peak: a detection
@@ -31,7 +32,7 @@ from pathlib import Path
 from utils import cli, places, runtime
 from utils.checkpoint.pretrained import choose_weights
 from utils.data.datasets import load_split
-from utils.data.images import input_name, list_images
+from utils.data.images import input_name, list_images, pages
 from utils.errors import UserError
 from utils.predict import predict_split
 from utils.predict.frames import Options, predict_frames
@@ -57,7 +58,7 @@ def predict_test_lists(args: argparse.Namespace) -> None:
     for dataset_name, chosen in weights.items():
         for model_name, path in chosen.items():
             split = load_split(args.dataset_dir, dataset_name, "test", args.num_workers,
-                               masks_required=False)
+                               masks_required=False, skip_bad=args.skip_bad)
             folder = places.predictions(args.output_dir, dataset_name)
             print(f"{split.describe()}, {model_name} with {path}, to {folder}")
             predict_split(model_name, path, split, args.output_dir, dataset_name,
@@ -71,7 +72,7 @@ def predict_own_images(args: argparse.Namespace) -> None:
         UserError: no image, too little memory, or images that cannot be read (the rest is done).
     """
     weights = weights_of(args, args.dataset_names[0], "the images of --input")
-    files = list_images(args.input)
+    files = pages(list_images(args.input))
     folder = args.output or places.predictions(args.output_dir, input_name(args.input))
     run = runtime.start(args.device, args.precision)
     print(run.describe())
@@ -107,6 +108,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     """The flags; those for own images are refused without --input."""
     parser = cli.make_parser(__doc__, default_models=["L2SKNet_UNet"], without_effect=("seed",))
     cli.add_batch_size(parser)
+    cli.add_skip_bad(parser)
     parser.add_argument("--weights", type=Path, metavar="FILE",
                         help="weights: .npz, or PyTorch's .pth.tar, .pth, .pt; default the best of "
                              "the training run")

@@ -24,7 +24,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = parser.parse_args(argv)
     recipe = recipe_values(vars(args))
     options = Options(args.dataset_dir, args.output_dir, args.num_workers, args.eval_every,
-                      args.eval_last, args.threshold)
+                      args.eval_last, args.threshold, args.skip_bad)
     runtime = start(args.device, args.precision)
     with StopRequest(args.stop_after) as stop:
         print(runtime.describe())

@@ -18,6 +18,7 @@ from utils.processes import run
 from utils.recipe import SCHEDULE, Recipe
 
 FRAMEWORKS = ("Jittor", "Pytorch")  # the folders of whole runs
+PLAIN = ("augment", "crop", "soft_masks")  # what neither side does, though a training may
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,10 +45,9 @@ class Job:
     spoil: str | None
 
     def run_recipe(self) -> dict[str, Any]:
-        """The recipe of whole runs by names; neither side augments."""
+        """The recipe of whole runs by names; neither side augments, crops or takes soft masks."""
         values = dataclasses.asdict(self.recipe)
-        del values["augment"]
-        return values
+        return {name: value for name, value in values.items() if name not in PLAIN}
 
     def step_recipe(self) -> dict[str, Any]:
         """What decides the comparison by stages and the steps."""

@@ -36,7 +36,7 @@ def test_defaults_are_those_of_the_readme():
     assert (args.eval_every, args.stop_after, args.resume) == (1, None, None)
     # None: the value of the run that is resumed, else of Recipe.
     assert {getattr(args, name) for name in FIELDS} == {None}
-    assert Recipe() == Recipe(400, 8, 0.001, 42, 256, (200, 300), False)
+    assert Recipe() == Recipe(400, 8, 0.001, 42, 256, (200, 300), False, 0, False)
 
 
 def test_help_shows_the_defaults_of_the_recipe():
@@ -48,7 +48,7 @@ def test_help_shows_the_defaults_of_the_recipe():
                  "--batchSize N images a step; default 8 ",
                  "--lr RATE learning rate of Adam at the start; default 0.001 (the paper's code: ",
                  "order of images, dropout and augmentation; default 42 ",
-                 "--image_size PIXELS training images are resized to a square of it; default 256 "):
+                 "--image_size PIXELS training images are resized to a square of it; 0 leaves "):
         assert line in text
 
 

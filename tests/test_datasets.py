@@ -124,7 +124,7 @@ def test_missing_dataset(tmp_path):
 @pytest.mark.parametrize(
     "content, says",
     [
-        (None, "no test list (nor 50_50/test.txt, img_idx/test_SET.txt)"),
+        (None, "no test list (nor 50_50/test.txt, img_idx/test_SET.txt, "),
         (b"", "the list is empty"),
         (b" \r\n\n", "the list is empty"),
         (b"00\n01\n00.png\n", "named more than once: 00"),
@@ -278,3 +278,172 @@ def test_the_real_dataset(nudt):
     )
     assert not set(train.names) & set(test.names)
     assert num_train_batches(train, 8) == 83
+
+
+# Masks with grey edges
+
+
+def soften(path):
+    """Gives a mask of `write` a grey edge: 200 counts as target, 90 does not."""
+    mask = np.asarray(Image.open(path)).copy()
+    mask[4, 3:5] = 200, 90
+    Image.fromarray(mask).save(path)
+
+
+def test_grey_masks_are_counted_and_soft_where_asked(tmp_path):
+    _, masks = write(tmp_path / "SET", [(16, 16)] * 3)
+    soften(tmp_path / "SET" / "masks" / "01.png")
+    split = load_split(tmp_path, "SET", "train")
+    assert split.describe() == (
+        "SET train: 3 images, 16x16, 8 bit; 3 targets on 13 pixels, 0 images without a target; "
+        "1 mask with grey values, target above half"
+    )
+    hard = masks[1].astype(float)
+    hard[4, 3] = 1
+    np.testing.assert_array_equal(split.masks[1], hard)
+    ((names, _, y),) = train_batches(split, 3, 16, 0, 1)
+    np.testing.assert_array_equal(y[names.index("01"), 0], hard)
+    ((again, _, soft),) = train_batches(split, 3, 16, 0, 1, soft=True)
+    assert again == names and soft.dtype == np.float32
+    hard[4, 3:5] = 200 / 255, 90 / 255
+    np.testing.assert_allclose(soft[names.index("01"), 0], hard, rtol=1e-7)
+    others = [i for i, name in enumerate(names) if name != "01"]
+    np.testing.assert_array_equal(soft[others], y[others])
+
+
+# The layouts of the public datasets, in small
+
+
+def relay(folder, images="images", masks="masks", suffix="", lists=None):
+    """Moves what `write` has made into another layout; lists: place → names."""
+    for path in sorted((folder / "masks").iterdir()):
+        path.rename(path.with_name(f"{path.stem}{suffix}{path.suffix}"))
+    for old, new in (("images", images), ("masks", masks)):
+        if old != new:
+            (folder / new).parent.mkdir(parents=True, exist_ok=True)
+            (folder / old).rename(folder / new)
+    (folder / "train.txt").unlink()
+    for place, names in (lists or {}).items():
+        (folder / place).parent.mkdir(exist_ok=True)
+        (folder / place).write_text("\n".join(names))
+    return folder
+
+
+LAYOUTS = {
+    "IRSTD-1K": ("IRSTD1k_Img", "IRSTD1k_Label", "",
+                 ("img_idx/train_IRSTD-1K.txt", "img_idx/test_IRSTD-1K.txt")),
+    "IRSTD-1k": ("IRSTD1k_Img", "IRSTD1k_Label", "", ("trainval.txt", "test.txt")),
+    "irstd": ("images", "masks", "", ("img_idx/train_IRSTD-1K.txt", "img_idx/test_IRSTD-1K.txt")),
+    "NUAA-SIRST": ("images", "masks", "_pixels0",
+                   ("img_idx/train_NUAA-SIRST.txt", "img_idx/test_NUAA-SIRST.txt")),
+    "sirst": ("images", "masks", "_pixels0", ("idx_427/trainval.txt", "idx_427/test.txt")),
+    "sirst_aug": ("images", "masks", "_mask", ("img_idx/train.txt", "img_idx/test.txt")),
+    "SIRST3": ("images", "masks", "", ("img_idx/trainval.txt", "img_idx/test.txt")),
+}
+
+
+@pytest.mark.parametrize("name", LAYOUTS)
+def test_public_layouts(tmp_path, name):
+    images, masks = write(tmp_path / name, [(12, 10), (9, 14), (8, 8)])
+    *folders, lists = LAYOUTS[name]
+    relay(tmp_path / name, *folders, dict(zip(lists, (["02", "00"], ["01"]))))
+    train, test = load_splits(tmp_path, name)
+    assert (train.names, test.names) == (["02", "00"], ["01"])
+    for split, rows in ((train, (2, 0)), (test, (1,))):
+        for place, row in enumerate(rows):
+            np.testing.assert_array_equal(split.images[place], images[row])
+            np.testing.assert_array_equal(split.masks[place], masks[row])
+
+
+def test_a_folder_for_each_list(tmp_path):
+    root = tmp_path / "SIRST_AUG"
+    for part, sizes in (("trainval", [(8, 8)] * 3), ("test", [(9, 9)] * 2)):
+        write(root / part, sizes)
+        relay(root / part, suffix="_mask")
+    train, test = load_splits(tmp_path, "SIRST_AUG")
+    assert (train.names, test.names) == (["00", "01", "02"], ["00", "01"])
+    assert [image.shape for image in train.images + test.images] == [(8, 8)] * 3 + [(9, 9)] * 2
+
+
+def test_what_is_ambiguous_is_refused(tmp_path):
+    root = relay(write(tmp_path / "SET", [(8, 8)] * 2) and tmp_path / "SET",
+                 lists={"img_idx/train_A.txt": ["00"], "img_idx/train_B.txt": ["01"]})
+    text = refused(tmp_path)
+    assert text.startswith(f"{root}/img_idx/train_A.txt: which is the train list, this or train_B")
+    (root / "train.txt").write_text("01")
+    assert load_split(tmp_path, "SET", "train").names == ["01"]
+    (root / "IRSTD1k_Img").mkdir()
+    assert refused(tmp_path) == f"{root}/images: and IRSTD1k_Img/ beside it; remove one of them"
+
+
+# Bad pairs left out
+
+
+def test_bad_pairs_are_left_out_named_and_counted(tmp_path):
+    root = tmp_path / "SET"
+    images, masks = write(root, [(16, 16)] * 5)
+    Image.fromarray(np.zeros((16, 12), np.uint8)).save(root / "masks" / "01.png")
+    (root / "images" / "03.png").write_bytes(b"not a picture")
+    soften(root / "masks" / "04.png")
+    assert "or leave them out with --skip_bad:\n" in refused(tmp_path)
+    split = load_split(tmp_path, "SET", "train", skip_bad=True)
+    assert split.names == ["00", "02", "04"] and list(split.levels) == [2]
+    np.testing.assert_array_equal(split.masks[1], masks[2])
+    assert split.describe().startswith("SET train: 3 images, 16x16, 8 bit; 3 targets")
+    assert split.describe().endswith("target above half; 2 pairs left out: 01, 03")
+    assert [line.split(": ")[0] for lines in split.skipped.values() for line in lines] == [
+        str(root / "masks" / "01.png"), str(root / "images" / "03.png")]
+    for name in ("00", "02", "04"):
+        (root / "masks" / f"{name}.png").unlink()
+    assert refused(tmp_path, skip_bad=True).startswith(
+        f"{root}/train.txt: --skip_bad leaves none of its images; the first: {root}/masks/00: ")
+
+
+# Native size and crops
+
+
+def test_native_size_where_sizes_are_equal(tmp_path):
+    images, masks = write(tmp_path / "SET", [(20, 28)] * 3)
+    split = load_split(tmp_path, "SET", "train")
+    ((names, x, y),) = train_batches(split, 3, 0, 0, 1)
+    assert x.shape == y.shape == (3, 1, 20, 28)
+    for name, image, mask in zip(names, x, y):
+        np.testing.assert_array_equal(image[0], images[int(name)].astype(np.float32) / 255)
+        np.testing.assert_array_equal(mask[0], masks[int(name)])
+    ((_, x, _),) = train_batches(split, 3, 0, 0, 1, augment=True)  # flipped, never transposed
+    assert x.shape == (3, 1, 20, 28)
+    write(tmp_path / "MIX", [(20, 28), (30, 8)])
+    mixed = load_split(tmp_path, "MIX", "train")
+    with pytest.raises(UserError, match="2 sizes from 8x30 to 28x20; cut them with --crop PIXELS"):
+        next(train_batches(mixed, 2, 0, 0, 1))
+
+
+def test_crops_are_a_function_of_seed_epoch_and_image(tmp_path):
+    write(tmp_path / "SET", [(40, 30), (24, 50), (16, 33), (70, 20)])
+    split = load_split(tmp_path, "SET", "train")
+    found = {}
+    for epoch in (1, 2, 3):
+        for names, x, y in train_batches(split, 2, 0, 5, epoch, crop=16):
+            assert x.shape == y.shape == (2, 1, 16, 16)
+            for name, image, mask in zip(names, x[:, 0], y[:, 0]):
+                i = int(name)
+                row, column = found[epoch, i] = datasets.corner(
+                    5, epoch, i, split.images[i].shape, 16)
+                window = np.s_[row : row + 16, column : column + 16]
+                np.testing.assert_array_equal(image, split.images[i][window] / np.float32(255))
+                np.testing.assert_array_equal(mask, split.masks[i][window])
+    assert len(set(found.values())) > 8
+    whole = list(train_batches(split, 2, 0, 5, 2, crop=16))
+    ((names, x, y),) = train_batches(split, 2, 0, 5, 2, start=1, crop=16)
+    assert names == whole[1][0]
+    np.testing.assert_array_equal(x, whole[1][1])
+    corners = [datasets.corner(5, epoch, 2, (18, 17), 16) for epoch in range(600)]
+    assert np.bincount([2 * row + column for row, column in corners]).min() > 50
+    assert {row for row, _ in corners} == {0, 1, 2} and {c for _, c in corners} == {0, 1}
+
+
+def test_what_a_crop_lacks_is_mirrored():
+    image = np.arange(6).reshape(2, 3)
+    np.testing.assert_array_equal(datasets.crop_at(image, 4, (0, 0)), [
+        [0, 1, 2, 2], [3, 4, 5, 5], [3, 4, 5, 5], [0, 1, 2, 2]])
+    assert datasets.corner(0, 1, 0, (2, 3), 4) == (0, 0)

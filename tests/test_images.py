@@ -9,6 +9,7 @@ from PIL import Image
 from utils.data.images import (
     list_images,
     read_gray,
+    read_levels,
     read_mask,
     resize_image,
     resize_mask,
@@ -175,8 +176,11 @@ def test_masks_of_one_value(tmp_path, value, expected):
 @pytest.mark.parametrize(
     "mask, says",
     [
-        (np.array([[0, 1, 255]], np.uint8), r"values 0, 1, 255\)"),
-        (np.array([[0, 128]], np.uint8), r"values 0, 128\)"),
+        (np.array([[0, 1, 255]], np.uint8), r"values 0, 1, 255\)"),  # most of it is not black
+        (np.array([[0, 127]], np.uint8), r"values 0, 127\)"),  # nothing above half
+        (np.array([[0, 0, 1, 2, 3, 0, 0]], np.uint8), r"values 0, 1, 2, 3\)"),  # numbers of classes
+        (np.repeat(np.array([[0, 90, 255]], np.uint8), (40, 9, 1), axis=1), "values 0, 90, 255"),
+        (np.array([[0, 0, 0, 200, 40000]], np.uint16) // 2, r"values 0, 100, 20000\)"),
         (np.array([[7, 255]], np.uint8), r"values 7, 255\)"),
         (np.arange(200, dtype=np.uint8)[None], r"values 0, 1, 2, 3, and 196 more up to 199\)"),
         (np.array([[[0, 0, 0], [255, 0, 0]]], np.uint8), "picture in colour"),
@@ -188,6 +192,34 @@ def test_masks_that_are_not_binary(tmp_path, mask, says):
         read_mask(path)
     assert str(path) in str(error.value)
     assert "0 for background and 255 for target" in str(error.value)
+
+
+@pytest.mark.parametrize("mode", ["L", "RGB", "RGBA", "P", "I;16"])
+def test_grey_edges_are_target_above_half_of_full_scale(tmp_path, mode):
+    edges = np.zeros((6, 7), np.uint8)
+    edges[2:5, 2:5] = [[3, 127, 128], [254, 255, 130], [40, 120, 126]]
+    deep = edges.astype(np.uint16) * 257
+    path = save(tmp_path / "a.png", deep) if mode == "I;16" else save(
+        tmp_path / "a.png", edges, mode)
+    np.testing.assert_array_equal(read_levels(path), edges)
+    np.testing.assert_array_equal(read_mask(path), edges >= 128)
+    assert read_mask(path).sum() == 4
+
+
+def test_as_many_faint_pixels_as_a_target_has_neighbours(tmp_path):
+    ring = np.zeros((5, 9), np.uint8)
+    ring[1:4, 1:4] = 60
+    ring[2, 2] = 200
+    assert read_mask(save(tmp_path / "a.png", ring)).sum() == 1
+    ring[2, 4] = 60
+    with pytest.raises(UserError, match="not a binary mask .values 0, 60, 200.; save it with 0"):
+        read_mask(save(tmp_path / "a.png", ring))
+
+
+def test_photographs_are_no_masks(tmp_path, nudt):
+    for name in ("000001", "000700", "001109"):
+        with pytest.raises(UserError, match="not a binary mask"):
+            read_mask(nudt / "images" / f"{name}.png")
 
 
 def test_a_jpeg_mask_is_told_from_its_cause(tmp_path):

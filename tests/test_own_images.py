@@ -17,7 +17,7 @@ from scipy.io import loadmat
 
 from model import NETWORKS
 from utils.checkpoint import pretrained
-from utils.data.images import read_size, stretch
+from utils.data.images import pages, read_frame, read_size, stretch
 from utils.errors import UserError
 from utils.predict import frames, memory
 from utils.predict.detections import Detection, Frame, find_detections, save_coco
@@ -451,17 +451,17 @@ def stream(tmp_path, weights):
 
 def test_frames_are_read_ahead_but_not_all(stream, monkeypatch):
     read, seen = [], []
-    read_gray, predict_one = frames.read_gray, frames.predict
+    read_frame, predict_one = frames.read_frame, frames.predict
 
     def counting_read(path):
         read.append(path.name)
-        return read_gray(path)
+        return read_frame(path)
 
     def counting_predict(net, x):
         seen.append(len(read))
         return predict_one(net, x)
 
-    monkeypatch.setattr(frames, "read_gray", counting_read)
+    monkeypatch.setattr(frames, "read_frame", counting_read)
     monkeypatch.setattr(frames, "predict", counting_predict)
     outcome = stream()
     assert [frame.file for frame in outcome.frames] == [f"{index:02}.png" for index in range(12)]
@@ -490,3 +490,51 @@ def test_what_was_found_before_an_interruption_is_kept(stream, monkeypatch, tmp_
 def test_results_have_names_of_their_own():
     files = [Path(name) for name in ("a.png", "a.tif", "a_png.bmp", "b.v2.png")]
     assert frames.result_names(files) == ["a_png", "a_tif", "a_png_", "b.v2"]
+
+
+# Frames in one file
+
+
+def save_stack(path, frames):
+    first, *rest = [Image.fromarray(frame) for frame in frames]
+    first.save(path, save_all=True, append_images=rest)
+    return path
+
+
+def test_a_stack_is_predicted_page_by_page(tmp_path, script, capsys):
+    frames_in = [scene(20, 30, np.uint16, 65535)[0], scene(24, 33, np.uint16, 65535)[0],
+                 np.zeros((20, 30), np.uint16)]
+    folder = tmp_path / "frames"
+    folder.mkdir()
+    save_stack(folder / "camera.tif", frames_in)
+    Image.fromarray(frames_in[0]).save(folder / "single.tif")
+    script("--input", folder, "--output", tmp_path / "found")
+    assert "4 images in " in capsys.readouterr().out
+    names = ["camera_0001", "camera_0002", "camera_0003", "single"]
+    for kind, suffix in (("mat", ".mat"), ("img", ".png"), ("overlay", ".png")):
+        assert sorted(path.name for path in (tmp_path / "found" / kind / UNET).iterdir()) == [
+            f"{name}{suffix}" for name in names]
+    maps = [loadmat(tmp_path / "found" / "mat" / UNET / f"{name}.mat")["T"] for name in names]
+    assert [array.shape for array in maps] == [(20, 30), (24, 33), (20, 30), (20, 30)]
+    np.testing.assert_array_equal(maps[0], maps[3])
+    assert (maps[2] < maps[0].max()).all()
+    rows = read_table(tmp_path / "found" / "detections" / f"{UNET}.csv")
+    assert [row["file"] for row in rows] == [
+        f"{name}.tif" for name in (names[0], names[1], names[3]) for _ in range(2)]
+
+
+def test_pages_are_read_one_at_a_time_and_a_damaged_one_is_named(tmp_path):
+    values = [np.full((40, 40), level, np.uint8) for level in range(12)]
+    path = save_stack(tmp_path / "s.tif", values)
+    found = pages([path, tmp_path / "none.tif", tmp_path / "a.png"])
+    assert [str(page) for page in found[:2]] == [f"{path} page 1", f"{path} page 2"]
+    assert found[12:] == [tmp_path / "none.tif", tmp_path / "a.png"]
+    for number in (7, 0, 11, 3):  # the file is closed after its last page, and opened again
+        np.testing.assert_array_equal(read_frame(found[number]), values[number])
+    assert [read_size(page) for page in found[:12]] == [(40, 40)] * 12
+    content = path.read_bytes()
+    start = content.index(values[5].tobytes())
+    path.write_bytes(content[:start])  # the sizes are known; pages from the sixth on are gone
+    np.testing.assert_array_equal(read_frame(found[2]), values[2])
+    with pytest.raises(UserError, match=f"^{path} page 8: cannot be read"):
+        read_frame(found[7])

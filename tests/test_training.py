@@ -246,7 +246,8 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_spares_the_checkpoint(place
 
 @pytest.mark.parametrize(("flag", "value"),
                          [("lr", 1e-3), ("batch_size", 4), ("seed", 7), ("image_size", 64),
-                          ("augment", True), ("milestones", [9]), ("epochs", 9)])
+                          ("augment", True), ("crop", 16), ("soft_masks", True),
+                          ("milestones", [9]), ("epochs", 9)])
 def test_a_resumed_run_keeps_its_recipe(whole, flag, value):
     with pytest.raises(UserError, match=rf"^--{flag}.*: .*the run to resume (has|after 2 3;)"):
         training.Run(MODELS[0], "Tiny", whole[0] / "out", {flag: value}, "last")
@@ -336,7 +337,7 @@ def empty_list(folder):
 @pytest.mark.parametrize(("spoil", "says"), [
     (spoil_dataset, "Tiny: no dataset 'Tiny' here; put or link the dataset there"),
     (spoil_list,
-     "Tiny/test.txt: no test list (nor 50_50/test.txt, img_idx/test_Tiny.txt); write one"),
+     "Tiny/test.txt: no test list (nor 50_50/test.txt, img_idx/test_Tiny.txt, "),
     (empty_list, "Tiny/train.txt: the list is empty; write"),
 ])
 def test_a_dataset_that_is_not_there(copy, spoil, says):
@@ -371,3 +372,34 @@ def test_a_run_in_float32_does_not_go_on_in_bf16(whole, monkeypatch):
     monkeypatch.setattr(training, "precision", lambda: "bf16")
     with pytest.raises(UserError, match="is a run without --precision bf16: go on without it"):
         training.Run(MODELS[0], "Tiny", place / "out", {}, "last")
+
+
+# Other datasets than NUDT-SIRST
+
+
+def test_crops_of_unequal_images_with_soft_masks_are_resumed_exactly(copy, tmp_path):
+    for index, size in ((1, (40, 33)), (2, (35, 50)), (3, (20, 60))):
+        for kind in ("images", "masks"):
+            path = copy / kind / f"sample_{index:04d}.png"
+            picture = Image.open(path).resize(size[::-1], Image.Resampling.BILINEAR)
+            picture.save(path)
+    Image.new("L", (9, 9)).save(copy / "masks" / "sample_0007.png")
+    flags = ("--batch_size", 2, "--epochs", 2, "--image_size", 0, "--skip_bad")
+    place = copy.parent.parent
+    native = refused("train_device0.py", place, *flags)
+    assert native.startswith(f"error: {copy}: --image_size 0 takes images as they are, but these ")
+    assert native.count("\n") == 1 and not (place / "out").exists()
+    flags += ("--crop", 24, "--soft_masks", "--augment")
+    output = succeeds("train_device0.py", place, *flags)
+    assert "2 masks with grey" in output or "3 masks with grey" in output
+    assert "1 pair left out: sample_0007\n" in output
+    assert ", image size native, crops of 24, augmented, soft masks; " in output
+
+    other = tmp_path / "other"
+    other.mkdir()
+    beside(place, other)
+    output = succeeds("train_device0.py", other, *flags, "--stop_after", 1e-4)
+    assert "stopped in epoch 1 after 1 of 5 batches" in output
+    refused("train_device0.py", other, "--resume")  # the bad pair is refused without --skip_bad
+    succeeds("train_device0.py", other, "--resume", "--skip_bad")
+    assert_same_state(place, other, MODELS[0])

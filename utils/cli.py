@@ -69,6 +69,14 @@ def make_parser(
     return parser
 
 
+def add_skip_bad(parser: Flags) -> None:
+    """--skip_bad, for scripts that read a dataset."""
+    parser.add_argument(
+        "--skip_bad", action="store_const", const=True,
+        help="leave out images and masks that cannot be used, and say which; default: refuse",
+    )
+
+
 def add_device(parser: Flags, precision: str = "default") -> None:
     """--device and --precision, for `runtime.start`."""
     parser.add_argument(
@@ -138,7 +146,8 @@ def _form(field: dataclasses.Field) -> dict[str, Any]:
     if isinstance(field.default, bool):
         return {"action": "store_const", "const": True}
     number = positive(float if isinstance(field.default, float) else int)
-    form = {"type": _seed if field.name == "seed" else number, "metavar": field.metadata["metavar"]}
+    own = {"seed": _seed, "image_size": not_negative, "crop": not_negative}
+    form = {"type": own.get(field.name, number), "metavar": field.metadata["metavar"]}
     return {**form, "nargs": "*"} if field.default is None else form
 
 
@@ -150,6 +159,7 @@ def add_batch_size(parser: Flags) -> None:
 def add_training(parser: Flags, resume: bool = True) -> None:
     """The flags of training, `resume` says whether with --resume."""
     add_threshold(parser)
+    add_skip_bad(parser)
     add_recipe(parser, *(name for name in FIELDS if name != "seed"))  # which all scripts have
     parser.add_argument("--eval_every", type=positive(int), default=1, metavar="N",
                         help="evaluate after every N epochs; default 1")

@@ -126,6 +126,11 @@ def page(output_dir: str | Path, dataset_name: str) -> Path:
     return _result(output_dir) / f"{dataset_name}_report.html"
 
 
+def boxes(output_dir: str | Path, dataset_name: str, split: str) -> Path:
+    """The targets of a dataset's list as boxes, .json."""
+    return _result(output_dir) / f"{dataset_name}_{split}_boxes.json"
+
+
 def _result(output_dir: str | Path) -> Path:
     return Path(output_dir) / "result"
 

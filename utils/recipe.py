@@ -40,13 +40,17 @@ class Recipe:
                       "code: 5e-4)", "RATE")
     seed: int = _flag(42, "of initial weights, order of images, dropout and augmentation; default "
                       "{default}")
-    image_size: int = _flag(256, "training images are resized to a square of it; default {default}",
-                            "PIXELS")
+    image_size: int = _flag(256, "training images are resized to a square of it; 0 leaves them as "
+                            "they are; default {default}", "PIXELS")
     milestones: tuple[int, ...] | None = _flag(
         None, "lower the learning rate to a tenth after each of these epochs (none: never); "
         "default half and three quarters of --epochs", "EPOCH")
     augment: bool = _flag(False, "flip and transpose training images at random (the paper's code "
                           "does not)")
+    crop: int = _flag(0, "train on squares of so many pixels, cut out at random after resizing; 0 "
+                      "takes whole images; default {default}", "PIXELS")
+    soft_masks: bool = _flag(False, "train on the grey levels that masks have at edges, divided by "
+                             "255, as the paper's code does; scores stay on 0 and 1")
 
     def __post_init__(self) -> None:
         milestones = self.milestones
@@ -61,8 +65,10 @@ class Recipe:
         return (
             f"{self.epochs} epochs, batch size {self.batch_size}, learning rate {self.lr:g}"
             + (f" (x{GAMMA:g} after {after})" if after else "")
-            + f", seed {self.seed}, image size {self.image_size}"
+            + f", seed {self.seed}, image size {self.image_size or 'native'}"
+            + (f", crops of {self.crop}" if self.crop else "")
             + (", augmented" if self.augment else "")
+            + (", soft masks" if self.soft_masks else "")
         )
 
 

@@ -1,18 +1,16 @@
 """A dataset of images and masks, read into memory once, checked as a whole, served in batches.
 
-The layout is NUDT-SIRST's:
+The layout is NUDT-SIRST's, or another of `utils.data.layouts`:
 
     <dataset_dir>/<dataset_name>/images/NAME.png
     <dataset_dir>/<dataset_name>/masks/NAME.png
     <dataset_dir>/<dataset_name>/train.txt, test.txt     one name a line
-      or  .../50_50/train.txt, ...                       as DNANet's copy has it
-      or  .../img_idx/train_<dataset_name>.txt, ...      as other toolkits have it
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -21,7 +19,17 @@ import numpy as np
 from scipy import ndimage
 from tqdm import tqdm
 
-from utils.data.images import EXTENSIONS, read_gray, read_mask, resize_image, resize_mask, to_float
+from utils.data.images import (
+    EXTENSIONS,
+    FULL,
+    binary,
+    read_gray,
+    read_levels,
+    resize_image,
+    resize_mask,
+    to_float,
+)
+from utils.data.layouts import Layout, find_layout, image_folders, index_files, mask_of
 from utils.errors import UserError, listed
 
 
@@ -36,6 +44,8 @@ class Split:
         names: file stems, in the order of the list.
         images: H×W uint8 or uint16 each, native sizes.
         masks: H×W uint8 of 0 and 1 each; empty when read without masks.
+        levels: of those masks that have grey edges, by index: H×W uint8, 0 to 255.
+        skipped: what was left out of the list: name → a line for each file that cannot be used.
     """
 
     name: str
@@ -44,16 +54,19 @@ class Split:
     names: list[str]
     images: list[np.ndarray]
     masks: list[np.ndarray]
+    levels: dict[int, np.ndarray] = field(default_factory=dict)
+    skipped: dict[str, list[str]] = field(default_factory=dict)
     _resized: dict = field(default_factory=dict, repr=False)
 
     def __len__(self) -> int:
         return len(self.names)
 
     def describe(self) -> str:
-        """One line: images, sizes (width x height), depth, targets, images without a target."""
-        shapes = sorted({image.shape for image in self.images}, key=lambda s: (s[0] * s[1], s))
-        sizes = [f"{width}x{height}" for height, width in (shapes[0], shapes[-1])]
-        size = sizes[0] if len(shapes) == 1 else f"{len(shapes)} sizes from {' to '.join(sizes)}"
+        """One line: images, sizes (width x height), depth, targets, images without a target.
+
+        And, where there are any: masks with grey edges, pairs left out.
+        """
+        size = describe_sizes(image.shape for image in self.images)
         depths = sorted({8 * image.itemsize for image in self.images})
         line = f"{self.name} {self.split}: {_count(len(self), 'image')}, {size}, "
         line += f"{' and '.join(map(str, depths))} bit"
@@ -64,16 +77,36 @@ class Split:
                 f"; {_count(sum(counts), 'target')} on {_count(pixels, 'pixel')}, "
                 f"{_count(counts.count(0), 'image')} without a target"
             )
+        if self.levels:
+            line += f"; {_count(len(self.levels), 'mask')} with grey values, target above half"
+        if self.skipped:
+            line += f"; {_count(len(self.skipped), 'pair')} left out: {listed([*self.skipped], 20)}"
         return line
 
-    def resized(self, size: int) -> tuple[list[np.ndarray], list[np.ndarray]]:
-        """Images and masks at size×size, computed once and kept with their own bit depth."""
-        if size not in self._resized:
-            self._resized[size] = (
-                [resize_image(image, (size, size)) for image in self.images],
-                [resize_mask(mask, (size, size)) for mask in self.masks],
-            )
-        return self._resized[size]
+    def resized(self, size: int, soft: bool = False) -> tuple[list[np.ndarray], list[np.ndarray]]:
+        """Images and masks at size×size, computed once and kept with their own bit depth.
+
+        Args:
+            size: 0 leaves each as it is.
+            soft: masks as grey levels of 0 to 255 in place of 0 and 1.
+        """
+        if (size, soft) not in self._resized:
+            masks = self.masks
+            if soft:
+                masks = [self.levels.get(i, mask * np.uint8(FULL)) for i, mask in enumerate(masks)]
+            images = self.images
+            if size:
+                images = [resize_image(image, (size, size)) for image in images]
+                masks = [resize_mask(mask, (size, size)) for mask in masks]
+            self._resized[size, soft] = images, masks
+        return self._resized[size, soft]
+
+
+def describe_sizes(shapes: Iterable[tuple[int, int]]) -> str:
+    """Sizes as width x height: the one that all have, or how many there are from which to which."""
+    ordered = sorted(set(shapes), key=lambda s: (s[0] * s[1], s))
+    ends = [f"{width}x{height}" for height, width in (ordered[0], ordered[-1])]
+    return ends[0] if len(ordered) == 1 else f"{len(ordered)} sizes from {' to '.join(ends)}"
 
 
 def load_splits(
@@ -82,6 +115,7 @@ def load_splits(
     splits: Sequence[str] = ("train", "test"),
     num_workers: int = 4,
     masks_required: bool = True,
+    skip_bad: bool | None = False,
 ) -> list[Split]:
     """Reads several lists of a dataset; what is wrong in any of them is reported together.
 
@@ -91,40 +125,47 @@ def load_splits(
         splits: names of lists, "train" and "test" as a rule.
         num_workers: decoding threads (0 counts as 1).
         masks_required: False reads no masks at all.
+        skip_bad: whether images and masks that cannot be used are left out, see `Split.skipped`.
 
     Raises:
         UserError: dataset, folder or list missing; an empty list; or one line for each bad file.
     """
     folder = _find_dataset(Path(dataset_dir), dataset_name)
-    lists = [_read_list(folder, split) for split in splits]
-    kinds = ("images", "masks") if masks_required else ("images",)
-    files = {kind: _index(folder / kind) for kind in kinds}
-
-    def read(name: str) -> tuple[np.ndarray | None, np.ndarray | None, list[str]]:
-        return _read_pair(name, folder, files)
-
+    layouts = [find_layout(folder, split) for split in splits]
+    lists = [_names_once(layout) for layout in layouts]
     loaded, problems = [], {}
-    with ThreadPoolExecutor(max(1, num_workers)) as pool:
-        for split, names in zip(splits, lists):
-            bar = tqdm(
-                pool.map(read, names),
-                total=len(names),
-                desc=f"reading {folder.name} {split}",
-                unit="image",
-                leave=False,
-                disable=None,  # not in a log file
-            )
-            images, masks, found = zip(*bar)
-            # Keyed by the line: a file may stand in two lists.
-            problems.update(dict.fromkeys(line for lines in found for line in lines))
-            masks = list(masks) if masks_required else []
-            loaded.append(Split(folder.name, split, folder, names, list(images), masks))
-    if problems:
+    for split, layout, names in zip(splits, layouts, lists):
+        bar = tqdm(
+            read_pairs(names, layout, num_workers, masks_required),
+            total=len(names),
+            desc=f"reading {folder.name} {split}",
+            unit="image",
+            leave=False,
+            disable=None,  # not in a log file
+        )
+        pairs = {pair.name: pair for pair in bar}
+        bad = {name: pair.problems for name, pair in pairs.items() if pair.problems}
+        # Keyed by the line: a file may stand in two lists.
+        problems.update(dict.fromkeys(line for lines in bad.values() for line in lines))
+        good = [pair for pair in pairs.values() if not pair.problems]
+        levels = [pair.levels for pair in good if masks_required]
+        loaded.append(Split(
+            folder.name, split, folder, [pair.name for pair in good],
+            [pair.image for pair in good], [binary(mask) for mask in levels],
+            {i: mask for i, mask in enumerate(levels) if has_grey(mask)}, bad,
+        ))
+    if problems and not skip_bad:
         raise UserError(
             f"{folder}: {_count(len(problems), 'file')} cannot be used; "
-            "mend each, or take its name off the list:\n"
+            "mend each, take its name off the list, or leave them out with --skip_bad:\n"
             + "\n".join(f"  {line}" for line in problems)
         )
+    for split, layout in zip(loaded, layouts):
+        if not len(split):
+            raise UserError(
+                f"{layout.list or layout.images}: --skip_bad leaves none of its images; the first: "
+                f"{next(iter(problems))}"
+            )
     return loaded
 
 
@@ -134,9 +175,11 @@ def load_split(
     split: str,
     num_workers: int = 4,
     masks_required: bool = True,
+    skip_bad: bool | None = False,
 ) -> Split:
     """Reads one list of a dataset; arguments and errors as for `load_splits`."""
-    return load_splits(dataset_dir, dataset_name, (split,), num_workers, masks_required)[0]
+    return load_splits(
+        dataset_dir, dataset_name, (split,), num_workers, masks_required, skip_bad)[0]
 
 
 def _count(number: int, noun: str) -> str:
@@ -147,86 +190,88 @@ def _find_dataset(dataset_dir: Path, dataset_name: str) -> Path:
     folder = dataset_dir / dataset_name
     if folder.is_dir():
         return folder
-    if (dataset_dir / "images").is_dir():
+    if image_folders(dataset_dir):
         hint = f"--dataset_dir names the folder above it: try --dataset_dir {dataset_dir.parent}"
         hint += f" --dataset_name {dataset_dir.resolve().name}"
     else:
         hint = (
-            "put or link the dataset there (images/, masks/, train.txt, test.txt), "
-            "or name its parent folder with --dataset_dir"
+            "put or link the dataset there (images/, masks/, train.txt, test.txt), bring it there "
+            "with prepare_dataset.py, or name its parent folder with --dataset_dir"
         )
     raise UserError(f"{folder}: no dataset '{dataset_name}' here; {hint}")
 
 
-def _read_list(folder: Path, split: str) -> list[str]:
-    """The stems named by a list, whatever blanks, line ends and extensions it has."""
-    places = [folder / name for name in (
-        f"{split}.txt", f"50_50/{split}.txt", f"img_idx/{split}_{folder.name}.txt")]
-    path = next((place for place in places if place.is_file()), None)
-    if path is None:
-        raise UserError(
-            f"{places[0]}: no {split} list (nor 50_50/{split}.txt, img_idx/{places[2].name}); "
-            "write one, a name of images/ on each line"
-        )
-    try:
-        lines = path.read_text(encoding="utf-8-sig").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"{path}: cannot be read ({error}); save it as UTF-8 text") from error
-    names = [line.strip() for line in lines if line.strip()]
-    names = [name[: -len(_extension(name))] if _extension(name) else name for name in names]
-    if not names:
-        raise UserError(f"{path}: the list is empty; write a name of images/ on each line")
+def _names_once(layout: Layout) -> list[str]:
+    names = layout.names()
     # Refused, not dropped: scores would count the image twice, or differ from others' counts.
     repeated = [name for name, count in Counter(names).items() if count > 1]
     if repeated:
         raise UserError(
-            f"{path}: named more than once: {listed(repeated)}; name each image once"
+            f"{layout.list}: named more than once: {listed(repeated)}; name each image once"
         )
     return names
 
 
-def _extension(name: str) -> str:
-    suffix = Path(name).suffix
-    return suffix if suffix.lower() in EXTENSIONS else ""
+def has_grey(levels: np.ndarray) -> bool:
+    """Whether a mask has levels between background and target."""
+    return bool(((levels > 0) & (levels < FULL)).any())
 
 
-def _index(folder: Path) -> dict[str, Path]:
-    """stem → file of a folder; among several files of one stem the first of EXTENSIONS."""
-    if not folder.is_dir():
-        raise UserError(
-            f"{folder}: no such folder; a dataset holds images/, masks/, train.txt and test.txt"
-        )
-    files = [file for file in folder.iterdir() if file.suffix.lower() in EXTENSIONS]
-    files.sort(key=lambda file: (-EXTENSIONS.index(file.suffix.lower()), file.name))
-    return {file.stem: file for file in files}
+@dataclass
+class Pair:
+    """An image and its mask as they were read; `problems` has a line for each unusable file."""
+
+    name: str
+    image: np.ndarray | None = None  # H×W uint8 or uint16
+    levels: np.ndarray | None = None  # of the mask: H×W uint8, 0 to 255
+    problems: list[str] = field(default_factory=list)
+    files: tuple[Path | None, Path | None] = (None, None)
+
+
+def read_pairs(
+    names: Sequence[str], layout: Layout, num_workers: int = 4, masks_required: bool = True
+) -> Iterator[Pair]:
+    """Reads the images of these names with their masks, in this order.
+
+    Raises:
+        UserError: there is no folder of images, or of masks.
+    """
+    images = index_files(layout.images)
+    masks = index_files(layout.masks) if masks_required else None
+    with ThreadPoolExecutor(max(1, num_workers)) as pool:
+        yield from pool.map(lambda name: _read_pair(name, layout, images, masks), names)
 
 
 def _read_pair(
-    name: str, folder: Path, files: dict[str, dict[str, Path]]
-) -> tuple[np.ndarray | None, np.ndarray | None, list[str]]:
-    """The image and the mask of a name, and a line for each that cannot be used."""
-    arrays: dict[str, np.ndarray] = {}
-    problems = []
-    for kind, read in (("images", read_gray), ("masks", read_mask)):
-        if kind not in files:
-            continue
-        path = files[kind].get(name)
-        if path is None:
-            kinds = ", ".join(extension[1:] for extension in EXTENSIONS)
-            problems.append(f"{folder / kind / name}: no such {kind[:-1]} ({kinds}); add the file")
-            continue
-        try:
-            arrays[kind] = read(path)
-        except UserError as error:
-            problems.append(str(error))
-    image, mask = arrays.get("images"), arrays.get("masks")
+    name: str, layout: Layout, images: dict[str, Path], masks: dict[str, Path] | None
+) -> Pair:
+    pair = Pair(name, files=(images.get(name), mask_of(name, masks or {})))
+    pair.image = _read(pair, pair.files[0], layout.images, "image", read_gray)
+    if masks is None:
+        return pair
+    pair.levels = _read(pair, pair.files[1], layout.masks, "mask", read_levels)
+    image, mask = pair.image, pair.levels
     if image is not None and mask is not None and image.shape != mask.shape:
         sizes = [f"{array.shape[1]}x{array.shape[0]}" for array in (mask, image)]
-        problems.append(
-            f"{files['masks'][name]}: the mask is {sizes[0]} but the image is {sizes[1]} "
+        pair.problems.append(
+            f"{pair.files[1]}: the mask is {sizes[0]} but the image is {sizes[1]} "
             "(width x height); give both the same size"
         )
-    return image, mask, problems
+    return pair
+
+
+def _read(
+    pair: Pair, path: Path | None, folder: Path, kind: str, read: Callable[[Path], np.ndarray]
+) -> np.ndarray | None:
+    if path is None:
+        kinds = ", ".join(extension[1:] for extension in EXTENSIONS)
+        pair.problems.append(f"{folder / pair.name}: no such {kind} ({kinds}); add the file")
+        return None
+    try:
+        return read(path)
+    except UserError as error:
+        pair.problems.append(str(error))
+        return None
 
 
 def num_train_batches(split: Split, batch_size: int) -> int:
@@ -246,9 +291,23 @@ def num_train_batches(split: Split, batch_size: int) -> int:
     return full + (rest > 1)
 
 
+def check_training_size(split: Split, size: int, crop: int) -> None:
+    """Whether the images of a split can stand in one batch.
+
+    Raises:
+        UserError: they are of several sizes, and neither resized nor cropped.
+    """
+    shapes = {image.shape for image in split.images}
+    if not size and not crop and len(shapes) > 1:
+        raise UserError(
+            f"{split.folder}: --image_size 0 takes images as they are, but these have "
+            f"{describe_sizes(shapes)}; cut them with --crop PIXELS, or resize with --image_size"
+        )
+
+
 def train_batches(
     split: Split, batch_size: int, size: int, seed: int, epoch: int, start: int = 0,
-    augment: bool = False,
+    augment: bool = False, crop: int = 0, soft: bool = False,
 ) -> Iterator[tuple[list[str], np.ndarray, np.ndarray]]:
     """The batches of one epoch, in an order that depends on seed and epoch alone.
 
@@ -256,26 +315,54 @@ def train_batches(
     state lets a resumed run go on in the middle of an epoch.
 
     Args:
-        size: images and masks are resized to size×size.
+        size: images and masks are resized to size×size; 0 leaves them as they are.
         start: how many batches to skip.
-        augment: whether to flip and transpose, as `orientation` says.
+        augment: whether to flip and (squares) transpose, as `orientation` says.
+        crop: crop×crop pixels are cut out first, where `corner` says; 0 takes all.
+        soft: whether masks are their grey levels divided by 255, in place of 0 and 1.
 
     Yields:
-        names, x and y: N×1×size×size float32, x in [0, 1], y of 0 and 1.
+        names, x and y: N×1×H×W float32, x in [0, 1], y of 0 and 1, or in [0, 1] with `soft`.
 
     Raises:
-        UserError: batch_size or the number of images is below two.
+        UserError: batch_size or the number of images is below two, or sizes differ.
     """
     batches = num_train_batches(split, batch_size)
-    images, masks = split.resized(size)
+    check_training_size(split, size, crop)
+    images, masks = split.resized(size, soft)
     order = np.random.default_rng([seed, epoch]).permutation(len(split))
+
+    def cut(array: np.ndarray, i: int) -> np.ndarray:
+        if crop:
+            array = crop_at(array, crop, corner(seed, epoch, i, array.shape, crop))
+        if not augment:
+            return array
+        # Two sides of different lengths may not change places: the batch has one shape.
+        square = array.shape[0] == array.shape[1]
+        return turn(array, orientation(seed, epoch, i) & (7 if square else 3))
+
     for batch in range(start, batches):
         chosen = order[batch * batch_size : (batch + 1) * batch_size]
-        turns = [orientation(seed, epoch, i) if augment else 0 for i in chosen]
-        x = np.stack([to_float(turn(images[i], t)) for i, t in zip(chosen, turns)])[:, None]
-        y = np.stack([turn(masks[i], t) for i, t in zip(chosen, turns)])[:, None]
-        y = y.astype(np.float32)
-        yield [split.names[i] for i in chosen], x, y
+        x = np.stack([to_float(cut(images[i], i)) for i in chosen])[:, None]
+        y = np.stack([cut(masks[i], i) for i in chosen])[:, None].astype(np.float32)
+        yield [split.names[i] for i in chosen], x, y / np.float32(FULL) if soft else y
+
+
+def corner(
+    seed: int, epoch: int, index: int, shape: tuple[int, int], crop: int
+) -> tuple[int, int]:
+    """Row and column where the crop of image `index` begins in an epoch, all as likely."""
+    room = [max(0, side - crop) + 1 for side in shape]
+    row, column = np.random.default_rng([seed, epoch, index, 1]).integers(room)
+    return int(row), int(column)
+
+
+def crop_at(image: np.ndarray, crop: int, corner: tuple[int, int]) -> np.ndarray:
+    """crop×crop pixels of an H×W image; what it lacks in a side is its mirror image."""
+    row, column = corner
+    part = image[row : row + crop, column : column + crop]
+    lacking = [(0, crop - side) for side in part.shape]
+    return np.pad(part, lacking, "symmetric") if any(side for _, side in lacking) else part
 
 
 def orientation(seed: int, epoch: int, index: int) -> int:

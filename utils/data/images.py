@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import threading
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +13,9 @@ from utils.errors import UserError, listed
 
 # In order of preference where one stem has several files.
 EXTENSIONS = (".png", ".bmp", ".tif", ".tiff", ".jpg", ".jpeg")
+
+FULL = 255  # the level of a target in a mask
+FAINT = 8  # a pixel has so many neighbours: all of them may be its grey edge
 
 _COLOUR_MODES = ("RGB", "RGBA", "RGBX", "RGBa", "P", "PA", "CMYK", "YCbCr", "HSV")
 
@@ -35,14 +40,15 @@ def _open(path: Path) -> Image.Image:
             "copy or download the file anew"
         ) from error
     if frames > 1:
-        raise UserError(f"{path}: a stack of {frames} frames; save each frame as a file of its own")
-    if image.mode == "LAB":  # the one mode that Pillow reads but cannot convert
-        raise UserError(f"{path}: colours in Lab; save it in grey or RGB")
+        raise UserError(f"{path}: a stack of {frames} frames; save each frame as a file of its own "
+                        "(test.py --input takes stacks)")
     return image
 
 
-def _gray(image: Image.Image, path: Path) -> np.ndarray:
+def _gray(image: Image.Image, path: Path | Page) -> np.ndarray:
     """The grey levels of a decoded picture, H×W uint8 or uint16."""
+    if image.mode == "LAB":  # the one mode that Pillow reads but cannot convert
+        raise UserError(f"{path}: colours in Lab; save it in grey or RGB")
     if image.mode.startswith("I;16"):
         return np.asarray(image).astype(np.uint16)
     if image.mode in ("I", "F"):
@@ -78,8 +84,98 @@ def read_gray(path: str | Path) -> np.ndarray:
     return _gray(_open(Path(path)), Path(path))
 
 
-def read_size(path: str | Path) -> tuple[int, int] | None:
+class Page:
+    """One page of a TIFF that holds several, as thermal cameras write; read when it is needed.
+
+    Has what `Path` has of a name: that of the file with the number of the page, from 1 on.
+
+    Attributes:
+        path: of the file.
+        number: of the page, from 1 on.
+        stem, suffix, name: `stack_0003`, `.tif`, `stack_0003.tif`.
+    """
+
+    def __init__(self, stack: _Stack, number: int):
+        self._stack, self.path, self.number = stack, stack.path, number
+        self.suffix = self.path.suffix
+        self.stem = f"{self.path.stem}_{number:0{max(4, len(str(len(stack.sizes))))}d}"
+        self.name = self.stem + self.suffix
+
+    def __str__(self) -> str:
+        return f"{self.path} page {self.number}"
+
+    def read(self) -> np.ndarray:
+        """As `read_gray`."""
+        return self._stack.read(self)
+
+    def size(self) -> tuple[int, int]:
+        """Height and width."""
+        return self._stack.sizes[self.number - 1]
+
+
+class _Stack:
+    """A TIFF of several pages, open from the first read to that of the last page.
+
+    To open it for every page would mean to walk through all pages before, each time.
+    """
+
+    def __init__(self, path: Path, sizes: list[tuple[int, int]]):
+        self.path, self.sizes = path, sizes
+        self._image: Image.Image | None = None
+        self._lock = threading.Lock()  # threads read ahead, and the file has one position
+
+    def read(self, page: Page) -> np.ndarray:
+        with self._lock:
+            try:
+                self._image = self._image or Image.open(self.path)
+                self._image.seek(page.number - 1)
+                image = self._image.copy()
+            except Exception as error:  # as in `_open`
+                raise UserError(
+                    f"{page}: cannot be read ({type(error).__name__}: "
+                    f"{' '.join(str(error).split())}); copy or download the file anew"
+                ) from error
+            finally:
+                if self._image and page.number == len(self.sizes):
+                    self._image.close()
+                    self._image = None
+        return _gray(image, page)
+
+
+def pages(files: Sequence[Path]) -> list[Path | Page]:
+    """Files of one picture as they are, and in place of a TIFF of several each of its pages."""
+    found: list[Path | Page] = []
+    for file in files:
+        stack = _Stack(file, _page_sizes(file))
+        several = range(1, len(stack.sizes) + 1) if len(stack.sizes) > 1 else ()
+        found += [Page(stack, number) for number in several] or [file]
+    return found
+
+
+def _page_sizes(file: Path) -> list[tuple[int, int]]:
+    """Height and width of each page of a TIFF; empty for other files."""
+    if file.suffix.lower() not in (".tif", ".tiff"):
+        return []
+    sizes = []
+    try:
+        with Image.open(file) as image:
+            for number in range(getattr(image, "n_frames", 1)):
+                image.seek(number)
+                sizes.append((image.height, image.width))
+    except Exception:  # `read_gray` will say what is wrong
+        return []
+    return sizes
+
+
+def read_frame(frame: Path | Page) -> np.ndarray:
+    """The grey levels of a file or of a page, as `read_gray`."""
+    return frame.read() if isinstance(frame, Page) else read_gray(frame)
+
+
+def read_size(path: str | Path | Page) -> tuple[int, int] | None:
     """Height and width by the file's header alone; None if that cannot be read."""
+    if isinstance(path, Page):
+        return path.size()
     try:
         with Image.open(path) as image:
             return image.height, image.width
@@ -88,16 +184,36 @@ def read_size(path: str | Path) -> tuple[int, int] | None:
 
 
 def read_mask(path: str | Path) -> np.ndarray:
-    """Reads a binary mask: 0 is background; 1, 255 or the full 16-bit scale is target.
-
-    Grey, RGB with equal channels, 1-bit, and palette files; in the last either the colours are
-    black and white, or the indices are 0 (black) and 1 (any colour), as annotation tools write.
-
-    Returns:
-        H×W uint8 of 0 and 1.
+    """Reads a mask, H×W uint8 of 0 and 1: what lies above half of full scale is target.
 
     Raises:
-        UserError: the file cannot be read, or is not binary (says which values it has).
+        UserError: as `read_levels`.
+    """
+    return binary(read_levels(path))
+
+
+def binary(levels: np.ndarray) -> np.ndarray:
+    """0 and 1 from the levels of a mask: target above half of full scale."""
+    return (levels > FULL // 2).astype(np.uint8)
+
+
+def read_levels(path: str | Path) -> np.ndarray:
+    """Reads a mask with the grey levels that it may have at the edges of targets.
+
+    0 is background; 1, 255 or the full 16-bit scale is target. Grey, RGB with equal channels,
+    1-bit, and palette files; in the last either the colours are black and white, or the indices are
+    0 (black) and 1 (any colour), as annotation tools write.
+
+    A picture with levels between is a mask if at least half of it is black, something lies above
+    half of full scale, and for each pixel above there are at most `FAINT` of the others that are
+    not black. A photograph has no black ground, class numbers nothing bright, and a JPEG spoils the
+    black ground and is refused whatever it holds.
+
+    Returns:
+        H×W uint8, 0 to 255.
+
+    Raises:
+        UserError: the file cannot be read, or is no mask (says which values it has).
     """
     path = Path(path)
     image = _open(path)
@@ -117,17 +233,23 @@ def read_mask(path: str | Path) -> np.ndarray:
     if values is None:
         values = _gray(image, path)
 
-    found = np.flatnonzero(np.bincount(values.ravel()))
+    counts = np.bincount(values.ravel())
+    found = np.flatnonzero(counts)
     high = found[-1]
-    if high not in (0, 1, 255, 65535) or len(found) > 2 or (len(found) == 2 and found[0] != 0):
+    if high <= 1 or (high in (FULL, 65535) and set(found) <= {0, high}):
+        return (values > 0).astype(np.uint8) * np.uint8(FULL)
+    full = FULL if high <= FULL else 65535
+    above = counts[full // 2 + 1:].sum()
+    faint = counts[1:full // 2 + 1].sum()
+    jpeg = image.format == "JPEG"
+    if jpeg or 2 * counts[0] < values.size or not above or faint > FAINT * above:
         some = listed([str(value) for value in found], shown=4)
         some += f" up to {high}" if len(found) > 4 else ""
-        jpeg = " (JPEG cannot keep a mask: use PNG)" if image.format == "JPEG" else ""
         raise UserError(
-            f"{path}: not a binary mask (values {some}); "
-            f"save it with 0 for background and 255 for target{jpeg}"
+            f"{path}: not a binary mask (values {some}); save it with 0 for background and 255 for "
+            f"target{' (JPEG cannot keep a mask: use PNG)' if jpeg else ''}"
         )
-    return (values > 0).astype(np.uint8)
+    return np.rint(values * (FULL / full)).astype(np.uint8)
 
 
 def to_float(image: np.ndarray) -> np.ndarray:

@@ -13,7 +13,7 @@ import numpy as np
 from tqdm import tqdm
 
 from utils import places, runtime
-from utils.data.images import read_gray, stretch, to_float
+from utils.data.images import Page, read_frame, stretch, to_float
 from utils.errors import UserError, listed
 from utils.files import atomic_path
 from utils.predict.detections import (
@@ -51,7 +51,7 @@ class Options(NamedTuple):
     num_workers: int = 4
 
 
-def result_names(files: Sequence[Path]) -> list[str]:
+def result_names(files: Sequence[Path | Page]) -> list[str]:
     """A name for the results of each file: its stem, and `a_png`, `a_tif` where that is not one."""
     stems = Counter(file.stem for file in files)
     taken, names = set(), []
@@ -98,7 +98,7 @@ class Outcome(NamedTuple):
 
 
 def predict_frames(
-    model_name: str, weights: Path, files: Sequence[Path], folder: Path, options: Options
+    model_name: str, weights: Path, files: Sequence[Path | Page], folder: Path, options: Options
 ) -> Outcome:
     """Predicts images one at a time, each at its own size, reading ahead and writing behind.
 
@@ -108,7 +108,7 @@ def predict_frames(
 
     Args:
         weights: a file of weights.
-        files: images; one that cannot be read is named in the outcome.
+        files: images, or pages of them; one that cannot be read is named in the outcome.
 
     Raises:
         UserError: the weights do not fit, or the results cannot be written.
@@ -137,7 +137,7 @@ def predict_frames(
 def _stream(
     net: runtime.jt.Module,
     model_name: str,
-    files: Sequence[Path],
+    files: Sequence[Path | Page],
     folder: Path,
     options: Options,
     outcome: Outcome,
@@ -178,12 +178,12 @@ def _stream(
 
 
 def _read_ahead(
-    pool: ThreadPoolExecutor, files: Sequence[Path], ahead: int
-) -> Iterator[tuple[Path, Future]]:
+    pool: ThreadPoolExecutor, files: Sequence[Path | Page], ahead: int
+) -> Iterator[tuple[Path | Page, Future]]:
     """Each file and its image to come, read while those before it are being predicted."""
-    waiting: deque[tuple[Path, Future]] = deque()
+    waiting: deque[tuple[Path | Page, Future]] = deque()
     for file in files:
-        waiting.append((file, pool.submit(read_gray, file)))
+        waiting.append((file, pool.submit(read_frame, file)))
         if len(waiting) > ahead:
             yield waiting.popleft()
     yield from waiting

@@ -9,7 +9,7 @@ from pathlib import Path
 from tqdm import tqdm
 
 from model import NETWORKS
-from utils.data.images import read_size
+from utils.data.images import Page, read_size
 from utils.errors import UserError
 
 FIXED = 200_000_000  # bytes that a prediction takes whatever the size of the image
@@ -36,7 +36,7 @@ def free_bytes() -> int | None:
     return min(free, default=None)
 
 
-def check_memory(files: Sequence[Path], model_names: Sequence[str], tile: int | None) -> str:
+def check_memory(files: Sequence[Path | Page], model_names: Sequence[str], tile: int | None) -> str:
     """One line on the memory that the largest image will take.
 
     Raises:

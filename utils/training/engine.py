@@ -51,7 +51,8 @@ def train_one_epoch(
     bar = tqdm(total=total, initial=len(losses), unit="batch", leave=False, disable=None,
                desc=f"epoch {epoch}/{recipe.epochs}")
     batches = train_batches(split, recipe.batch_size, recipe.image_size, recipe.seed, epoch,
-                            start=len(losses), augment=recipe.augment)
+                            start=len(losses), augment=recipe.augment, crop=recipe.crop,
+                            soft=recipe.soft_masks)
     with bar:
         for names, x, y in batches:
             # Dropout as a function of seed, epoch and step: nothing to save for resuming.

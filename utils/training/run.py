@@ -15,7 +15,7 @@ import numpy as np
 from model import build_model
 from utils import places
 from utils.checkpoint.weights import OPTIMIZER, load_weights, read_arrays, read_meta, save_weights
-from utils.data.datasets import Split, load_splits, num_train_batches
+from utils.data.datasets import Split, check_training_size, load_splits, num_train_batches
 from utils.errors import UserError
 from utils.optim import Adam, MultiStepLR
 from utils.recipe import GAMMA, recipe_of, settle
@@ -36,6 +36,7 @@ class Options:
         eval_every: the test list is scored after every so many epochs,
         eval_last: and after each of the last so many.
         threshold: of the scores, a pixel is a target above it.
+        skip_bad: whether images and masks that cannot be used are left out, not refused.
     """
 
     dataset_dir: str | Path
@@ -44,6 +45,7 @@ class Options:
     eval_every: int = 1
     eval_last: int = 1
     threshold: float = 0.5
+    skip_bad: bool | None = False
 
     def evaluates(self, epoch: int, epochs: int) -> bool:
         """Whether the test list is scored after this of so many epochs."""
@@ -246,8 +248,10 @@ def train(
         UserError: nothing to resume, a bad dataset, or a loss that is not finite.
     """
     run = Run(model_name, dataset_name, options.output_dir, recipe, resume)
-    splits = load_splits(options.dataset_dir, dataset_name, num_workers=options.num_workers)
+    splits = load_splits(options.dataset_dir, dataset_name, num_workers=options.num_workers,
+                         skip_bad=options.skip_bad)
     steps = num_train_batches(splits[0], run.recipe.batch_size)
+    check_training_size(splits[0], run.recipe.image_size, run.recipe.crop)
     for split in splits:
         print(split.describe())
     parameters = sum(p.numel() for p in run.optimizer.parameters)

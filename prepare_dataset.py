@@ -1,0 +1,74 @@
+"""Brings a dataset as it was downloaded into data/NAME/, and reports what is in it.
+
+    python prepare_dataset.py ~/Downloads/IRSTD-1k.zip --name IRSTD-1K
+    python prepare_dataset.py /data/sirst --name NUAA-SIRST --copy
+
+SOURCE is a folder or a .zip: NUDT-SIRST, IRSTD-1K, NUAA-SIRST, SIRST-Aug, SIRST3, and others of
+their layouts (utils/data/layouts.py). The new folder has images/NAME, masks/NAME, train.txt,
+test.txt and prepared.txt, the report: sizes, how masks are named, masks with grey values, images in
+both lists, duplicates, and the pairs that are left out and why. Where there are no lists they are
+drawn by --split and --seed. Files are linked, so SOURCE must stay; those of a zip are copied.
+
+With --boxes the targets are also written as boxes in COCO's form, for annotation tools and box
+detectors: result/<NAME>_train_boxes.json and result/<NAME>_test_boxes.json. Where SOURCE is
+data/NAME itself, that is all that is done.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+from utils import cli, places
+from utils.data.boxes import coco_boxes
+from utils.data.datasets import load_splits
+from utils.data.prepare import prepare
+from utils.errors import UserError
+from utils.files import write_text
+from utils.recipe import Recipe
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Runs the script with the arguments given, those of the command line by default."""
+    parser = cli.make_parser(
+        __doc__, without_effect=("model_names", "dataset_names", "device"))
+    parser.add_argument("source", type=Path, metavar="SOURCE", help="a folder, or a .zip")
+    parser.add_argument("--name", required=True, help="of the new folder below --dataset_dir")
+    parser.add_argument("--copy", action="store_true", help="copy the files; default: link them")
+    parser.add_argument("--split", type=_share, default=0.5, metavar="SHARE",
+                        help="where there are no lists: the share of images that is for training; "
+                             "default 0.5")
+    parser.add_argument("--boxes", action="store_true", help="write the targets as boxes too")
+    args = parser.parse_args(argv)
+    if not args.name or Path(args.name).name != args.name or args.name.startswith("."):
+        raise UserError(f"--name {args.name}: is the name of a folder, without / and leading dot")
+    target = args.dataset_dir / args.name
+    seed = Recipe.seed if args.seed is None else args.seed
+    there = args.source.exists() and target.exists() and target.samefile(args.source)
+    if not (there and args.boxes):
+        print(prepare(args.source, target, args.copy, args.split, seed, args.num_workers), end="")
+        print(f"{target}: ready; train with --dataset_name {args.name}")
+    if args.boxes:
+        write_boxes(args)
+
+
+def write_boxes(args: argparse.Namespace) -> None:
+    """Writes the targets of both lists as boxes."""
+    for split in load_splits(args.dataset_dir, args.name, num_workers=args.num_workers):
+        found = coco_boxes(split)
+        path = places.boxes(args.output_dir, args.name, split.split)
+        write_text(path, json.dumps(found))
+        print(f"{path}: {len(found['annotations'])} boxes in {len(found['images'])} images")
+
+
+def _share(text: str) -> float:
+    value = float(text)
+    if not 0 < value < 1:
+        raise argparse.ArgumentTypeError(f"{text} must lie between 0 and 1")
+    return value
+
+
+if __name__ == "__main__":
+    cli.run(main)

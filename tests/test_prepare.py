@@ -1,0 +1,244 @@
+"""prepare_dataset.py on made-up trees in the shapes of the public datasets."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import stat
+import zipfile
+
+import numpy as np
+import pytest
+from PIL import Image
+from scripts import refused as refused_script
+from scripts import succeeds
+from test_datasets import relay, soften, write
+
+import prepare_dataset
+from utils.data.datasets import load_splits
+from utils.data.prepare import prepare
+from utils.errors import UserError
+
+IRSTD = {"img_idx/train_IRSTD-1K.txt": ["03", "00", "01"], "img_idx/test_IRSTD-1K.txt": ["02"]}
+
+
+@pytest.fixture
+def irstd(tmp_path):
+    """IRSTD-1K as published, with the official lists, two folders down; one mask has grey edges."""
+    folder = tmp_path / "download" / "IRSTD-1k-main" / "IRSTD-1k"
+    write(folder, [(16, 16)] * 4)
+    relay(folder, "IRSTD1k_Img", "IRSTD1k_Label", lists=IRSTD)
+    soften(folder / "IRSTD1k_Label" / "01.png")
+    return folder
+
+
+def zipped(folder):
+    return shutil.make_archive(str(folder), "zip", folder)
+
+
+def same_arrays(a, b):
+    assert a.names == b.names
+    for ours, theirs in ((a.images, b.images), (a.masks, b.masks)):
+        for x, y in zip(ours, theirs):
+            np.testing.assert_array_equal(x, y)
+    assert {i: x.tobytes() for i, x in a.levels.items()} == {
+        i: x.tobytes() for i, x in b.levels.items()}
+
+
+@pytest.mark.parametrize("way", ["linked", "copied", "zip"])
+def test_irstd_1k_in_one_command(tmp_path, irstd, way):
+    source = tmp_path / "download"
+    if way == "zip":
+        source = zipped(source)
+    flags = [source, "--name", "IRSTD-1K", *(["--copy"] if way == "copied" else [])]
+    output = succeeds("prepare_dataset.py", tmp_path, *flags)
+    data = tmp_path / "data" / "IRSTD-1K"
+    assert output == (data / "prepared.txt").read_text() + (
+        f"{data}: ready; train with --dataset_name IRSTD-1K\n")
+    assert output.splitlines()[:-1] == [
+        f"{source}: 4 images with masks, 16x16, 8 bit",
+        "folders: IRSTD1k_Img/ and IRSTD1k_Label/",
+        "masks named: NAME (4)",
+        "train list: img_idx/train_IRSTD-1K.txt, 3 names",
+        "test list: img_idx/test_IRSTD-1K.txt, 1 names",
+        "masks with grey values, target above half of full scale: 1",
+        "images in both lists: 0",
+        "images that are pixel for pixel the same: 0",
+        "pairs left out: 0",
+        "written: 3 on train.txt, 1 on test.txt",
+    ]
+    assert sorted(p.name for p in data.iterdir()) == [
+        "images", "masks", "prepared.txt", "test.txt", "train.txt"]
+    assert [p.name for p in (tmp_path / "data").iterdir()] == ["IRSTD-1K"]
+    assert all(p.is_symlink() == (way == "linked") for p in (data / "masks").iterdir())
+    for prepared, raw in zip(load_splits(tmp_path / "data", "IRSTD-1K"),
+                             load_splits(irstd.parent, irstd.name)):
+        same_arrays(prepared, raw)
+
+    before = {p: p.lstat().st_mtime_ns for p in data.rglob("*")}
+    again = succeeds("prepare_dataset.py", tmp_path, *flags)
+    assert f"{data}: was prepared before, nothing changed\n" in again
+    assert {p: p.lstat().st_mtime_ns for p in data.rglob("*")} == before
+
+
+def test_nuaa_sirst_with_a_mask_of_another_size(tmp_path):
+    source = tmp_path / "NUAA"
+    write(source, [(20, 30), (31, 22), (16, 16), (18, 19), (20, 30)])
+    for name, mode in (("00", "RGB"), ("01", "RGBA"), ("02", "P"), ("03", "1")):
+        for kind in ("images", "masks") if mode == "RGB" else ("masks",):
+            path = source / kind / f"{name}.png"
+            Image.open(path).convert(mode).save(path)
+    (source / "images" / "04.png").write_bytes((source / "images" / "00.png").read_bytes())
+    Image.new("L", (30, 21)).save(source / "masks" / "03.png")
+    relay(source, suffix="_pixels0", lists={
+        "img_idx/train_NUAA-SIRST.txt": ["00", "01", "03", "00"],
+        "img_idx/test_NUAA-SIRST.txt": ["02", "04", "01", "77"]})
+    text = prepare(source, tmp_path / "data" / "NUAA-SIRST")
+    for line in (
+        f"{source}: 4 images with masks, 3 sizes from 16x16 to 22x31, 8 bit",
+        "masks named: NAME_pixels0 (4)",
+        "  named more than once, kept once: 00",
+        "images in both lists: 1: 01",
+        "images that are pixel for pixel the same: 1: 00 = 04",
+        "pairs left out: 2",
+        f"  {source}/masks/03_pixels0.png: the mask is 30x21 but the image is 19x18 (width x "
+        "height); give both the same size",
+        f"  {source}/images/77: no such image (png, bmp, tif, tiff, jpg, jpeg); add the file",
+        "written: 2 on train.txt, 3 on test.txt",
+    ):
+        assert f"{line}\n" in text
+    train, test = load_splits(tmp_path / "data", "NUAA-SIRST")
+    assert (train.names, test.names) == (["00", "01"], ["02", "04", "01"])
+    assert all(mask.sum() == 4 for mask in train.masks + test.masks)
+
+
+def test_sirst_aug_as_published_with_names_that_meet(tmp_path):
+    source = tmp_path / "sirst_aug"
+    write(source / "trainval", [(8, 8)] * 3)
+    write(source / "test", [(9, 9)] * 2)
+    (source / "test" / "images" / "01.png").rename(source / "test" / "images" / "07.png")
+    (source / "test" / "masks" / "01.png").rename(source / "test" / "masks" / "07.png")
+    for part in ("trainval", "test"):
+        relay(source / part, suffix="_mask")
+    text = prepare(tmp_path / "sirst_aug", tmp_path / "data" / "SIRST-Aug")
+    assert "train list: trainval/images, 3 names\ntest list: test/images, 2 names\n" in text
+    train, test = load_splits(tmp_path / "data", "SIRST-Aug")
+    assert (train.names, test.names) == (["train_00", "01", "02"], ["test_00", "07"])
+    for split, part in ((train, "trainval"), (test, "test")):
+        for name, image in zip(split.names, split.images):
+            file = source / part / "images" / f"{name[-2:]}.png"
+            np.testing.assert_array_equal(image, np.asarray(Image.open(file)))
+
+
+def test_lists_are_drawn_where_there_are_none(tmp_path):
+    source = tmp_path / "plain"
+    write(source, [(8, 8)] * 10)
+    relay(source)
+    lists = []
+    for name, share, seed in (("A", 0.7, 1), ("B", 0.7, 1), ("C", 0.7, 2), ("D", 0.2, 1)):
+        text = prepare(source, tmp_path / "data" / name, share=share, seed=seed)
+        assert f"lists: not there; drawn by --split {share} --seed {seed}: " in text
+        train, test = load_splits(tmp_path / "data", name)
+        lists.append(train.names)
+        assert sorted(train.names + test.names) == [f"{i:02d}" for i in range(10)]
+    assert lists[0] == lists[1] != lists[2] and [len(names) for names in lists] == [7, 7, 7, 2]
+    (source / "train.txt").write_text("04\n02\n")
+    text = prepare(source, tmp_path / "data" / "E")
+    assert "test list: not there; made of the 8 other images\n" in text
+    assert [len(split) for split in load_splits(tmp_path / "data", "E")] == [2, 8]
+
+
+# Refused, and nothing written
+
+
+def refused(tmp_path, source, name="NEW"):
+    before = {p: p.lstat().st_mtime_ns for p in (tmp_path / "data").glob("*/**")}
+    with pytest.raises(UserError) as error:
+        prepare(source, tmp_path / "data" / name)
+    assert "\n" not in str(error.value)
+    assert {p: p.lstat().st_mtime_ns for p in (tmp_path / "data").glob("*/**")} == before
+    return str(error.value)
+
+
+def test_another_dataset_of_this_name_is_left_alone(tmp_path, irstd):
+    prepare(irstd, tmp_path / "data" / "NEW")
+    soften(irstd / "IRSTD1k_Label" / "02.png")  # linked: the dataset of both
+    prepare(irstd, tmp_path / "data" / "NEW")
+    other = tmp_path / "other"
+    write(other, [(8, 8)] * 4)
+    target = tmp_path / "data" / "NEW"
+    assert refused(tmp_path, other) == (
+        f"{target}: exists already, with other content; remove it, or take another --name")
+    assert refused(tmp_path, target).startswith(f"{target}: is where the result would go; move it")
+    message = refused_script("prepare_dataset.py", tmp_path, other, "--name", "NEW")
+    assert message.startswith(f"error: {target}: exists already") and message.count("\n") == 1
+
+
+def test_sources_without_one_dataset(tmp_path, irstd):
+    assert refused(tmp_path, tmp_path / "none").startswith(f"{tmp_path}/none: no such folder or")
+    (tmp_path / "empty").mkdir()
+    assert refused(tmp_path, tmp_path / "empty").startswith(f"{tmp_path}/empty: no dataset in it;")
+    write(irstd.parent / "Second", [(8, 8)] * 2)
+    assert refused(tmp_path, irstd.parent) == (
+        f"{irstd.parent}: 2 datasets in it (IRSTD-1k, Second); name one of them")
+    for path in (irstd / "IRSTD1k_Label").iterdir():
+        path.write_bytes(b"no picture")
+    assert refused(tmp_path, irstd).startswith(
+        f"{irstd}: none of its images can be used; the first: {irstd}/IRSTD1k_Label/03.png: cannot")
+
+
+@pytest.mark.parametrize("name", ["../evil.png", "/tmp/evil.png", "a/../../evil.txt", "..\\e.png"])
+def test_a_zip_cannot_write_outside(tmp_path, irstd, name):
+    path = zipped(irstd)
+    with zipfile.ZipFile(path, "a") as archive:
+        archive.writestr(name, b"evil")
+    text = refused(tmp_path, tmp_path.joinpath(path))
+    assert f"its file {name} would be written outside" in text and text.startswith(f"{path}: ")
+    assert not list(tmp_path.rglob("e*.png")) and not list(tmp_path.rglob("evil*"))
+
+
+def test_a_zip_with_links_or_damage(tmp_path, irstd):
+    path = tmp_path.joinpath(zipped(irstd))
+    whole = path.read_bytes()
+    with zipfile.ZipFile(path, "a") as archive:
+        link = zipfile.ZipInfo("images")
+        link.external_attr = (stat.S_IFLNK | 0o777) << 16
+        archive.writestr(link, "/etc")
+    assert "its file images is a link" in refused(tmp_path, path)
+    for content in (whole[:-400], b"no zip", b"", whole[:200] + b"\0" * 60 + whole[260:]):
+        path.write_bytes(content)
+        text = refused(tmp_path, path)
+        assert text.startswith(f"{path}: ") and ("download it anew" in text or "no dataset" in text)
+
+
+def test_names_that_are_no_folder(tmp_path, irstd):
+    for name in ("../X", "a/b", ".hidden", "", "."):
+        with pytest.raises(UserError, match="is the name of a folder"):
+            prepare_dataset.main([str(irstd), "--name", name, "--dataset_dir", str(tmp_path)])
+    with pytest.raises(SystemExit):
+        prepare_dataset.main([str(irstd), "--name", "X", "--split", "1"])
+
+
+def test_boxes_by_hand(tmp_path, irstd):
+    mask = np.zeros((16, 16), np.uint8)
+    mask[0, 0] = mask[1, 1] = 255  # touch by a corner: one target
+    mask[9:12, 4:6] = 255
+    mask[9, 6] = 100  # grey, below half
+    mask[15, 15] = 255
+    Image.fromarray(mask).save(irstd / "IRSTD1k_Label" / "02.png")
+    Image.fromarray(mask * 0).save(irstd / "IRSTD1k_Label" / "00.png")
+    output = succeeds("prepare_dataset.py", tmp_path, irstd, "--name", "X", "--boxes")
+    path = tmp_path / "out" / "result" / "X_test_boxes.json"
+    assert f"{path}: 3 boxes in 1 images\n" in output
+    first = json.loads(path.read_text())
+    assert first["images"] == [{"id": 1, "file_name": "02.png", "width": 16, "height": 16}]
+    assert first["categories"] == [{"id": 1, "name": "target"}]
+    assert [(a["id"], a["image_id"], a["bbox"], a["area"]) for a in first["annotations"]] == [
+        (1, 1, [0, 0, 2, 2], 2), (2, 1, [4, 9, 2, 3], 6), (3, 1, [15, 15, 1, 1], 1)]
+    train = json.loads(path.with_name("X_train_boxes.json").read_text())
+    assert [image["file_name"] for image in train["images"]] == ["03.png", "00.png", "01.png"]
+    assert [a["image_id"] for a in train["annotations"]] == [1, 3]
+    path.unlink()
+    data = tmp_path / "data" / "X"
+    output = succeeds("prepare_dataset.py", tmp_path, data, "--name", "X", "--boxes")
+    assert output.count("\n") == 2 and json.loads(path.read_text()) == first

@@ -1,0 +1,36 @@
+"""The masks of a dataset as boxes, for annotation tools and box detectors."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from scipy import ndimage
+
+from utils.data.datasets import Split
+from utils.data.layouts import find_layout, index_files
+
+CATEGORY = {"id": 1, "name": "target"}
+
+
+def coco_boxes(split: Split) -> dict[str, Any]:
+    """The targets of a split in COCO's form: images, annotations, categories.
+
+    A target is an 8-connected region of the mask. `bbox` is [x, y, width, height] in pixels from
+    the outer corner of the top left pixel, `area` the number of the region's pixels. Images without
+    a target are listed too.
+    """
+    files = index_files(find_layout(split.folder, split.split).images)
+    images, annotations = [], []
+    for name, mask in zip(split.names, split.masks):
+        height, width = mask.shape
+        images.append({"id": len(images) + 1, "file_name": files[name].name, "width": width,
+                       "height": height})
+        regions, _ = ndimage.label(mask, np.ones((3, 3)))
+        for number, (rows, columns) in enumerate(ndimage.find_objects(regions), 1):
+            box = [columns.start, rows.start, columns.stop - columns.start, rows.stop - rows.start]
+            annotations.append({
+                "id": len(annotations) + 1, "image_id": len(images), "category_id": CATEGORY["id"],
+                "bbox": box, "area": int((regions[rows, columns] == number).sum()), "iscrowd": 0,
+            })
+    return {"images": images, "annotations": annotations, "categories": [CATEGORY]}
