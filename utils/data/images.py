@@ -12,6 +12,9 @@ from utils.errors import UserError, listed
 # In order of preference where one stem has several files.
 EXTENSIONS = (".png", ".bmp", ".tif", ".tiff", ".jpg", ".jpeg")
 
+# What Pillow may take a file for, whatever its name: among the others are programs (EPS).
+_FORMATS = ("PNG", "BMP", "TIFF", "JPEG", "GIF", "WEBP", "PPM")
+
 _COLOUR_MODES = ("RGB", "RGBA", "RGBX", "RGBa", "P", "PA", "CMYK", "YCbCr", "HSV")
 
 
@@ -21,8 +24,10 @@ def _open(path: Path) -> Image.Image:
     Raises:
         UserError: the file is missing, cannot be decoded, or is a stack of several frames.
     """
+    if path.exists() and not path.is_file():
+        raise UserError(f"{path}: a folder, pipe or device, not a file; move it away")
     try:
-        with Image.open(path) as image:
+        with Image.open(path, formats=_FORMATS) as image:
             frames = getattr(image, "n_frames", 1) if image.format == "TIFF" else 1
             image.load()
     except FileNotFoundError:
@@ -81,7 +86,7 @@ def read_gray(path: str | Path) -> np.ndarray:
 def read_size(path: str | Path) -> tuple[int, int] | None:
     """Height and width by the file's header alone; None if that cannot be read."""
     try:
-        with Image.open(path) as image:
+        with Image.open(path, formats=_FORMATS) as image:
             return image.height, image.width
     except Exception:  # `read_gray` will say what is wrong
         return None
