@@ -11,6 +11,7 @@ The layout is NUDT-SIRST's:
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -176,6 +177,10 @@ def _read_list(folder: Path, split: str) -> list[str]:
     names = [name[: -len(_extension(name))] if _extension(name) else name for name in names]
     if not names:
         raise UserError(f"{path}: the list is empty; write a name of images/ on each line")
+    strange = [name for name in names if len(name) > 255 or re.search(r"[\x00-\x1f\x7f]", name)]
+    if strange:
+        raise UserError(f"{path}: {ascii(strange[0])[:60]} is no name; save the list as text, a "
+                        "name of images/ on each line")
     # Refused, not dropped: scores would count the image twice, or differ from others' counts.
     repeated = [name for name, count in Counter(names).items() if count > 1]
     if repeated:
@@ -213,7 +218,7 @@ def _read_pair(
         path = files[kind].get(name)
         if path is None:
             kinds = ", ".join(extension[1:] for extension in EXTENSIONS)
-            problems.append(f"{folder / kind / name}: no such {kind[:-1]} ({kinds}); add the file")
+            problems.append(f"{folder / kind}/{name}: no such {kind[:-1]} ({kinds}); add the file")
             continue
         try:
             arrays[kind] = read(path)
