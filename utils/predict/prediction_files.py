@@ -10,19 +10,18 @@ from pathlib import Path
 
 import numpy as np
 from PIL import Image
-from scipy.io import loadmat, savemat, whosmat
+from scipy.io import loadmat, savemat
 
 from utils import places
 from utils.data.datasets import Split
 from utils.data.images import read_gray, to_float
 from utils.errors import UserError, listed
 from utils.files import atomic_path
+from utils.predict.mat_files import Matrix, is_mat5, matrices
 
 KEY = "T"  # of the probabilities in a .mat, as the official code has it
 SUFFIXES = (".mat", ".npy", ".png")
 LARGEST = 2**27  # pixels of a prediction that is read: 16384×8192
-NUMBERS = ("double", "single", "logical", *(f"{sign}int{bits}" for sign in ("", "u")
-                                            for bits in (8, 16, 32, 64)))  # MATLAB's
 
 
 def save_prediction(probability: np.ndarray, folder: Path, model_name: str, name: str) -> None:
@@ -140,6 +139,9 @@ def read_prediction(path: str | Path) -> np.ndarray:
         raise UserError(f"{path}: no such file; predict with test.py first")
     read = {".mat": _read_mat, ".npy": _read_npy}.get(path.suffix.lower(), read_gray)
     array = read(path)
+    _check_shape(path, array.shape)
+    if array.dtype.kind not in "buif":
+        raise UserError(f"{path}: holds {array.dtype}, not real numbers; save probabilities")
     if array.ndim > 2:
         array = array.squeeze()
     return to_float(array) if array.dtype in (np.uint8, np.uint16) else array
@@ -147,23 +149,29 @@ def read_prediction(path: str | Path) -> np.ndarray:
 
 def _read_mat(path: Path) -> np.ndarray:
     with _readable(path, "a .mat"):
-        try:
-            # Names, sizes and kinds come first: SciPy crashes on cells in cells, and unpacks all.
-            found = {name: (shape, kind) for name, shape, kind in whosmat(path)}
-        except NotImplementedError as error:
-            raise UserError(f"{path}: a MATLAB 7.3 file; save it with -v7") from error
-        name = KEY if KEY in found else next(iter(found), KEY)
-        if name != KEY and len(found) > 1 or not found:
+        data = path.read_bytes()
+        if is_mat5(data):
+            found = {matrix.name: matrix for matrix in matrices(data)
+                     if not matrix.name.startswith("__")}
+        else:
+            try:
+                found = {name: array for name, array in loadmat(path).items()
+                         if not name.startswith("__")}
+            except NotImplementedError as error:
+                raise UserError(f"{path}: a MATLAB 7.3 file; save it with -v7") from error
+        if KEY not in found and len(found) != 1:
             raise UserError(
                 f"{path}: holds no array {KEY} but {ascii(listed(list(found)))[1:-1] or 'nothing'};"
                 f" save the probabilities as {KEY}"
             )
-        shape, kind = found[name]
-        if kind not in NUMBERS:
-            raise UserError(f"{path}: holds a {kind}, not real numbers; save the probabilities as "
-                            f"{KEY}")
-        _check_shape(path, shape)
-        return np.asarray(loadmat(path, variable_names=[name])[name])
+        array = found[KEY] if KEY in found else next(iter(found.values()))
+        if isinstance(array, Matrix):
+            if not array.real:
+                raise UserError(f"{path}: holds a {array.kind}, not real numbers; save the "
+                                f"probabilities as {KEY}")
+            _check_shape(path, array.shape)
+            array = array.array()
+        return array
 
 
 @contextlib.contextmanager
@@ -179,7 +187,7 @@ def _readable(path, what):
 
 
 def _check_shape(path, shape):
-    if min(shape, default=0) < 0 or math.prod(shape) > LARGEST:
+    if min(shape, default=1) < 1 or math.prod(shape) > LARGEST:
         raise UserError(f"{path}: an array of {'x'.join(map(str, shape))} is no probability map; "
                         "save it at the size of the image")
 
