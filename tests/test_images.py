@@ -118,6 +118,8 @@ def test_unreadable_files(tmp_path, read):
         "empty.png": (b"", "cannot be read as an image .unknown format"),
         "text.png": (b"<html>404</html>", "cannot be read as an image .unknown format"),
         "cut.png": (whole.read_bytes()[:-2000], "cannot be read as an image"),
+        "pixel.png": (whole.read_bytes()[:2000] + b"\x00" + whole.read_bytes()[2001:],
+                      "cannot be read as an image"),
         "flipped.png": (whole.read_bytes().replace(b"IDAT", b"iDaT"), "cannot be read as an image"),
     }
     for name, (content, says) in bad.items():

@@ -28,6 +28,9 @@ def _open(path: Path) -> Image.Image:
         raise UserError(f"{path}: a folder, pipe or device, not a file; move it away")
     try:
         with Image.open(path, formats=_FORMATS) as image:
+            if image.format == "PNG":  # decoding alone takes damaged pixels for good ones
+                image.verify()
+        with Image.open(path, formats=_FORMATS) as image:
             frames = getattr(image, "n_frames", 1) if image.format == "TIFF" else 1
             image.load()
     except FileNotFoundError:
