@@ -16,9 +16,12 @@ STEM = 40  # characters of a file's name that its temporary one has: names may b
 
 
 def write_text(path: str | Path, text: str, durable: bool = False) -> None:
-    """Writes a UTF-8 file, whole or not at all; `durable` of `atomic_path`."""
+    """Writes a UTF-8 file, whole or not at all; `durable` of `atomic_path`.
+
+    Names of files that are no UTF-8 stand in it with escapes, which JSON understands.
+    """
     with atomic_path(path, durable) as temporary:
-        temporary.write_text(text, encoding="utf-8")
+        temporary.write_text(text, encoding="utf-8", errors="backslashreplace")
 
 
 @contextmanager
