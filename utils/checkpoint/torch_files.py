@@ -41,11 +41,13 @@ _BFLOAT16 = np.dtype("<u2")
 def is_torch_file(path: str | Path) -> bool:
     """Whether a file is one of PyTorch's: by its content, else by its name."""
     path = Path(path)
+    if not path.is_file():  # a pipe would be waited for
+        return path.name.endswith(SUFFIXES)
     if zipfile.is_zipfile(path):
         # Of a damaged one anything can be raised.
         with contextlib.suppress(Exception), zipfile.ZipFile(path) as file:
             return any(name.endswith("/data.pkl") for name in file.namelist())
-    elif path.is_file():
+    else:
         with open(path, "rb") as file:
             if file.read(len(_LEGACY_HEAD)) == _LEGACY_HEAD:
                 return True
