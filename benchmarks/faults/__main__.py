@@ -26,7 +26,7 @@ from benchmarks.faults.trial import SHOWN, Tally, Trial
 from benchmarks.table import print_head, print_row
 from utils import cli
 
-SUBJECTS = ("bad_input", "machine_loss", "not_finite", "kills")
+SUBJECTS = ("bad_input", "machine_loss", "not_finite", "kills", "disk", "two_at_once", "memory")
 FORMS = ("short", "usual", "long")
 
 
