@@ -5,10 +5,15 @@ from __future__ import annotations
 import io
 import pickle
 import re
+import subprocess
+import sys
+import tracemalloc
+import zipfile
 from pathlib import Path
 
 import numpy as np
 import pytest
+from scripts import ROOT
 
 from model import MODEL_NAMES, build_model
 from utils.checkpoint import weights as checkpoint
@@ -17,6 +22,7 @@ from utils.checkpoint.weights import (
     get_weights,
     load_weights,
     read_arrays,
+    read_checkpoint,
     read_meta,
     save_weights,
 )
@@ -42,8 +48,10 @@ def net(nets):
 def other_weights(net, seed=0):
     """Values for every entry of a network, none of them those it has."""
     rng = np.random.default_rng(seed)
-    return {name: rng.standard_normal(array.shape).astype(np.float32)
-            for name, array in get_weights(net).items()}
+    weights = {name: rng.standard_normal(array.shape).astype(np.float32)
+               for name, array in get_weights(net).items()}
+    return {name: abs(array) if name.endswith("running_var") else array
+            for name, array in weights.items()}
 
 
 def assert_equal(ours, theirs):
@@ -151,7 +159,11 @@ def test_entries_that_do_not_fit_are_named(net):
     refuses(net, {**good, name: np.full((1, 4, 1, 1), "1")}, f"{name} is of type <U1")
     refuses(net, {**good, name: good[name].astype(complex)}, f"{name} is of type complex128")
     refuses(net, {**good, name: good[name].astype(object)}, f"{name} is of type object")
-    refuses(net, {**good, name: np.full((1, 4, 1, 1), np.nan)}, f"{name} is not finite")
+    for value in (np.nan, -np.inf, 1e300):  # the last is infinite in float32
+        refuses(net, {**good, name: np.full((1, 4, 1, 1), value)}, f"{name} is not finite")
+    variance = "contrast2_1.1.running_var"
+    refuses(net, {**good, variance: -good[variance]}, f"{variance} is below zero")
+    refuses(net, {**good, "x\n" * 99: np.ones(3)}, r"unexpected x\nx\n")
     refuses(net, {}, "missing ", "and ", " more")
 
 
@@ -251,14 +263,64 @@ def test_a_write_that_fails_leaves_the_file_before(net, tmp_path, monkeypatch):
     save_weights(net, path)
     before = path.read_bytes()
 
-    def full(file, **_):
-        Path(file).write_bytes(b"half")
+    def full(file, _):
+        with open(file, "wb") as half:
+            half.write(b"half")
         raise OSError("no space left")
 
-    monkeypatch.setattr(checkpoint.np, "savez", full)
-    with pytest.raises(OSError, match="no space"):
+    monkeypatch.setattr(Path, "write_bytes", full)
+    with pytest.raises(OSError, match=f"{re.escape(str(path))}: no space"):
         save_weights(net, path)
     assert list(tmp_path.iterdir()) == [path] and path.read_bytes() == before
+
+
+def test_a_full_disk_is_one_line_and_no_traceback(tmp_path):
+    code = """if True:
+        import resource, sys
+        from model import build_model
+        from utils import cli
+        from utils.checkpoint.weights import save_weights
+        from utils.runtime import start
+        start("cpu")
+        net = build_model("L2SKNet_1D_FPN")
+        resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, -1))
+        cli.run(lambda: save_weights(net, sys.argv[1]))"""
+    path = tmp_path / "w.npz"
+    run = subprocess.run([sys.executable, "-c", code, path], cwd=ROOT, capture_output=True,
+                         text=True)
+    assert run.stderr.splitlines()[-1] == f"error: [Errno 27] File too large: '{path}'"
+    assert run.returncode == 2 and "Traceback" not in run.stderr and not list(tmp_path.iterdir())
+
+
+def test_a_file_that_would_fill_the_memory_is_refused(net, tmp_path):
+    path = tmp_path / "w.npz"
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as file:
+        with file.open("a.npy", "w") as entry:  # 1.5 MB on the disk
+            for _ in range(1500):
+                entry.write(bytes(10**6))
+    refuses(net, path, f"{path}: would take 1.5 GB of memory")
+    tracemalloc.start()
+    refuses(net, path, "1.5 GB")
+    assert tracemalloc.get_traced_memory()[1] < 50e6
+    tracemalloc.stop()
+
+
+def test_entries_nobody_asked_for_are_not_looked_at(net, monkeypatch):
+    many = {f"extra.{i}": np.ones(1) for i in range(50)}
+    looked = []
+    monkeypatch.setattr(checkpoint.np, "isfinite", lambda array: looked.append(0) or array == array)
+    refuses(net, {**other_weights(net), **many}, "unexpected extra.0")
+    assert len(looked) < 50
+
+
+@pytest.mark.parametrize("meta", ["[1]", "7", "{", '"text"', "[" * 5000])
+def test_meta_data_of_another_kind_are_refused(tmp_path, meta):
+    path = tmp_path / "w.npz"
+    np.savez(path, a=np.ones(3), meta=np.array(meta))
+    for read in (read_meta, read_checkpoint):
+        with pytest.raises(UserError, match="not an .npz file of plain arrays, or damaged"):
+            read(path)
+    assert read_arrays(path)["a"].sum() == 3
 
 
 def test_the_best_weights_are_found_else_the_last(tmp_path):

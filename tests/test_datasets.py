@@ -129,6 +129,8 @@ def test_missing_dataset(tmp_path):
         (b" \r\n\n", "the list is empty"),
         (b"00\n01\n00.png\n", "named more than once: 00"),
         (b"\xff\xfe0\x000\x00", "save it as UTF-8"),
+        (b"00\n" + b"a" * 10**6, "is no name; save the list as text"),
+        (b"00\n\x1b[2J\x00", "'\\x1b[2J\\x00' is no name; save the list as text"),
     ],
 )
 def test_bad_lists(tmp_path, content, says):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+
 import numpy as np
 import pytest
 from PIL import Image
@@ -117,6 +119,8 @@ def test_unreadable_files(tmp_path, read):
         "empty.png": (b"", "cannot be read as an image .unknown format"),
         "text.png": (b"<html>404</html>", "cannot be read as an image .unknown format"),
         "cut.png": (whole.read_bytes()[:-2000], "cannot be read as an image"),
+        "pixel.png": (whole.read_bytes()[:2000] + b"\x00" + whole.read_bytes()[2001:],
+                      "cannot be read as an image"),
         "flipped.png": (whole.read_bytes().replace(b"IDAT", b"iDaT"), "cannot be read as an image"),
     }
     for name, (content, says) in bad.items():
@@ -127,6 +131,28 @@ def test_unreadable_files(tmp_path, read):
         text = str(error.value)
         assert text.startswith(f"{tmp_path / name}: ") and "\n" not in text
         assert text.count(str(tmp_path)) == 1
+
+
+@pytest.mark.parametrize("read", [read_gray, read_mask])
+def test_no_program_is_started_for_an_image(tmp_path, monkeypatch, read):
+    program = tmp_path / "gs"  # Pillow calls it for PostScript, whatever the file's name
+    program.write_text(f"#!/bin/sh\ntouch '{tmp_path}/started'\n")
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
+    path = tmp_path / "a.png"
+    path.write_bytes(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n%%EndComments\nshowpage\n")
+    with pytest.raises(UserError, match="a.png: cannot be read as an image .unknown format"):
+        read(path)
+    assert not (tmp_path / "started").exists()
+
+
+def test_what_is_no_file_is_not_waited_for(tmp_path):
+    os.mkfifo(tmp_path / "a.png")
+    (tmp_path / "b.png").symlink_to("b.png")
+    with pytest.raises(UserError, match="a.png: a folder, pipe or device, not a file"):
+        read_gray(tmp_path / "a.png")
+    with pytest.raises(UserError, match="b.png: cannot be read"):
+        read_gray(tmp_path / "b.png")
 
 
 def test_colour_spaces_of_print(tmp_path):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+import time
 
 import pytest
 
@@ -186,6 +187,14 @@ def test_an_epoch_that_appears_again_replaces_the_earlier(read):
 def test_a_file_without_epochs_is_named(read, text):
     with pytest.raises(UserError, match=r"log\.txt.*Epoch---1, total_loss---"):
         read(text)
+
+
+def test_digits_without_end_are_no_epoch_and_cost_no_time(read):
+    good = "Epoch---7, total_loss---0.500000,\n"
+    began = time.monotonic()
+    for strange in ("0" * 200_000 + "x", "Epoch---" + "9" * 5000 + ", total_loss---0.5"):
+        assert [record.epoch for record in read(good + strange)] == [7]
+    assert time.monotonic() - began < 20  # going back at each digit took minutes
 
 
 def test_a_missing_log_is_named(tmp_path):

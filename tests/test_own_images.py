@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import importlib.util
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -467,6 +468,35 @@ def test_frames_are_read_ahead_but_not_all(stream, monkeypatch):
     assert [frame.file for frame in outcome.frames] == [f"{index:02}.png" for index in range(12)]
     for index, count in enumerate(seen[1:]):  # the first is the warm-up
         assert index + 1 <= count <= min(index + 3, 12)
+
+
+def test_predictions_that_are_no_numbers_are_refused_by_name(stream, monkeypatch):
+    monkeypatch.setattr(frames, "predict", lambda net, x: np.full(x.shape[:1] + x.shape[2:],
+                                                                  np.nan, np.float32))
+    with pytest.raises(UserError, match="not written, .* predicts NaN or infinity"):
+        stream()
+
+
+def test_names_that_are_no_utf8_are_kept(tmp_path, weights):
+    """As from an archive of another system."""
+    name = os.fsdecode(b"\xc4\xe3.png")
+    (tmp_path / "in").mkdir()
+    image, found = scene()
+    Image.fromarray(image).save(tmp_path / "in" / name)
+    (tmp_path / "in" / os.fsdecode(b"\xff.png")).write_bytes(b"no image")
+    result = subprocess.run(
+        [sys.executable, ROOT / "test.py", "--device", "cpu", "--weights", weights, "--input",
+         tmp_path / "in", "--output", tmp_path / os.fsdecode(b"out\xff")],
+        capture_output=True, text=True)
+    assert result.returncode == 2 and "Traceback" not in result.stderr, result.stderr
+    assert "1 of 2 images could not be used" in result.stderr
+    out = tmp_path / os.fsdecode(b"out\xff")
+    content = json.loads((out / "detections" / f"{UNET}.json").read_text())
+    assert [image["file"] for image in content["images"]] == [name]
+    assert content["unreadable"][0]["file"] == os.fsdecode(b"\xff.png")
+    rows = read_table(out / "detections" / f"{UNET}.csv")
+    assert [row["file"] for row in rows] == ["\\udcc4\\udce3.png"] * len(found)
+    assert (out / "mat" / UNET / f"{name[:-4]}.mat").is_file()
 
 
 def test_what_was_found_before_an_interruption_is_kept(stream, monkeypatch, tmp_path):

@@ -5,9 +5,12 @@ from __future__ import annotations
 import base64
 import csv
 import io
+import os
 import re
+import struct
 import subprocess
 import sys
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -170,7 +173,9 @@ def test_model_without_predictions(place):
         ({}, "holds no array T but nothing"),
         ({"T": np.full((24, 41), 255.0)}, "values from 255.0 to 255.0"),
         ({"T": np.full((24, 41), np.nan)}, "NaN"),
-        ({"T": "text"}, "height x width"),
+        ({"T": "text"}, "holds a char, not real numbers"),
+        ({"T": {"a": np.zeros(3)}}, "holds a struct, not real numbers"),
+        ({"T": np.full((24, 41), np.inf)}, "NaN or infinite"),
         (b"not a .mat file at all", "not a .mat file that can be read"),
         (b"", "not a .mat file that can be read"),
     ],
@@ -183,6 +188,70 @@ def test_unusable_prediction_is_named(place, content, message):
         savemat(path, content)
     error = place.refused()
     assert str(path) in error and message in error
+
+
+def mat_file(dims, cells=0, kind=6, packed=False, numbers=9):
+    """A MATLAB 5 file of an array `T`, or of as many cells in cells, that holds nothing."""
+    def matrix(kind, dims, name, content):
+        body = struct.pack("<IIII", 6, 8, kind, 0) + struct.pack("<IIii", 5, 8, *dims)
+        body += struct.pack("<II", 1, len(name)) + name.ljust(8 * bool(name), b"\0")
+        return struct.pack("<II", 14, len(body) + content) + body
+
+    content = b"" if cells else struct.pack("<II", numbers, 8 * dims[0] * dims[1] % 2**31)
+    parts, size = [content], len(content)
+    for depth in range(cells + 1):
+        last = depth == cells
+        parts.append(matrix(1 if cells else kind, dims, b"T" if last else b"", size))
+        size += len(parts[-1])
+    data = b"".join(reversed(parts))
+    if packed:
+        data = zlib.compress(data + bytes(10**7))
+        assert len(data) < 20_000
+        data = struct.pack("<II", 15, len(data)) + data
+    return b"MATLAB 5.0 MAT-file".ljust(124) + struct.pack("<H", 0x100) + b"IM" + data
+
+
+@pytest.mark.parametrize(("content", "message"), [
+    (mat_file((1, 1), cells=200_000), "holds a cell, not real numbers"),  # SciPy's stack overflows
+    (mat_file((2**15, 2**15), packed=True), "32768x32768 is no probability map"),
+    (mat_file((-1, 5)), "-1x5 is no probability map"),
+    (mat_file((4000, 4000)), "not a .mat file that can be read"),
+    (mat_file((1, 0), numbers=0), "1x0 is no probability map"),
+    (mat_file((1, 1), numbers=0), "numbers of the unknown type 0"),  # SciPy follows a null pointer
+    (mat_file((1, 1), kind=5), "holds a sparse, not real numbers"),
+], ids="cells bomb negative short empty type sparse".split())
+def test_a_mat_file_that_lies_is_refused_by_its_header(tmp_path, content, message):
+    path = tmp_path / "a.mat"
+    path.write_bytes(content)
+    code = ("import sys; from utils import cli; from utils.predict import prediction_files as p\n"
+            "cli.run(lambda: p.read_prediction(sys.argv[1]))")
+    result = subprocess.run([sys.executable, "-c", code, path], cwd=ROOT, capture_output=True,
+                            text=True, timeout=60)
+    assert result.returncode == 2, result
+    assert result.stderr.startswith(f"error: {path}: ") and message in result.stderr
+    assert result.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize("packed", [True, False])
+@pytest.mark.parametrize("form", ["4", "5"])
+def test_mat_files_are_read_as_scipy_reads_them(tmp_path, packed, form):
+    rng = np.random.default_rng(0)
+    for kind in ("f4", "f8", "i1", "u1", "i2", "u2", "i4", "u4", "i8", "u8", "?"):
+        if form == "4" and (packed or kind in ("u4", "i8", "u8", "?", "i1")):
+            continue
+        array = rng.integers(0, 2, (5, 3)).astype(kind)
+        savemat(tmp_path / "a.mat", {"other": rng.random((300, 7)), "T": array, "name": "text"},
+                do_compression=packed, format=form)
+        read = read_prediction(tmp_path / "a.mat")
+        full = {"u1": 255, "u2": 65535}.get(kind, 1)
+        np.testing.assert_array_equal(read, array.astype("f4") / np.float32(full))
+        assert read.dtype == (np.float32 if full > 1 else array.dtype)
+
+
+def test_what_is_no_file_is_not_waited_for(tmp_path):
+    os.mkfifo(tmp_path / "a.npy")
+    with pytest.raises(UserError, match="a.npy: no such file"):
+        read_prediction(tmp_path / "a.npy")
 
 
 def test_several_unusable_predictions_are_counted(place):

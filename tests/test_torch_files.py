@@ -122,6 +122,19 @@ def test_a_damaged_file_raises_nothing_but_a_user_error(tmp_path, name):
     assert refused > 200
 
 
+@pytest.mark.parametrize("place", [6, 8, 42])  # version, flags (names in UTF-8), start of entry
+def test_a_damaged_directory_of_a_zip_is_refused(tmp_path, place):
+    data = bytearray((FIXTURES / "torch_zip.pth.tar").read_bytes())
+    start = data.rindex(b"PK\x01\x02")
+    data[start + place : start + place + 4] = b"\xff" * 4
+    data[start + 50] = 0xff  # in the name: no UTF-8
+    path = tmp_path / "w.pth.tar"
+    path.write_bytes(data)
+    assert is_torch_file(path)
+    with pytest.raises(UserError, match="w.pth.tar: .*(not a file of PyTorch|refused)"):
+        load_weights(build_model("L2SKNet_1D_FPN"), path)
+
+
 def test_foreign_files_are_refused(tmp_path):
     path = tmp_path / "w.pth"
     with pytest.raises(UserError, match="no such file"):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shutil
 import signal
@@ -15,6 +16,7 @@ from utils.checkpoint.weights import get_weights, read_arrays, read_meta
 from utils.data.datasets import load_splits
 from utils.data.synthetic import write_sample_dataset
 from utils.errors import UserError
+from utils.files import only_one
 from utils.places import checkpoint_folder
 from utils.predict.maps import load_model
 from utils.training import run as training
@@ -88,7 +90,9 @@ def test_a_run_reports_logs_and_saves(whole):
     assert re.search(r"train: .* [1-9]\d* pixels, 1 image without a target\n", output)
     for model_name in MODELS:
         folder = checkpoints(place, model_name)
-        assert sorted(path.name for path in folder.iterdir()) == ["best.npz", "last.npz"]
+        assert sorted(path.name for path in folder.iterdir()) == [
+            "before.npz", "best.npz", "last.npz"]
+        assert len(read_meta(folder / "before.npz")["history"]) == EPOCHS - 1
         (log,) = (place / "out" / "log").glob(f"Tiny_{model_name}_*.txt")
         history = [EpochRecord(**record) for record in read_meta(folder / "last.npz")["history"]]
         head = (f"{model_name} on Tiny: 3 epochs, batch size 2, learning rate 0.002 (x0.1 after 2 "
@@ -131,7 +135,7 @@ def test_an_interrupted_run_ends_like_an_uninterrupted_one(
     assert len(meta["history"]) == int(stopped[1]) - 1 and len(meta["losses"]) == int(stopped[2])
     assert len(read_arrays(folder / "last.npz")) == len(
         read_arrays(checkpoints(whole[0], model_name) / "last.npz"))
-    assert {path.name for path in folder.iterdir()} <= {"best.npz", "last.npz"}
+    assert {path.name for path in folder.iterdir()} <= {"best.npz", "last.npz", "before.npz"}
 
     output = succeeds("train_device0.py", other, *flags, "--resume")
     assert f"resumed after epoch {len(meta['history'])} and {stopped[2]} batches" in output
@@ -285,6 +289,116 @@ def test_a_run_is_resumed_from_a_path(whole, tmp_path):
     assert f"resumed after epoch {EPOCHS}" in output
     assert len(read_meta(checkpoints(other, MODELS[0]) / "last.npz")["history"]) == EPOCHS + 1
     assert len(read_meta(last)["history"]) == EPOCHS
+
+
+# What a power cut, a bad disk or another process may leave
+
+
+def cut(path):
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+
+
+def zero(path):
+    path.write_bytes(bytes(path.stat().st_size))
+
+
+def empty(path):
+    path.write_bytes(b"")
+
+
+def remove(path):
+    path.unlink()
+
+
+@pytest.mark.parametrize("spoil", [cut, zero, empty, remove])
+def test_a_damaged_last_checkpoint_costs_an_epoch_and_no_digit(whole, splits, tmp_path, spoil):
+    shutil.copytree(whole[0] / "out", tmp_path / "out")
+    folder = checkpoints(tmp_path, MODELS[0])
+    for path in (folder / "last.npz", *(tmp_path / "out" / "log").glob(f"Tiny_{MODELS[0]}_*")):
+        spoil(path)
+    run = training.Run(MODELS[0], "Tiny", tmp_path / "out", {}, "last")
+    assert run.epochs_done == EPOCHS - 1 and str(folder / "last.npz") in run.resumed.damaged
+    before = (folder / "before.npz").read_bytes()
+    run.begin()
+    run.save_last()  # interrupted at once: the damaged one must not become before.npz
+    assert (folder / "before.npz").read_bytes() == before
+    run.run_epoch(*splits, True, 0.5, lambda: None)
+    assert_same_state(whole[0], tmp_path, MODELS[0])
+
+
+def test_the_command_says_what_was_damaged(whole, tmp_path):
+    other = beside(whole[0], tmp_path)
+    shutil.copytree(whole[0] / "out", other / "out")
+    folder = checkpoints(other, MODELS[0])
+    (folder / ".last-killed1.npz").write_bytes(b"half")
+    cut(folder / "last.npz")
+    output = succeeds("train_device0.py", other, "--model_name", MODELS[0], "--resume")
+    assert f"{folder / 'last.npz'}: not an .npz file of plain arrays, or damaged;" in output
+    assert f"so from the checkpoint before, {folder / 'before.npz'}\n" in output
+    assert f"resumed after epoch {EPOCHS - 1} and 0 batches" in output
+    assert_same_state(whole[0], other, MODELS[0])
+    assert sorted(path.name for path in folder.iterdir()) == ["before.npz", "best.npz", "last.npz"]
+
+    for name in ("last.npz", "before.npz"):
+        cut(folder / name)
+    for flags in (["--resume"], []):
+        message = refused("train_device0.py", other, "--model_name", MODELS[0], *SMALL, *flags)
+        assert message.startswith(f"error: {folder / 'last.npz'}: ") and message.count("\n") == 1
+
+
+def test_a_lost_log_is_written_anew(whole, tmp_path):
+    shutil.copytree(whole[0] / "out", tmp_path / "out")
+    (log,) = (tmp_path / "out" / "log").glob(f"Tiny_{MODELS[0]}_*.txt")
+    before = log.read_text()
+    zero(log)
+    training.Run(MODELS[0], "Tiny", tmp_path / "out", {}, "last").begin()
+    assert log.read_text() == before
+
+
+def spoilt_meta(path, change):
+    """Changes what a checkpoint says of its run."""
+    arrays = read_arrays(path)
+    meta = read_meta(path)
+    change(meta, arrays)
+    np.savez(path, **{**arrays, "meta": np.array(json.dumps(meta))})
+
+
+@pytest.mark.parametrize("change", [
+    lambda meta, _: meta.pop("history"), lambda meta, _: meta.update(history=[{"epoch": 1}]),
+    lambda meta, _: meta["history"].pop(0), lambda meta, _: meta.update(losses=["x"]),
+    lambda meta, _: meta.update(losses=[float("nan")]),
+    lambda meta, _: meta.update(started="../../x"), lambda meta, _: meta.update(recipe=[]),
+    lambda meta, _: meta["recipe"].update(epochs="3"), lambda meta, _: meta.update(scheduler=1),
+    lambda meta, _: meta.pop("model"),
+    lambda _, arrays: arrays["optimizer/v.0"].fill(np.nan),
+    lambda _, arrays: arrays.pop("optimizer/v.0"),
+    lambda _, arrays: arrays.update({"optimizer/v.0": np.ones(3)}),
+    lambda _, arrays: arrays.update({"optimizer/steps": np.array("x")}),
+    lambda _, arrays: arrays.pop("optimizer/lr"),
+])
+def test_a_checkpoint_that_says_what_no_run_does_is_refused(whole, tmp_path, change):
+    path = tmp_path / "w.npz"
+    shutil.copy(checkpoints(whole[0], MODELS[0]) / "last.npz", path)
+    spoilt_meta(path, change)
+    with pytest.raises(UserError, match=f"^{re.escape(str(path))}: ") as error:
+        training.Run(MODELS[0], "Tiny", tmp_path / "out", {}, path)
+    assert "\n" not in str(error.value) and not (tmp_path / "out").exists()
+
+
+def test_two_trainings_of_one_model_do_not_mix(whole, splits, tmp_path):
+    other = beside(whole[0], tmp_path)
+    shutil.copytree(whole[0] / "out", other / "out")
+    folder = checkpoints(other, MODELS[0])
+    with only_one(folder):
+        message = refused("train_device0.py", other, "--model_name", MODELS[0], "--resume")
+        assert message.startswith(f"error: {folder}: another process is training into this folder")
+    with pytest.raises(UserError, match="another training has gone on from it meanwhile"):
+        late, early = (training.Run(MODELS[0], "Tiny", other / "out",
+                                    {"epochs": EPOCHS + 1, "milestones": (2, 3)}, "last")
+                       for _ in range(2))
+        early.begin()
+        early.run_epoch(*splits, False, 0.5, lambda: None)
+        late.begin()
 
 
 # Bad datasets

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import io
 import sys
 from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
@@ -209,6 +210,9 @@ def _threshold(text: str) -> float:
 
 def run(main: Callable[[], int | None]) -> NoReturn:
     """Runs a script's `main`; a UserError or a file's error is one line and exit status 2."""
+    # A file's name may hold bytes that are no UTF-8: shown so, not a reason to stop.
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")
     try:
         status = main()
     except UserError as error:

@@ -2,37 +2,131 @@
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import os
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from utils.errors import UserError
 
-def write_text(path: str | Path, text: str) -> None:
-    """Writes a UTF-8 file, whole or not at all."""
-    with atomic_path(path) as temporary:
-        temporary.write_text(text, encoding="utf-8")
+STEM = 40  # characters of a file's name that its temporary one has: names may be 255 bytes long
+
+
+def write_text(path: str | Path, text: str, durable: bool = False) -> None:
+    """Writes a UTF-8 file, whole or not at all; `durable` of `atomic_path`.
+
+    Names of files that are no UTF-8 stand in it with escapes, which JSON understands.
+    """
+    with atomic_path(path, durable) as temporary:
+        temporary.write_text(text, encoding="utf-8", errors="backslashreplace")
 
 
 @contextmanager
-def atomic_path(path: str | Path) -> Iterator[Path]:
+def atomic_path(path: str | Path, durable: bool = False) -> Iterator[Path]:
     """Yields a temporary path beside `path`, which takes its name once the block has succeeded.
 
     Parent folders are made. A block that fails leaves `path` as it was and nothing behind.
+
+    Args:
+        path: of the file.
+        durable: whether a power cut afterwards may cost it no longer. Without, the name can be on
+            the disk before the content is, and the file then is empty.
+
+    Raises:
+        OSError: with the name of the file, also where the system does not give one (disk full).
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    # The suffix stays last: writers such as Pillow choose the format by it.
-    descriptor, name = tempfile.mkstemp(path.suffix, f".{path.stem}-", path.parent)
-    os.close(descriptor)
-    temporary = Path(name)
+    temporary = None
     try:
+        # The suffix stays last: writers such as Pillow choose the format by it.
+        descriptor, name = tempfile.mkstemp(path.suffix, _prefix(path), path.parent)
+        os.close(descriptor)
+        temporary = Path(name)
         yield temporary
         # mkstemp makes private files; a result is as readable as any other new file.
         umask = os.umask(0)
         os.umask(umask)
         temporary.chmod(0o666 & ~umask)
+        if durable:
+            _flush(temporary)
         os.replace(temporary, path)
+        if durable:
+            _flush(path.parent)
+    except OSError as error:
+        if error.filename and Path(error.filename).parent != path.parent:
+            raise  # of another file, which it names
+        reason = (error.errno, error.strerror, str(path)) if error.errno else (f"{path}: {error}",)
+        raise OSError(*reason) from error
     finally:
-        temporary.unlink(missing_ok=True)
+        if temporary:
+            temporary.unlink(missing_ok=True)
+
+
+def _prefix(path):
+    return f".{path.stem[:STEM]}-"
+
+
+def _flush(path):
+    """Waits until a file, or the names in a folder, are on the disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def remove_leftovers(path: str | Path) -> None:
+    """Removes the temporary files of `atomic_path` for `path` that killed processes have left.
+
+    Nobody else may be writing `path` meanwhile.
+    """
+    path = Path(path)
+    if path.parent.is_dir():
+        for file in path.parent.iterdir():
+            if file.name.startswith(_prefix(path)) and file.suffix == path.suffix:
+                file.unlink(missing_ok=True)
+
+
+def keep_as(path: str | Path, other: str | Path) -> None:
+    """Gives the present content of `path` the name `other` as well, without copying it.
+
+    Where the file system knows no second names, `path` is renamed.
+    """
+    path, other = Path(path), Path(other)
+    link = other.with_name(f"{_prefix(other)}link{other.suffix}")
+    link.unlink(missing_ok=True)
+    try:
+        os.link(path, link)
+    except OSError:
+        os.replace(path, other)
+        return
+    try:
+        os.replace(link, other)
+    finally:
+        link.unlink(missing_ok=True)  # which is still there if both were one file already
+
+
+@contextmanager
+def only_one(folder: str | Path) -> Iterator[None]:
+    """Keeps all other processes that ask for the same folder out, until the block or we end.
+
+    Raises:
+        UserError: another process is in it.
+    """
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        with contextlib.suppress(OSError):  # a network file system may know no locks
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise UserError(f"{folder}: another process is training into this folder; wait "
+                                "for it, or take another --output_dir") from None
+        yield
+    finally:
+        os.close(descriptor)

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-BEST, LAST = "best.npz", "last.npz"  # in `checkpoint_folder`
+# In `checkpoint_folder`; the third is what `last.npz` was before.
+BEST, LAST, BEFORE = "best.npz", "last.npz", "before.npz"
 
 # Training
 

@@ -88,7 +88,7 @@ def publish(
     for source, target in ((best, weights), (log, copied_log)):
         with atomic_path(target) as temporary:
             shutil.copyfile(source, temporary)
-    write_text(card, make_card(read_meta(best), meta, remark, _commit()))
+    write_text(card, make_card(read_meta(weights), meta, remark, _commit()))
     return weights, card, copied_log
 
 

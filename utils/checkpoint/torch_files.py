@@ -10,6 +10,7 @@ Both formats of `torch.save` are read: the zip of PyTorch 1.6 and later, and the
 
 from __future__ import annotations
 
+import contextlib
 import io
 import math
 import pickletools
@@ -40,13 +41,13 @@ _BFLOAT16 = np.dtype("<u2")
 def is_torch_file(path: str | Path) -> bool:
     """Whether a file is one of PyTorch's: by its content, else by its name."""
     path = Path(path)
+    if not path.is_file():  # a pipe would be waited for
+        return path.name.endswith(SUFFIXES)
     if zipfile.is_zipfile(path):
-        try:
-            with zipfile.ZipFile(path) as file:
-                return any(name.endswith("/data.pkl") for name in file.namelist())
-        except zipfile.BadZipFile:
-            pass
-    elif path.is_file():
+        # Of a damaged one anything can be raised.
+        with contextlib.suppress(Exception), zipfile.ZipFile(path) as file:
+            return any(name.endswith("/data.pkl") for name in file.namelist())
+    else:
         with open(path, "rb") as file:
             if file.read(len(_LEGACY_HEAD)) == _LEGACY_HEAD:
                 return True

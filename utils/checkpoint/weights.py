@@ -7,6 +7,7 @@ Weights alone are read from PyTorch's files as well, see `utils.checkpoint.torch
 
 from __future__ import annotations
 
+import io
 import json
 import re
 from collections.abc import Callable, Iterable, Mapping
@@ -21,6 +22,7 @@ from utils.errors import UserError, listed
 from utils.files import atomic_path
 
 META, OPTIMIZER = "meta", "optimizer/"
+LARGEST = 2**30  # bytes of the arrays of one file; the networks and all their moments are 13 MB
 
 # Entries of official files that take no part in the output.
 _BATCHES_TRACKED = "num_batches_tracked"
@@ -86,17 +88,21 @@ def save_weights(
     if broken:
         raise UserError(f"{path}: not written, {broken} is not finite; try a lower --lr")
     arrays.update({OPTIMIZER + name: array for name, array in (optimizer or {}).items()})
-    with atomic_path(path) as temporary:
-        np.savez(temporary, **arrays, **{META: np.array(json.dumps(meta or {}))})
+    # Not into the file: where the disk is full, NumPy leaves an archive that cannot be closed.
+    content = io.BytesIO()
+    np.savez(content, **arrays, **{META: np.array(json.dumps(meta or {}))})
+    with atomic_path(path, durable=True) as temporary:
+        temporary.write_bytes(content.getbuffer())
 
 
 def read_arrays(path: str | Path) -> dict[str, np.ndarray]:
     """All entries of an .npz file, name → array.
 
     Raises:
-        UserError: the file is missing, damaged, of another format, or would need unpickling.
+        UserError: the file is missing, damaged, of another format, would need unpickling, or more
+            memory than any checkpoint.
     """
-    return _read(path, lambda file: {name: file[name] for name in file.files})
+    return _read(path, _arrays)
 
 
 def read_meta(path: str | Path) -> dict[str, Any]:
@@ -105,7 +111,27 @@ def read_meta(path: str | Path) -> dict[str, Any]:
     Raises:
         UserError: as `read_arrays`.
     """
-    return _read(path, lambda file: json.loads(str(file[META])) if META in file.files else {})
+    return _read(path, _meta)
+
+
+def read_checkpoint(path: str | Path) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+    """Both at once: between two readings a training may have replaced the file.
+
+    Raises:
+        UserError: as `read_arrays`.
+    """
+    return _read(path, lambda file: (_arrays(file), _meta(file)))
+
+
+def _arrays(file):
+    return {name: file[name] for name in file.files}
+
+
+def _meta(file):
+    meta = json.loads(str(file[META])) if META in file.files else {}
+    if not isinstance(meta, dict):
+        raise ValueError("not a dict")
+    return meta
 
 
 def _read(path: str | Path, take: Callable[[np.lib.npyio.NpzFile], Any]) -> Any:
@@ -114,7 +140,13 @@ def _read(path: str | Path, take: Callable[[np.lib.npyio.NpzFile], Any]) -> Any:
         raise UserError(f"{path}: no such file; train the model first, or name a checkpoint")
     try:
         with np.load(path, allow_pickle=False) as file:
+            claimed = sum(entry.file_size for entry in file.zip.infolist())
+            if claimed > LARGEST:
+                raise UserError(f"{path}: would take {claimed / 1e9:.1f} GB of memory, which is no "
+                                "checkpoint of these networks; take another one")
             return take(file)
+    except UserError:
+        raise
     except Exception as error:  # a damaged file makes the decoders raise nearly anything
         raise UserError(
             f"{path}: not an .npz file of plain arrays, or damaged; "
@@ -137,36 +169,58 @@ def load_weights(
             misshaped. The network is then as it was. The unused `conv.weight` of the official 1-D
             models and `num_batches_tracked` are passed over.
     """
-    where = "weights" if isinstance(source, dict) else str(source)
     own = net.state_dict()
-    arrays = source if isinstance(source, dict) else _read_weights(source, own)
+    given = fitting_weights(source, {name: tuple(own[name].shape) for name in own})
+    for name, variable in own.items():
+        variable.update(runtime.jt.array(given[name]))
+
+
+def fitting_weights(
+    source: str | Path | Mapping[str, np.ndarray], shapes: Mapping[str, tuple[int, ...]]
+) -> dict[str, np.ndarray]:
+    """The float32 weights of a network whose entries have these shapes; without Jittor.
+
+    Args:
+        source: of `load_weights`.
+        shapes: official name → shape.
+
+    Raises:
+        UserError: as `load_weights`.
+    """
+    from_file = not isinstance(source, Mapping)
+    where = str(source) if from_file else "weights"
+    arrays = _read_weights(source, shapes) if from_file else source
     given = {
         name: np.asarray(array) for name, array in arrays.items()
         if name != META and not name.startswith(OPTIMIZER)
         and not name.endswith(_BATCHES_TRACKED)
-        and not (_DEAD_KERNEL.fullmatch(name) and _is_separable(name, own))
+        and not (_DEAD_KERNEL.fullmatch(name) and _is_separable(name, shapes))
     }
-    problems = [f"missing {name}" for name in own if name not in given]
-    problems += [f"unexpected {name}" for name in given if name not in own]
+    problems = [f"missing {name}" for name in shapes if name not in given]
+    problems += [f"unexpected {ascii(name)[1:-1]:.80}" for name in given if name not in shapes]
     problems += [
-        f"{name} is {given[name].shape} and not {tuple(own[name].shape)}"
-        for name in own if name in given and given[name].shape != tuple(own[name].shape)
+        f"{name} is {given[name].shape} and not {shape}"
+        for name, shape in shapes.items() if name in given and given[name].shape != shape
     ]
+    # Only those expected from here on: of others there may be any number.
+    given = {name: given[name] for name in shapes if name in given}
     problems += [
         f"{name} is of type {array.dtype}" for name, array in given.items()
         if array.dtype.kind not in "fiu"
     ]
-    problems += [
-        f"{name} is not finite" for name, array in given.items()
-        if array.dtype.kind == "f" and not np.isfinite(array).all()
-    ]
+    if not problems:
+        with np.errstate(over="ignore"):  # what float32 cannot hold is infinite in it
+            given = {name: np.array(array, np.float32, order="C") for name, array in given.items()}
+        problems += [f"{name} is not finite" for name, array in given.items()
+                     if not np.isfinite(array).all()]
+        problems += [f"{name} is below zero" for name, array in given.items()
+                     if name.endswith("running_var") and (array < 0).any()]
     if problems:
         raise UserError(
             f"{where}: not the weights of this network ({listed(problems, 3, '; ')}); "
             "is it another model's file?"
         )
-    for name, variable in own.items():
-        variable.update(runtime.jt.array(np.ascontiguousarray(given[name], np.float32)))
+    return given
 
 
 def _read_weights(path: str | Path, names: Iterable[str]) -> dict[str, np.ndarray]:

@@ -265,7 +265,7 @@ def _read(
 ) -> np.ndarray | None:
     if path is None:
         kinds = ", ".join(extension[1:] for extension in EXTENSIONS)
-        pair.problems.append(f"{folder / pair.name}: no such {kind} ({kinds}); add the file")
+        pair.problems.append(f"{folder}/{pair.name}: no such {kind} ({kinds}); add the file")
         return None
     try:
         return read(path)

@@ -17,6 +17,9 @@ EXTENSIONS = (".png", ".bmp", ".tif", ".tiff", ".jpg", ".jpeg")
 FULL = 255  # the level of a target in a mask
 FAINT = 8  # a pixel has so many neighbours: all of them may be its grey edge
 
+# What Pillow may take a file for, whatever its name: among the others are programs (EPS).
+_FORMATS = ("PNG", "BMP", "TIFF", "JPEG", "GIF", "WEBP", "PPM")
+
 _COLOUR_MODES = ("RGB", "RGBA", "RGBX", "RGBa", "P", "PA", "CMYK", "YCbCr", "HSV")
 
 
@@ -26,8 +29,13 @@ def _open(path: Path) -> Image.Image:
     Raises:
         UserError: the file is missing, cannot be decoded, or is a stack of several frames.
     """
+    if path.exists() and not path.is_file():
+        raise UserError(f"{path}: a folder, pipe or device, not a file; move it away")
     try:
-        with Image.open(path) as image:
+        with Image.open(path, formats=_FORMATS) as image:
+            if image.format == "PNG":  # decoding alone takes damaged pixels for good ones
+                image.verify()
+        with Image.open(path, formats=_FORMATS) as image:
             frames = getattr(image, "n_frames", 1) if image.format == "TIFF" else 1
             image.load()
     except FileNotFoundError:
@@ -127,7 +135,7 @@ class _Stack:
     def read(self, page: Page) -> np.ndarray:
         with self._lock:
             try:
-                self._image = self._image or Image.open(self.path)
+                self._image = self._image or Image.open(self.path, formats=_FORMATS)
                 self._image.seek(page.number - 1)
                 image = self._image.copy()
             except Exception as error:  # as in `_open`
@@ -158,7 +166,7 @@ def _page_sizes(file: Path) -> list[tuple[int, int]]:
         return []
     sizes = []
     try:
-        with Image.open(file) as image:
+        with Image.open(file, formats=_FORMATS) as image:
             for number in range(getattr(image, "n_frames", 1)):
                 image.seek(number)
                 sizes.append((image.height, image.width))
@@ -177,7 +185,7 @@ def read_size(path: str | Path | Page) -> tuple[int, int] | None:
     if isinstance(path, Page):
         return path.size()
     try:
-        with Image.open(path) as image:
+        with Image.open(path, formats=_FORMATS) as image:
             return image.height, image.width
     except Exception:  # `read_gray` will say what is wrong
         return None

@@ -5,6 +5,7 @@ A layout is a row of these tables and no code; `prepare_dataset.py` brings each 
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import NamedTuple
 
@@ -126,7 +127,7 @@ def read_names(path: Path) -> list[str]:
     """The stems named by a list, whatever blanks, line ends and extensions it has.
 
     Raises:
-        UserError: it cannot be read, or is empty.
+        UserError: it cannot be read, is empty, or holds what is no name.
     """
     try:
         lines = path.read_text(encoding="utf-8-sig").splitlines()
@@ -136,6 +137,10 @@ def read_names(path: Path) -> list[str]:
     names = [name[: -len(_extension(name))] if _extension(name) else name for name in names]
     if not names:
         raise UserError(f"{path}: the list is empty; write a name of images/ on each line")
+    strange = [name for name in names if len(name) > 255 or re.search(r"[\x00-\x1f\x7f]", name)]
+    if strange:
+        raise UserError(f"{path}: {ascii(strange[0])[:60]} is no name; save the list as text, a "
+                        "name of images/ on each line")
     return names
 
 

@@ -75,7 +75,7 @@ def save_detections(
         run: what else the JSON shall tell of the run (model, threshold ...).
     """
     with atomic_path(csv_path) as temporary, open(
-        temporary, "w", newline="", encoding="utf-8"
+        temporary, "w", newline="", encoding="utf-8", errors="backslashreplace"
     ) as file:
         writer = csv.writer(file)
         writer.writerow(["file", *Detection._fields])

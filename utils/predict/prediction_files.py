@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
@@ -16,9 +17,11 @@ from utils.data.datasets import Split
 from utils.data.images import read_gray, to_float
 from utils.errors import UserError, listed
 from utils.files import atomic_path
+from utils.predict.mat_files import Matrix, is_mat5, matrices
 
 KEY = "T"  # of the probabilities in a .mat, as the official code has it
 SUFFIXES = (".mat", ".npy", ".png")
+LARGEST = 2**27  # pixels of a prediction that is read: 16384×8192
 
 
 def save_prediction(probability: np.ndarray, folder: Path, model_name: str, name: str) -> None:
@@ -27,7 +30,13 @@ def save_prediction(probability: np.ndarray, folder: Path, model_name: str, name
     Args:
         probability: H×W float32 in [0, 1].
         folder: of `places.predictions`.
+
+    Raises:
+        UserError: a probability is not finite; nothing is written then.
     """
+    if not np.isfinite(probability).all():
+        raise UserError(f"{name}: not written, {model_name} predicts NaN or infinity; take other "
+                        "weights")
     with atomic_path(places.img_folder(folder, model_name) / f"{name}.png") as temporary:
         Image.fromarray(np.round(probability * 255).astype(np.uint8)).save(temporary)
     with atomic_path(places.mat_folder(folder, model_name) / f"{name}.mat") as temporary:
@@ -122,42 +131,74 @@ def read_prediction(path: str | Path) -> np.ndarray:
         H×W.
 
     Raises:
-        UserError: the file cannot be read, or holds several arrays and none is `T`.
+        UserError: the file cannot be read, holds several arrays and none is `T`, or more numbers
+            than an image has pixels.
     """
     path = Path(path)
+    if not path.is_file():
+        raise UserError(f"{path}: no such file; predict with test.py first")
     read = {".mat": _read_mat, ".npy": _read_npy}.get(path.suffix.lower(), read_gray)
     array = read(path)
+    _check_shape(path, array.shape)
+    if array.dtype.kind not in "buif":
+        raise UserError(f"{path}: holds {array.dtype}, not real numbers; save probabilities")
     if array.ndim > 2:
         array = array.squeeze()
     return to_float(array) if array.dtype in (np.uint8, np.uint16) else array
 
 
 def _read_mat(path: Path) -> np.ndarray:
+    with _readable(path, "a .mat"):
+        data = path.read_bytes()
+        if is_mat5(data):
+            found = {matrix.name: matrix for matrix in matrices(data)
+                     if not matrix.name.startswith("__")}
+        else:
+            try:
+                found = {name: array for name, array in loadmat(path).items()
+                         if not name.startswith("__")}
+            except NotImplementedError as error:
+                raise UserError(f"{path}: a MATLAB 7.3 file; save it with -v7") from error
+        if KEY not in found and len(found) != 1:
+            raise UserError(
+                f"{path}: holds no array {KEY} but {ascii(listed(list(found)))[1:-1] or 'nothing'};"
+                f" save the probabilities as {KEY}"
+            )
+        array = found[KEY] if KEY in found else next(iter(found.values()))
+        if isinstance(array, Matrix):
+            if not array.real:
+                raise UserError(f"{path}: holds a {array.kind}, not real numbers; save the "
+                                f"probabilities as {KEY}")
+            _check_shape(path, array.shape)
+            array = array.array()
+        return array
+
+
+@contextlib.contextmanager
+def _readable(path, what):
+    """Turns what the decoders raise for a damaged file, or one of another kind, into one line."""
     try:
-        content = loadmat(path, variable_names=[KEY])
-        if KEY not in content:
-            content = loadmat(path)
-    except NotImplementedError as error:
-        raise UserError(f"{path}: a MATLAB 7.3 file; save it with -v7") from error
-    except Exception as error:  # SciPy raises a dozen kinds for a file that is no .mat
-        raise UserError(f"{path}: not a .mat file that can be read ({error})") from error
-    arrays = {name: array for name, array in content.items() if not name.startswith("__")}
-    if len(arrays) != 1:
-        raise UserError(
-            f"{path}: holds no array {KEY} but {', '.join(arrays) or 'nothing'}; "
-            f"save the probabilities as {KEY}"
-        )
-    return np.asarray(*arrays.values())
+        yield
+    except UserError:
+        raise
+    except Exception as error:  # a dozen kinds, of several lines some
+        raise UserError(f"{path}: not {what} file that can be read "
+                        f"({' '.join(str(error).split())[:200]})") from error
+
+
+def _check_shape(path, shape):
+    if min(shape, default=1) < 1 or math.prod(shape) > LARGEST:
+        raise UserError(f"{path}: an array of {'x'.join(map(str, shape))} is no probability map; "
+                        "save it at the size of the image")
 
 
 def _read_npy(path: Path) -> np.ndarray:
-    try:
+    with _readable(path, "a .npy"):  # nor one of Python objects
         array = np.load(path, allow_pickle=False)
-    except Exception as error:  # damaged, of another format, or of Python objects
-        raise UserError(f"{path}: not a .npy file that can be read ({error})") from error
-    if not isinstance(array, np.ndarray):
-        raise UserError(f"{path}: an .npz under the name of an .npy; save one array with np.save")
-    return array
+        if not isinstance(array, np.ndarray):
+            raise UserError(f"{path}: an .npz under the name of an .npy; save one array with "
+                            "np.save")
+        return array
 
 
 def read_predictions(split: Split, folder: str | Path, rows: Sequence[int]) -> list[np.ndarray]:
@@ -175,6 +216,8 @@ def read_predictions(split: Split, folder: str | Path, rows: Sequence[int]) -> l
                 f"{files[name]}: the prediction is of shape {prediction.shape} but its image of "
                 f"{split.images[row].shape}; save it at the size of the image"
             )
+        if prediction.dtype.kind == "f" and not np.isfinite(prediction).all():
+            raise UserError(f"{files[name]}: holds NaN or infinite values; save probabilities")
     return maps
 
 

@@ -31,7 +31,7 @@ MONTHS = ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", 
 _NUMBER = r"(\d+(?:\.\d*)?(?:e[-+]?\d+)?|nan|inf)(?=[,;)\]\s*]|$)"
 _EPOCH = re.compile(
     r"(?:([A-Z][a-z]{2} +\d{1,2} +\d\d:\d\d:\d\d)\W*)?"
-    r"\b(?i:epoch)[^\w\n]*(\d+)(?:/\d+)?"
+    r"\b(?i:epoch)[^\w\n]*(\d{1,9})(?:/\d+)?"
     r"[^\w\n]+(?i:(?:total|train)?[_ ]?loss[^\w\n]*" + _NUMBER + ")"
 )
 _METRIC = re.compile(r"\b(pixAcc|mIoU|Pd|Fa|f[-_]?score)\b[\s:=]*" + _NUMBER, re.IGNORECASE)
@@ -129,7 +129,7 @@ def render_log(records: Iterable[EpochRecord], head: str = "") -> str:
 
 def write_log(path: str | Path, records: Iterable[EpochRecord], head: str = "") -> None:
     """Writes the whole log anew; a reader sees the old one or the new one, never a part."""
-    write_text(path, render_log(records, head))
+    write_text(path, render_log(records, head), durable=True)
 
 
 def read_log(path: str | Path) -> list[EpochRecord]:
@@ -152,7 +152,7 @@ def read_log(path: str | Path) -> list[EpochRecord]:
         raise UserError(f"{path}: cannot read this log ({error.strerror})") from error
     lines = text.split("\n")
     if not _WHOLE_END.search(lines[-1]):
-        lines[-1] = re.sub(r"[\d.]+$", "", lines[-1])
+        lines[-1] = lines[-1].rstrip("0123456789.")
 
     records: dict[int, EpochRecord] = {}
     record = None
@@ -208,7 +208,7 @@ def log_started(path: str | Path) -> float:
         match = re.search(r"(\d{4})\D?(\d\d)\D?(\d\d)\D?(\d\d)\D?(\d\d)\D?(\d\d)$", stem)
         if match:
             return datetime(*map(int, match.groups())).timestamp()
-    except ValueError:  # digits that are no date
+    except (ValueError, OverflowError):  # digits that are no date, or one long ago
         pass
     return Path(path).stat().st_mtime
 

@@ -10,19 +10,18 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
-import numpy as np
-
 from model import build_model
 from utils import places
-from utils.checkpoint.weights import OPTIMIZER, load_weights, read_arrays, read_meta, save_weights
+from utils.checkpoint.weights import load_weights, save_weights
 from utils.data.datasets import Split, check_training_size, load_splits, num_train_batches
 from utils.errors import UserError
+from utils.files import keep_as, only_one, remove_leftovers
 from utils.optim import Adam, MultiStepLR
-from utils.recipe import GAMMA, recipe_of, settle
+from utils.recipe import GAMMA, settle
 from utils.runtime import BF16, precision, set_seed
 from utils.training.engine import Interrupted, evaluate, train_one_epoch
 from utils.training.logs import METRICS, EpochRecord, best_epochs, log_time, write_log
-from utils.training.resume import goes_on_in
+from utils.training.resume import SavedRun, goes_on_in, newest_run, read_run
 
 
 @dataclasses.dataclass(frozen=True)
@@ -96,8 +95,8 @@ class Run:
         dataset_name: of the dataset.
         output_dir: log and checkpoints go below it.
         recipe: values for the fields of `Recipe`; None takes the default, or the resumed run's.
-        resume: None starts anew, "last" continues from the model's last checkpoint, else from the
-            path given.
+        resume: None starts anew, "last" continues from the model's last checkpoint that can be
+            read, else from the path given.
 
     Raises:
         UserError: nothing to resume, or it belongs to another run.
@@ -115,43 +114,39 @@ class Run:
         self.folder = places.checkpoint_folder(output_dir, dataset_name, model_name)
         self.history: list[EpochRecord] = []
         self.losses: list[float] = []  # of the epoch under way
-        meta, arrays = self._read_checkpoint(resume) if resume else ({}, None)
-        self.recipe = settle(recipe, meta.get("recipe"))
+        self.resumed = saved = self._find_checkpoint(resume) if resume else None
+        self.recipe = settle(recipe, saved.recipe if saved else None)
 
         set_seed(self.recipe.seed)
         self.net = build_model(model_name)
         self.optimizer = Adam(self.net.parameters(), self.recipe.lr)
         self.scheduler = MultiStepLR(self.optimizer, self.recipe.milestones, GAMMA)
-        if resume:
-            load_weights(self.net, arrays)
-            self.optimizer.load_state_dict({
-                name[len(OPTIMIZER):]: array for name, array in arrays.items()
-                if name.startswith(OPTIMIZER)
-            })
-            self.scheduler.load_state_dict(meta["scheduler"])
-            self.history = [EpochRecord(**record) for record in meta["history"]]
-            self.losses = meta["losses"]
-        self.started = meta.get("started") or time.strftime("%Y-%m-%d_%H-%M-%S")
+        if saved:
+            try:
+                load_weights(self.net, saved.weights)
+                self.optimizer.load_state_dict(saved.optimizer)
+                self.scheduler.load_state_dict(saved.meta["scheduler"])
+            except (KeyError, TypeError, ValueError) as error:
+                raise UserError(f"{saved.path}: cannot be resumed ({error}); take another "
+                                "checkpoint") from error
+            self.history, self.losses = [*saved.history], [*saved.meta["losses"]]
+        self.started = saved.meta["started"] if saved else time.strftime("%Y-%m-%d_%H-%M-%S")
+        # Only what could be read, or was written, is worth to be kept when the next one is saved.
+        self.last_is_whole = bool(saved) and saved.path == self.folder / places.LAST
         self.log_path = places.log_file(output_dir, dataset_name, model_name, self.started)
 
-    def _read_checkpoint(
-        self, resume: str | Path
-    ) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
-        path = self.folder / places.LAST if resume == "last" else Path(resume)
-        if resume == "last" and not path.is_file():
-            raise UserError(f"{path}: nothing to resume; start without --resume")
-        arrays = read_arrays(path)
-        meta = read_meta(path)
-        if "scheduler" not in meta:
-            raise UserError(f"{path}: holds weights only, not a run to resume; take a last.npz")
+    def _find_checkpoint(self, resume: str | Path) -> SavedRun:
+        saved = newest_run(self.folder) if resume == "last" else read_run(resume)
+        if saved is None:
+            raise UserError(
+                f"{self.folder / places.LAST}: nothing to resume; start without --resume")
         for key, value in (("model", self.model_name), ("dataset", self.dataset_name)):
-            if meta[key] != value:
-                raise UserError(f"{path}: is a run of {key} {meta[key]}, not {value}")
-        if not goes_on_in(meta, precision()):
+            if saved.meta[key] != value:
+                raise UserError(f"{saved.path}: is a run of {key} {saved.meta[key]}, not {value}")
+        if not goes_on_in(saved.meta, precision()):
             way = "with" if precision() != BF16 else "without"
-            raise UserError(f"{path}: is a run {way} --precision {BF16}: go on {way} it")
-        meta["recipe"] = recipe_of(meta)
-        return meta, arrays
+            raise UserError(f"{saved.path}: is a run {way} --precision {BF16}: go on {way} it")
+        return saved
 
     @property
     def epochs_done(self) -> int:
@@ -167,12 +162,36 @@ class Run:
         """Network, dataset and recipe in one line, the head of the log."""
         return f"{self.model_name} on {self.dataset_name}: {self.recipe.describe()}"
 
+    def begin(self) -> None:
+        """Prepares the folder, which nobody else may use, and says how the run begins.
+
+        Raises:
+            UserError: another process has trained on since the checkpoint was read.
+        """
+        for path in (self.folder / places.BEST, self.folder / places.LAST, self.log_path):
+            remove_leftovers(path)
+        saved = self.resumed
+        if saved:
+            newest = newest_run(self.folder) if saved.damaged or self.last_is_whole else saved
+            if newest and newest.progress != saved.progress:
+                raise UserError(f"{saved.path}: another training has gone on from it meanwhile; "
+                                "run the command again")
+            if saved.damaged:
+                print(f"{saved.damaged}; so from the checkpoint before, {saved.path}")
+            if self.history or self.losses:
+                print(f"resumed after epoch {self.epochs_done} and {len(self.losses)} batches")
+            if self.history:  # the log may have been lost
+                write_log(self.log_path, self.history, self.describe())
+        earlier = self.keep_earlier_run()
+        if earlier:
+            print(f"the checkpoints of an earlier run are now in {earlier}")
+
     def keep_earlier_run(self) -> Path | None:
         """Moves the checkpoints of an earlier run aside; returns the folder, or None."""
-        last = self.folder / places.LAST
-        if not last.is_file() or read_meta(last).get("started") == self.started:
+        run = newest_run(self.folder)
+        if not run or run.meta["started"] == self.started:
             return None
-        earlier = self.folder / f"earlier_{read_meta(last).get('started', 'run')}"
+        earlier = self.folder / f"earlier_{run.meta['started']}"
         earlier.mkdir(parents=True, exist_ok=True)
         for path in self.folder.glob("*.npz"):
             path.replace(earlier / path.name)
@@ -192,9 +211,13 @@ class Run:
         save_weights(self.net, self.folder / places.BEST, self._meta())
 
     def save_last(self) -> None:
-        """Writes last.npz: all that `--resume` needs."""
+        """Writes last.npz: all that `--resume` needs. The one before becomes before.npz."""
+        last = self.folder / places.LAST
         meta = {**self._meta(), "scheduler": self.scheduler.state_dict(), "losses": self.losses}
-        save_weights(self.net, self.folder / places.LAST, meta, self.optimizer.state_dict())
+        if self.last_is_whole and last.is_file():
+            keep_as(last, self.folder / places.BEFORE)
+        save_weights(self.net, last, meta, self.optimizer.state_dict())
+        self.last_is_whole = True
 
     def run_epoch(
         self,
@@ -257,24 +280,22 @@ def train(
     parameters = sum(p.numel() for p in run.optimizer.parameters)
     print(f"{run.describe()}; {parameters:,} parameters, {steps} batches an epoch; "
           f"log {run.log_path}, weights {run.folder}", flush=True)
-    if run.epochs_done or run.losses:
-        print(f"resumed after epoch {run.epochs_done} and {len(run.losses)} batches")
-    earlier = run.keep_earlier_run()
-    if earlier:
-        print(f"the checkpoints of an earlier run are now in {earlier}")
-    try:
-        while run.epochs_done < run.recipe.epochs:
-            began = time.monotonic()
-            evaluated = options.evaluates(run.epochs_done + 1, run.recipe.epochs)
-            record = run.run_epoch(*splits, evaluated, options.threshold, stop.check)
-            print(_progress(record, run, time.monotonic() - began), flush=True)
-    except Interrupted:
-        run.save_last()
-        print(
-            f"stopped in epoch {run.epochs_done + 1} after {len(run.losses)} of {steps} "
-            "batches, all of it saved; the same command goes on (train_device0.py with --resume)"
-        )
-        return False
+    with only_one(run.folder):
+        run.begin()
+        try:
+            while run.epochs_done < run.recipe.epochs:
+                began = time.monotonic()
+                evaluated = options.evaluates(run.epochs_done + 1, run.recipe.epochs)
+                record = run.run_epoch(*splits, evaluated, options.threshold, stop.check)
+                print(_progress(record, run, time.monotonic() - began), flush=True)
+        except Interrupted:
+            run.save_last()
+            print(
+                f"stopped in epoch {run.epochs_done + 1} after {len(run.losses)} of {steps} "
+                "batches, all of it saved; the same command goes on (train_device0.py with "
+                "--resume)"
+            )
+            return False
     print(f"finished: {run.folder}, {run.log_path}")
     return True
 

@@ -1,0 +1,1 @@
+"""What is tried against the project, one module per subject, for `python -m benchmarks.faults`."""

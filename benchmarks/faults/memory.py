@@ -1,0 +1,86 @@
+"""The memory of long runs: its slope, once all has been seen."""
+
+from __future__ import annotations
+
+import subprocess
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from benchmarks.faults import scripts
+from benchmarks.faults.trial import Tally, Trial
+from utils import cli, places
+from utils.data.synthetic import make_sample
+
+SIZES = 24  # different ones among the frames
+ALLOWED = 0.05  # growth over the second half, as a part of the memory at its beginning
+
+
+def watched(words: Sequence[str], progress: Callable[[], int]) -> list[tuple[int, int]]:
+    """Runs a command; returns (progress, resident bytes), about four a second.
+
+    Raises:
+        RuntimeError: the command fails.
+    """
+    seen = []
+    with subprocess.Popen(words, cwd=cli.ROOT, stdout=subprocess.DEVNULL,
+                          stderr=subprocess.PIPE, text=True) as process:
+        while process.poll() is None:
+            lines = Path(f"/proc/{process.pid}/status").read_text().splitlines()
+            found = [line.split()[1] for line in lines if line.startswith("VmRSS")]
+            if found:
+                seen.append((progress(), 1024 * int(found[0])))
+            time.sleep(0.25)
+        errors = process.stderr.read()
+    if process.returncode:
+        raise RuntimeError(errors[-500:])
+    return seen
+
+
+def judged(seen: Sequence[tuple[int, int]], total: int, unit: str) -> Tally:
+    """The slope over the second half, and whether it is flat."""
+    done, memory = np.array([point for point in seen if point[0] >= total / 2], float).T
+    slope = np.polyfit(done, memory, 1)[0] if len(set(done)) > 1 else 0.0
+    tally = Tally(note=f"{memory[0] / 1e6:.0f} MB, {slope * 1000 / 1e6:+.1f} MB per 1000 {unit} "
+                       f"over the second half of {total}")
+    grows = slope * total / 2 > ALLOWED * memory[0]
+    tally.add("grows" if grows else "right", tally.note)
+    return tally
+
+
+def frames(folder: Path, seed: int, tries: int) -> Tally:
+    """Predicts so many frames of mixed sizes with test.py --input."""
+    rng = np.random.default_rng(seed)
+    (folder / "in").mkdir()
+    sizes = rng.integers(32, 97, (SIZES, 2))
+    samples = [make_sample(*map(int, size), rng)[0] for size in sizes]
+    for number in range(tries):
+        Image.fromarray(samples[rng.integers(SIZES)]).save(folder / "in" / f"{number:05d}.png")
+    written = places.mat_folder(folder / "out", "L2SKNet_UNet")
+    words = [*scripts.command(folder, ("test.py",), folder)[:2], "--input", str(folder / "in"),
+             "--output", str(folder / "out"), "--device", "cpu", "--no_overlay"]
+    seen = watched(words, lambda: len(list(written.glob("*.mat"))))
+    return judged(seen, tries, "frames")
+
+
+def epochs(folder: Path, seed: int, tries: int) -> Tally:
+    """Trains for so many epochs."""
+    scripts.make_data(folder, seed)
+    words = [str(tries) if before == "--epochs" else word for before, word in zip(
+        ("", *scripts.TRAIN), scripts.TRAIN)]
+
+    def progress():
+        logs = list(places.log_folder(folder / "out").glob("Tiny*.txt"))
+        return logs[0].read_text().count("Epoch---") if logs else 0
+
+    return judged(watched(scripts.command(folder, words, folder / "out"), progress), tries,
+                  "epochs")
+
+
+def trials() -> list[Trial]:
+    """Those of this subject; the tries are frames and epochs."""
+    return [Trial("memory", "test.py --input, frames of mixed sizes", frames, 0, 200, 2000),
+            Trial("memory", "train_device0.py", epochs, 0, 20, 50)]

@@ -1,0 +1,105 @@
+"""Writing files: whole or not at all, on the disk where it matters, by one process."""
+
+from __future__ import annotations
+
+import errno
+import os
+import signal
+import subprocess
+import sys
+
+import pytest
+from scripts import ROOT
+
+from utils.errors import UserError
+from utils.files import atomic_path, keep_as, only_one, remove_leftovers, write_text
+
+
+def test_a_failed_write_names_the_file_and_leaves_the_one_before(tmp_path):
+    path = tmp_path / "a.txt"
+    write_text(path, "before")
+    for error, says in ((OSError(errno.ENOSPC, "No space left on device"),
+                         f"[Errno {errno.ENOSPC}] No space left on device: '{path}'"),
+                        (OSError("encoder error -2"), f"{path}: encoder error -2"),
+                        (FileNotFoundError(errno.ENOENT, "No such file", "/elsewhere/b"),
+                         "[Errno 2] No such file: '/elsewhere/b'")):
+        with pytest.raises(OSError) as raised, atomic_path(path) as temporary:
+            temporary.write_text("half")
+            raise error
+        assert str(raised.value) == says
+    assert path.read_text() == "before" and list(tmp_path.iterdir()) == [path]
+
+
+def test_names_of_255_bytes_are_written(tmp_path):
+    path = tmp_path / f"{'é' * 125}x.txt"
+    write_text(path, "long")
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_what_is_durable_is_on_the_disk_before_it_has_its_name(tmp_path, monkeypatch):
+    calls = []
+    fsync, replace = os.fsync, os.replace
+
+    def spied_fsync(descriptor):
+        calls.append(os.readlink(f"/proc/self/fd/{descriptor}"))
+        fsync(descriptor)
+
+    def spied_replace(source, target):
+        calls.append("replace")
+        replace(source, target)
+
+    monkeypatch.setattr(os, "fsync", spied_fsync)
+    monkeypatch.setattr(os, "replace", spied_replace)
+    write_text(tmp_path / "a.txt", "a", durable=True)
+    content, renamed, folder = calls
+    assert renamed == "replace" and folder == str(tmp_path)
+    assert content.startswith(f"{tmp_path}/.a-")
+    calls.clear()
+    write_text(tmp_path / "a.txt", "b")
+    assert calls == ["replace"]
+
+
+def test_what_a_killed_writer_leaves_is_removed(tmp_path):
+    code = ("import os, signal, sys; from utils.files import atomic_path\n"
+            "with atomic_path(sys.argv[1]) as t:\n"
+            "    t.write_text('half'); os.kill(os.getpid(), signal.SIGKILL)")
+    path = tmp_path / "a.npz"
+    path.write_text("before")
+    (tmp_path / ".a-notes.txt").touch()
+    run = subprocess.run([sys.executable, "-c", code, path], cwd=ROOT)
+    assert run.returncode == -signal.SIGKILL and len(list(tmp_path.iterdir())) == 3
+    remove_leftovers(path)
+    assert sorted(file.name for file in tmp_path.iterdir()) == [".a-notes.txt", "a.npz"]
+    assert path.read_text() == "before"
+    remove_leftovers(tmp_path / "none" / "a.npz")
+
+
+@pytest.mark.parametrize("links", [True, False])
+def test_a_file_is_kept_under_another_name(tmp_path, monkeypatch, links):
+    if not links:
+        monkeypatch.setattr(os, "link", lambda *_: (_ for _ in ()).throw(PermissionError()))
+    path, other = tmp_path / "a", tmp_path / "b"
+    for text in ("first", "second"):
+        write_text(path, text)
+        keep_as(path, other)
+        assert other.read_text() == text and path.exists() == links
+        if links:
+            keep_as(path, other)  # both are one file already
+            write_text(path, "new")
+        assert other.read_text() == text
+    assert {file.name for file in tmp_path.iterdir()} <= {"a", "b"}
+
+
+def test_only_one_process_is_in_a_folder(tmp_path):
+    code = ("import sys; from utils.files import only_one\n"
+            "with only_one(sys.argv[1]): print('in', flush=True); sys.stdin.read()")
+    folder = tmp_path / "a" / "b"
+    with subprocess.Popen([sys.executable, "-c", code, folder], cwd=ROOT, text=True,
+                          stdin=subprocess.PIPE, stdout=subprocess.PIPE) as other:
+        assert other.stdout.readline() == "in\n"
+        with pytest.raises(UserError, match="b: another process is training into this folder"):
+            with only_one(folder):
+                pass
+        other.kill()
+    with only_one(folder):  # the dead hold no locks
+        pass
