@@ -83,7 +83,7 @@ def test_all_four_are_trained_by_default(place):
     for model_name in (UNET, FPN, UNET_1D, FPN_1D):
         assert read_meta(last(place, model_name))["recipe"] == {
             "batch_size": 2, "epochs": 1, "lr": 5e-4, "seed": 7, "image_size": SIZE,
-            "milestones": [1, 1], "augment": False}
+            "milestones": [1, 1], "augment": False, "crop": 0, "soft_masks": False}
     # Again: nothing is left to do.
     output = succeeds("run_train.py", place, *SMALL, "--epochs", 1)
     assert {state for state, _ in states(output).values()} == {"finished before"}
