@@ -91,8 +91,10 @@ def test_a_file_is_kept_under_another_name(tmp_path, monkeypatch, links):
 
 
 def test_only_one_process_is_in_a_folder(tmp_path):
-    code = ("import sys; from utils.files import only_one\n"
-            "with only_one(sys.argv[1]): print('in', flush=True); sys.stdin.read()")
+    code = ("import os, sys, time; from utils.files import only_one\n"
+            "with only_one(sys.argv[1]):\n"
+            "    os.fork() or (print('in', flush=True), os.close(1), time.sleep(60), os._exit(0))\n"
+            "    sys.stdin.read()")
     folder = tmp_path / "a" / "b"
     with subprocess.Popen([sys.executable, "-c", code, folder], cwd=ROOT, text=True,
                           stdin=subprocess.PIPE, stdout=subprocess.PIPE) as other:
@@ -101,5 +103,5 @@ def test_only_one_process_is_in_a_folder(tmp_path):
             with only_one(folder):
                 pass
         other.kill()
-    with only_one(folder):  # the dead hold no locks
+    with only_one(folder):  # the dead hold no locks, nor do the children that they leave
         pass

@@ -135,6 +135,13 @@ def test_a_damaged_directory_of_a_zip_is_refused(tmp_path, place):
         load_weights(build_model("L2SKNet_1D_FPN"), path)
 
 
+def test_a_pipe_is_not_waited_for(tmp_path):
+    os.mkfifo(tmp_path / "w.pth")
+    assert is_torch_file(tmp_path / "w.pth")
+    with pytest.raises(UserError, match="w.pth: no such file"):
+        read_torch_file(tmp_path / "w.pth")
+
+
 def test_foreign_files_are_refused(tmp_path):
     path = tmp_path / "w.pth"
     with pytest.raises(UserError, match="no such file"):

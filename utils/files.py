@@ -119,14 +119,21 @@ def only_one(folder: str | Path) -> Iterator[None]:
     """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    descriptor = os.open(folder, os.O_RDONLY)
+    held = [os.open(folder, os.O_RDONLY)]
+
+    def release() -> None:
+        while held:
+            os.close(held.pop())
+
+    # Or processes that compile for Jittor would keep the lock of a killed parent.
+    os.register_at_fork(after_in_child=release)
     try:
         with contextlib.suppress(OSError):  # a network file system may know no locks
             try:
-                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                fcntl.flock(held[0], fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
                 raise UserError(f"{folder}: another process is training into this folder; wait "
                                 "for it, or take another --output_dir") from None
         yield
     finally:
-        os.close(descriptor)
+        release()
