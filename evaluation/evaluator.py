@@ -31,7 +31,7 @@ class Evaluator:
     """Scores predictions against masks in two sets of definitions.
 
     *Comparable* scores equal those of the official evaluation code of L2SKNet (Wu et al., TGRS
-    2024, doi 10.1109/TGRS.2024.3521947) and go beside published numbers. *Strict* scores put
+    2024, doi 10.1109/TGRS.2024.3521947) and go beside its numbers. *Strict* scores put
     right what is unsound there. At the default threshold of 0.5:
 
     - mIoU: IoU of the target class over all pixels of the set, prediction > threshold.

@@ -6,6 +6,7 @@ lies less than `MAX_DISTANCE` pixels from the target's own; a region detects one
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -95,7 +96,13 @@ def comparable_counts(regions: Regions, targets: Regions) -> RegionCounts:
 
 def strict_counts(regions: Regions, targets: Regions) -> RegionCounts:
     """Counts with one-to-one optimal matching; every unmatched region is a false alarm."""
-    pairs = match_optimally(centroid_distances(targets, regions))
+    return counts_of_pairs(match_optimally(centroid_distances(targets, regions)), regions, targets)
+
+
+def counts_of_pairs(
+    pairs: Sequence[tuple[int, int]], regions: Regions, targets: Regions
+) -> RegionCounts:
+    """Counts where every region outside the (target, region) pairs is a false alarm."""
     matched = regions.areas[[region for _, region in pairs]]
     false = int(regions.areas.sum() - matched.sum())
     return RegionCounts(len(targets.areas), len(pairs), len(regions.areas), false)

@@ -111,8 +111,10 @@ def add_threshold(parser: Flags) -> None:
     )
 
 
-def add_pred(parser: argparse.ArgumentParser) -> None:
-    """--pred: folders of predictions in place of result/<dataset>/mat/<model>.
+def add_pred(
+    parser: argparse.ArgumentParser, default: str = "result/<dataset>/mat/<model>"
+) -> None:
+    """--pred: folders of predictions; --help says what is taken by default.
 
     --model_name is then None where it is not given, see `prediction_files.prediction_folders`.
     """
@@ -121,7 +123,7 @@ def add_pred(parser: argparse.ArgumentParser) -> None:
         "--pred", nargs="+", type=Path, metavar="DIR",
         help="folders with predictions (NAME.mat, .npy or .png) of any method, called as "
         "--model_name says, else by the folders' names; or one folder that holds a folder for each "
-        "--model_name; default result/<dataset>/mat/<model>",
+        f"--model_name; default {default}",
     )
 
 
