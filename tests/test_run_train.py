@@ -123,7 +123,8 @@ def test_flags_of_training_are_passed_on(place):
     flags = ("--dataset_dir", place / "data", "--device", "cpu", "--precision", "tf32",
              "--num_workers", 2, "--threshold", 0.4, "--eval_every", 5, "--eval_last", 3,
              "--batch_size", 4, "--epochs", 9, "--lr", 5e-4, "--seed", 1, "--image_size", 64,
-             "--milestones", 3, 5, "--augment", "--stop_after", 10)
+             "--milestones", 3, 5, "--augment", "--crop", 48, "--soft_masks", "--skip_bad",
+             "--stop_after", 10)
     theirs = cli.make_parser("doc")
     cli.add_training(theirs)
     for given in (flags, ()):

@@ -7,9 +7,18 @@ import pytest
 
 from alignment import selfcheck
 from model.ops import batch_norm, resize
+from utils import runtime
 from utils.runtime import jt
 
 pytestmark = pytest.mark.usefixtures("cpu")
+
+
+@pytest.fixture(autouse=True)
+def same_precision(cpu):
+    """The process goes on in the precision that it had: other tests write it into checkpoints."""
+    before = runtime.precision()
+    yield
+    runtime.start("cpu", before)
 
 
 def check(monkeypatch, *names):
