@@ -24,7 +24,7 @@ class Dense(jt.Module):
     """A 1×1 convolution without bias of N×C×1×1, in double precision."""
 
     def __init__(self, in_channels: int, out_channels: int):
-        self.weight = conv1x1(in_channels, out_channels).weight
+        self.weight, self.bias = conv1x1(in_channels, out_channels).weight, None
 
     def execute(self, x: jt.Var) -> jt.Var:
         weight = self.weight.float64().reshape(1, *self.weight.shape[:2])
