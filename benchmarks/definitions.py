@@ -18,7 +18,6 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-from tqdm import tqdm
 
 from benchmarks.table import print_head, print_row
 from evaluation import Evaluator
@@ -37,9 +36,10 @@ from evaluation.pixel import ratio
 from utils import cli, places, runtime
 from utils.checkpoint.pretrained import choose_weights
 from utils.checkpoint.weights import read_meta
-from utils.data.datasets import Split, load_split, test_batches
+from utils.data.datasets import Split, load_split
 from utils.errors import UserError
-from utils.predict import load_model, predict
+from utils.predict import load_model
+from utils.predict.maps import predict_images
 from utils.predict.prediction_files import prediction_folders, read_predictions
 from utils.report.tables import describe_counts, format_score
 from utils.training.logs import EpochRecord, best_epochs, read_log
@@ -264,7 +264,7 @@ def print_table(model: str, split: Split, folder: Path | None, args: Namespace) 
             raise UserError(f"{folder}: {error}; save probabilities, 0 to 1") from error
     else:
         source, trained = choose_weights(args.output_dir, split.name, model)
-        records = read_run(source, trained, split.name, model, args.output_dir)
+        records = run_records(source, trained, split.name, model, args.output_dir)
         net = load_model(model, source)
         native = score(predict_all(net, split, args.batch_size), split.masks)
         if not own_size:
@@ -278,7 +278,7 @@ def print_table(model: str, split: Split, folder: Path | None, args: Namespace) 
     print(flush=True)
 
 
-def read_run(
+def run_records(
     weights: Path, trained: bool, dataset_name: str, model: str, output_dir: str | Path
 ) -> list[EpochRecord]:
     """The epochs of the run that weights of `choose_weights` come from; none without its log."""
@@ -291,11 +291,7 @@ def read_run(
 
 def predict_all(net: runtime.jt.Module, split: Split, batch_size: int) -> list[np.ndarray]:
     """The probability maps of a split, H×W each, in its order."""
-    maps: dict[int, np.ndarray] = {}
-    with tqdm(total=len(split), desc="predicting", unit="image", disable=None) as bar:
-        for indices, x in test_batches(split, batch_size):
-            maps.update(zip(indices, predict(net, x)))
-            bar.update(len(indices))
+    maps = dict(predict_images(net, split, batch_size, "predicting"))
     return [maps[index] for index in range(len(split))]
 
 

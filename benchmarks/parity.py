@@ -18,7 +18,7 @@ from alignment import golden
 from benchmarks.measuring import NO_DATASET
 from benchmarks.table import print_head, print_row
 from model import build_model
-from utils import cli, environment, runtime
+from utils import cli, runtime
 from utils.errors import UserError
 
 COLUMNS = ("evaluation output", "training output", "loss", "gradient, median",
@@ -49,7 +49,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 def _autocast_errors():
     command = [sys.executable, "-m", "alignment.twin_golden", "bf16"]
-    run = subprocess.run(command, cwd=environment.ROOT, stdout=subprocess.PIPE, text=True)
+    run = subprocess.run(command, cwd=cli.ROOT, stdout=subprocess.PIPE, text=True)
     if run.returncode:
         raise UserError("PyTorch's side has failed, see above")
     return json.loads(run.stdout)

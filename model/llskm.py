@@ -86,9 +86,9 @@ def per_image_conv(
     return y.reshape(x.shape)
 
 
-def _by_output(factors):
-    """N×C×1×1, or C, as factors on the output channels of kernels, N×C×1×1×1."""
-    return factors.reshape(-1, factors.shape[min(1, factors.ndim - 1)], 1, 1, 1)
+def _by_image(theta):
+    """θ, N×C×1×1, as a factor on the output channels of kernels, N×C×1×1×1."""
+    return theta.reshape(theta.shape[0], theta.shape[1], 1, 1, 1)
 
 
 class LLSKM(jt.Module):
@@ -115,7 +115,7 @@ class LLSKM(jt.Module):
         if not norm.folds(x):
             return norm(self(x, pooled))
         scale, shift = norm.scale_and_shift()
-        kernels = self._kernels(self.attn.predicted(pooled)) * _by_output(scale)
+        kernels = self._kernels(self.attn.predicted(pooled)) * scale
         return per_image_conv(x, kernels.float32(), *self._geometry(), shift, norm.slope)
 
     def _geometry(self):
@@ -128,7 +128,7 @@ class LLSKM(jt.Module):
         weight = self.conv.weight.float64()
         w_sum = weight.sum((2, 3), keepdims=True)
         w_centre = weight[:, :, half : half + 1, half : half + 1]
-        centre = w_sum.unsqueeze(0) + _by_output(theta) * w_centre.unsqueeze(0)
+        centre = w_sum.unsqueeze(0) + _by_image(theta) * w_centre.unsqueeze(0)
         return jt.nn.pad(centre, [half] * 4) - weight.unsqueeze(0)
 
 
@@ -160,10 +160,10 @@ class LLSKM1D(jt.Module):
         if not norm.folds(x):
             return norm(self(x, pooled))
         scale, shift = norm.scale_and_shift()
-        centre = self._centre(self.attn.predicted(pooled)) * _by_output(scale)
+        centre = self._centre(self.attn.predicted(pooled)) * scale
         centre = per_image_conv(x, centre.float32())
-        weight = -scale.reshape(-1, 1, 1, 1) * self.conv_nx1.weight.float64()
-        bias = shift - scale * self.conv_nx1.bias
+        weight = -scale * self.conv_nx1.weight.float64()
+        bias = shift - scale.reshape(-1) * self.conv_nx1.bias
         surround = conv2d_activated(
             self.conv_1xn(x), weight.float32(), bias.float32(), padding=self.conv_nx1.padding)
         return add([centre, surround], norm.slope)
@@ -174,4 +174,4 @@ class LLSKM1D(jt.Module):
         row, column = self.conv_1xn.weight.float64(), self.conv_nx1.weight.float64()
         w_sum = row.sum((2, 3), keepdims=True) * column.sum((2, 3), keepdims=True)
         w_centre = row[:, :, :, half : half + 1] * column[:, :, half : half + 1, :]
-        return w_sum.unsqueeze(0) + _by_output(theta) * w_centre.unsqueeze(0)
+        return w_sum.unsqueeze(0) + _by_image(theta) * w_centre.unsqueeze(0)

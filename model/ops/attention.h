@@ -1,4 +1,5 @@
 // θ of an LLSKM when predicting, in double precision: 1×1 → norm → ReLU → 1×1 → norm → sigmoid.
+// Needs values.h.
 #include <cmath>
 #include <vector>
 
@@ -16,8 +17,7 @@ struct Norm {
 inline void theta(int64_t C, int64_t H, int64_t N, const double* mean, const float* first,
                   const float* second, Norm hidden, Norm last, double eps, double* y) {
     std::vector<double> values(H);
-    volatile double hidden_zero = 0;  // or -Ofast would fold NaN * 0 into 0, and NaN has to stay
-    const double zero = hidden_zero;
+    const double zero = values::hidden(0.);
     for (int64_t n = 0; n < N; ++n) {
         for (int64_t h = 0; h < H; ++h) {
             double sum = 0;

@@ -116,12 +116,13 @@ class BatchNorm(jt.Module):
         return x.dtype == BFLOAT16 and not self.is_training()
 
     def scale_and_shift(self, conv_bias: jt.Var | None = None) -> tuple[jt.Var, jt.Var]:
-        """What is left of it when it is folded: the factor of each channel, float64, and what is
-        added after, float32."""
-        inputs = [*self.parts(), conv_bias][: 4 + (conv_bias is not None)]
+        """What is left of it when it is folded: the factors on the output channels of a kernel,
+        C×1×1×1 float64, and what is added after, C float32."""
+        inputs = self.parts() if conv_bias is None else [*self.parts(), conv_bias]
         bias = "nullptr" if conv_bias is None else "{in4}"
+        channels = self.weight.shape[0]
         return code(
-            [self.weight.shape] * 2, ["float64", "float32"], inputs, "batch_norm.h",
+            [(channels, 1, 1, 1), (channels,)], ["float64", "float32"], inputs, "batch_norm.h",
             f"batch_norm::fold(in0->num, {{in0}}, {{in1}}, {{in2}}, {{in3}}, {bias}, {EPS}, "
             "{out0}, {out1});")
 

@@ -189,6 +189,6 @@ class Conv2d(jt.Module):
         if not norm.folds(x):
             return norm(self.without_bias(x), self.bias)
         scale, shift = norm.scale_and_shift(self.bias)
-        weight = self.weight.float64() * scale.reshape(-1, 1, 1, 1)
+        weight = self.weight.float64() * scale
         slope = norm.slope if slope is None else slope
         return conv2d_activated(x, weight.float32(), shift, slope, self.stride, self.padding)

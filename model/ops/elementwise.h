@@ -9,8 +9,7 @@ using values::store;
 template <int K>
 void add(int64_t n, const bfloat16* const (&x)[K], const float (&sign)[K], float slope_,
          bfloat16* y) {
-    volatile float hidden = slope_;  // or -Ofast would fold NaN * 0 into 0, and NaN has to stay
-    const float slope = hidden;
+    const float slope = values::hidden(slope_);
     #pragma omp parallel for simd
     for (int64_t i = 0; i < n; ++i) {
         float sum = 0;

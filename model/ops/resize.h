@@ -47,8 +47,7 @@ template <int B, class T>
 void add_resized(int64_t P, int64_t h, int64_t w, const T* coarse, int64_t H, int64_t W,
                  const T* fine, T* y) {
     const Between rows(h, H), columns(w, W);
-    volatile float hidden = 0;  // or -Ofast would fold NaN * 0 into 0, and NaN has to stay
-    const float zero = hidden;
+    const float zero = values::hidden(0.f);
     #pragma omp parallel for
     for (int64_t row = 0; row < P * H; ++row) {
         const int64_t plane = row / H * h, r = row % H;

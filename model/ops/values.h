@@ -32,6 +32,13 @@ inline void store_exact(bfloat16& to, float v) {
     to.bits = bits >> 16;
 }
 
+// The same value, which the compiler may not know: with a slope of 0 that it knows, -Ofast would fold
+// NaN * 0 into 0, and NaN has to stay.
+template <class T> T hidden(T v) {
+    volatile T kept = v;
+    return kept;
+}
+
 // What results of a type are computed in: so that nothing but the last rounding is seen.
 template <class T> struct Computed { typedef double type; };
 template <> struct Computed<bfloat16> { typedef float type; };

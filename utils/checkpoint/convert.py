@@ -17,8 +17,7 @@ from utils.checkpoint.weights import (
     get_weights,
     load_weights,
     official_state_dict,
-    read_arrays,
-    read_meta,
+    read_checkpoint,
     save_weights,
 )
 from utils.errors import UserError
@@ -50,8 +49,7 @@ def convert(source: str | Path, target: str | Path, model_name: str | None = Non
     if target.suffix == ONNX:
         require_onnx(str(target))
     from_torch = is_torch_file(source)
-    content = read_torch_file(source) if from_torch else read_arrays(source)
-    meta = {} if from_torch else read_meta(source)
+    content, meta = (read_torch_file(source), {}) if from_torch else read_checkpoint(source)
 
     names = [model_name or meta.get("model")]
     nets = {name: build_model(name) for name in (names if names[0] else MODEL_NAMES)}

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from typing import Any
 
-import numpy as np
 from scipy import ndimage
 
+from evaluation.pd_fa import find_regions
 from utils.data.datasets import Split
 from utils.data.layouts import find_layout, index_files
 
-CATEGORY = {"id": 1, "name": "target"}
+CATEGORY = {"id": 1, "name": "target"}  # the one in all that is written in COCO's form
 
 
 def coco_boxes(split: Split) -> dict[str, Any]:
@@ -26,11 +26,11 @@ def coco_boxes(split: Split) -> dict[str, Any]:
         height, width = mask.shape
         images.append({"id": len(images) + 1, "file_name": files[name].name, "width": width,
                        "height": height})
-        regions, _ = ndimage.label(mask, np.ones((3, 3)))
-        for number, (rows, columns) in enumerate(ndimage.find_objects(regions), 1):
+        regions = find_regions(mask > 0)
+        for (rows, columns), area in zip(ndimage.find_objects(regions.labels), regions.areas):
             box = [columns.start, rows.start, columns.stop - columns.start, rows.stop - rows.start]
             annotations.append({
                 "id": len(annotations) + 1, "image_id": len(images), "category_id": CATEGORY["id"],
-                "bbox": box, "area": int((regions[rows, columns] == number).sum()), "iscrowd": 0,
+                "bbox": box, "area": int(area), "iscrowd": 0,
             })
     return {"images": images, "annotations": annotations, "categories": [CATEGORY]}

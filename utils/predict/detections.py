@@ -12,6 +12,7 @@ import numpy as np
 from scipy import ndimage
 
 from evaluation.pd_fa import find_regions
+from utils.data.boxes import CATEGORY
 from utils.files import atomic_path, write_text
 
 COORDINATES = (
@@ -87,9 +88,6 @@ def save_detections(
     unreadable = [{"file": file, "reason": reason} for file, reason in problems.items()]
     content = {**run, "coordinates": COORDINATES, "images": images, "unreadable": unreadable}
     write_text(json_path, json.dumps(content, indent=1, ensure_ascii=False))
-
-
-CATEGORY = {"id": 1, "name": "target"}
 
 
 def save_coco(path: Path, frames: Sequence[Frame], description: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -94,8 +95,21 @@ def predict_split(
     """
     net = load_model(model_name, weights)
     folder = places.predictions(output_dir, dataset_name)
-    with tqdm(total=len(split), desc=model_name, unit="image", disable=None) as bar:
+    for index, probability in predict_images(net, split, batch_size, model_name):
+        save_prediction(probability, folder, model_name, split.names[index])
+
+
+def predict_images(
+    net: runtime.jt.Module, split: Split, batch_size: int, label: str
+) -> Iterator[tuple[int, np.ndarray]]:
+    """Each image's place in the split and its probability map, as soon as it is predicted.
+
+    Args:
+        net: a network in evaluation mode.
+        batch_size: of `predict_split`.
+        label: of the progress bar.
+    """
+    with tqdm(total=len(split), desc=label, unit="image", disable=None) as bar:
         for indices, x in test_batches(split, batch_size):
-            for index, probability in zip(indices, predict(net, x)):
-                save_prediction(probability, folder, model_name, split.names[index])
+            yield from zip(indices, predict(net, x))
             bar.update(len(indices))
