@@ -73,6 +73,15 @@ _KERNELS = """
 #include "type/fp16_compute.h"
 #include "var.h"
 """
+# Jittor calls: THIS .../asm_tuner.py --cc_path=COMPILER ARGUMENTS
+# Its asm_tuner starts Python, compiles with -g and runs the assembler apart, all for a pass over
+# assembly that is off. The compiler alone makes the same code.
+_COMPILE = """#!/bin/sh
+shift
+compiler=${1#--cc_path=}
+shift
+exec "$compiler" "$@"
+"""
 
 
 @contextlib.contextmanager
@@ -119,12 +128,14 @@ def quicken_kernels(jittor: ModuleType, onednn: Path) -> None:
         return
     options = f'{flags.cc_flags} -I"{onednn / "include"}"'
     header = Path(flags.cache_path, "headers", _digest(options, flags.jittor_path), "kernels.h")
-    if not header.is_file():
-        write_text(header, _KERNELS)
+    script = header.with_name("compile.sh")  # not of this folder: another clone shares what is made
+    for path, text in (header, _KERNELS), (script, _COMPILE):
+        if not path.is_file():
+            write_text(path, text)
     if not header.with_name("kernels.h.gch").is_file():
         _precompile(header, flags.cc_path, options)
     flags.cc_flags += f' -include"{header}" '
-    flags.python_path = f'/bin/sh "{Path(__file__).with_name("quick_kernel.sh")}"'
+    flags.python_path = f'/bin/sh "{script}"'
 
 
 def _precompile(header, compiler, command):
@@ -136,9 +147,10 @@ def _precompile(header, compiler, command):
                and word not in ("-c", "-o", "-shared")
                and not word.startswith(("-l", "-L", "-Wl,", "-include"))]
     made = header.with_name(f"{header.name}.gch")
-    with atomic_path(made) as temporary:
+    failures = OSError, subprocess.CalledProcessError
+    with contextlib.suppress(*failures), atomic_path(made) as temporary:
         subprocess.run([compiler, *options, "-x", "c++-header", header, "-o", temporary],
-                       capture_output=True)
+                       capture_output=True, check=True)
     return made
 
 
@@ -146,4 +158,4 @@ def _digest(options, jittor_path):
     """Names what a precompiled header is made of; g++ does not look whether that has changed."""
     headers = sorted(Path(jittor_path, "src").rglob("*.h"))
     state = [(path.name, path.stat().st_mtime_ns) for path in headers]
-    return hashlib.sha256(repr((options, _KERNELS, state)).encode()).hexdigest()[:16]
+    return hashlib.sha256(repr((options, _KERNELS, _COMPILE, state)).encode()).hexdigest()[:16]
