@@ -15,12 +15,13 @@ from benchmarks import first_start
 from utils import environment
 from utils.errors import UserError
 
-# An operator that nobody has compiled yet, for its text has a number of this process in it.
+# An operator that nobody has compiled yet, for its text has the number of this process in it.
 NEW_OPERATOR = """
 import os
 from utils.runtime import start, jt
 start("cpu")
-text = "/* %d */ for (int i=0; i<out0->num; i++) out0_p[i] = in0_p[i] * 2;" % os.getpid()
+text = "int two%d=2; for (int i=0; i<out0->num; i++) out0_p[i] = in0_p[i] * two%d;"
+text %= os.getpid(), os.getpid()
 print(jt.code((2,), "float32", [jt.array([1., 2.])], cpu_src=text).numpy().tolist())
 print(jt.flags.cache_path, os.getpid(), sep="\\n")
 """
@@ -33,8 +34,8 @@ def compiled():
                          capture_output=True)
     assert run.returncode == 0, run.stderr
     values, cache, process = run.stdout.splitlines()
-    sources = [path for path in glob.glob(f"{glob.escape(cache)}/jit/code*_op.cc")
-               if f"/* {process} */" in open(path).read()]
+    sources = [path for path in glob.glob(f"{glob.escape(cache)}/jit/*_op.cc")
+               if f"two{process}=2;" in open(path).read()]
     assert len(sources) == 1
     key = sources[0].replace("_op.cc", "_op.so.key")
     return values, cache, shlex.split(open(key).readline())
