@@ -2,15 +2,18 @@
 
     python loss_curves.py                                    # the logs of the four models in log/
     python loss_curves.py PYTORCH/log --framework PyTorch    # a folder of logs, or single files
+    python loss_curves.py A.txt B.txt --labels plain augment # single runs over each other
 
 Writes loss_curves/<framework>/<model>_loss_curve.png (loss on a linear and on a log scale, and
-mIoU) and loss_curves/<framework>/nudt_sirst_comparison.png, all models on both scales.
+mIoU) and loss_curves/<framework>/nudt_sirst_comparison.png, all models together; with --labels
+loss_curves/<framework>/plain_augment_comparison.png instead.
 """
 
 from __future__ import annotations
 
 import math
 from argparse import Namespace
+from collections.abc import Sequence
 from pathlib import Path
 
 from utils import cli, places
@@ -28,10 +31,18 @@ def main(argv: list[str] | None = None) -> None:
         "logs", nargs="*", type=Path, metavar="LOG_OR_FOLDER", help="default: <output_dir>/log"
     )
     parser.add_argument("--framework", default="Jittor", help="names the folder and the figures")
+    parser.add_argument("--labels", nargs="+", metavar="LABEL",
+                        help="one for each log named: draw these over each other")
     args = parser.parse_args(argv)
 
-    found = find_logs(args)
     folder = places.loss_curve_folder(args.output_dir, args.framework)
+    if args.labels:
+        histories = read_runs(args.logs, args.labels)
+        path = places.loss_comparison(folder, "_".join(histories))
+        curves.save_comparison(path, histories, args.framework)
+        print(f"wrote {path}")
+        return
+    found = find_logs(args)
     for dataset, models in found.items():
         # Only several datasets at once would take each other's file names.
         prefix = f"{dataset}_" if len(found) > 1 else ""
@@ -43,6 +54,19 @@ def main(argv: list[str] | None = None) -> None:
         path = places.loss_comparison(folder, dataset)
         curves.save_comparison(path, histories, f"{dataset}, {args.framework}")
         print(f"wrote {path}")
+
+
+def read_runs(paths: Sequence[Path], labels: Sequence[str]) -> dict[str, list[EpochRecord]]:
+    """The newest run in each log, by its label.
+
+    Raises:
+        UserError: there is not one label for each, or a log cannot be read.
+    """
+    if len(set(labels)) != len(labels) or len(labels) != len(paths):
+        raise UserError(f"--labels: {len(set(labels))} different ones for {len(paths)} logs; name "
+                        "the logs before it, one label for each")
+    return {label: newest_run(label, {path: logs.read_log(path)})
+            for label, path in zip(labels, paths)}
 
 
 def find_logs(args: Namespace) -> dict[str, dict[str, dict[Path, list[EpochRecord]]]]:

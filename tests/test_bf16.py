@@ -247,6 +247,23 @@ def test_theta_in_one_operator():
     assert np.isnan(attention.predicted(pooled).numpy()).all((1, 2, 3)).tolist() == [0, 1, 0]
 
 
+@pytest.mark.parametrize("channels", [16, 32])
+def test_the_gradients_of_each_images_1x1_kernels(channels):
+    from model.llskm import per_image_conv
+    from model.ops.layout import enter, leave
+
+    jt, rng = runtime.jt, np.random.default_rng(0)
+    x, upstream = (rounded(rng.standard_normal((3, channels, 9, 8))) for _ in range(2))
+    kernels = jt.array(rounded(rng.standard_normal((3, channels, channels, 1, 1))))
+    x_low = enter(jt.array(x)).bfloat16()
+    loss = (per_image_conv(x_low, kernels) * enter(jt.array(upstream)).bfloat16()).sum()
+    dx, dkernels = jt.grad(loss, [x_low, kernels])
+    truth = np.einsum("nohw,nchw->noc", upstream.astype(float), x)
+    np.testing.assert_allclose(dkernels.numpy()[..., 0, 0], truth, rtol=1e-5, atol=1e-4)
+    truth = np.einsum("nohw,noc->nchw", upstream.astype(float), kernels.numpy()[..., 0, 0])
+    np.testing.assert_allclose(high(leave(dx)), truth, rtol=1.1 * EPS, atol=1e-5)
+
+
 @pytest.mark.parametrize("form", ["2D", "1D"])
 def test_the_kernels_of_each_image_in_one_operator(form):
     from model.llskm import LLSKM, LLSKM1D, _predicted

@@ -47,10 +47,16 @@ def test_convolution(rng, kernel, dilation, stride, groups):
             np.testing.assert_allclose(y[n, o], expected[::stride, ::stride], atol=2e-5)
 
 
-def test_convolution_gradients(rng):
-    x, w = jt.array(normal(rng, 2, 3, 6, 7)), jt.array(normal(rng, 4, 3, 3, 3))
-    ours = jt.grad(conv2d(x, w, padding=1).sqr().sum(), [x, w])
-    stock = jt.grad(jt.nn.conv2d(x, w, padding=1).sqr().sum(), [x, w])
+@pytest.mark.parametrize(("kernel", "padding", "dilation"), [
+    ((3, 3), 1, 1),
+    ((1, 17), (0, 8), 1),  # wider than oneDNN's fast gradients take
+    ((3, 15), (2, 3), 1),
+    ((3, 17), (4, 16), 2),
+])
+def test_convolution_gradients(rng, kernel, padding, dilation):
+    x, w = jt.array(normal(rng, 2, 3, 6, 20)), jt.array(normal(rng, 4, 3, *kernel))
+    ours = jt.grad(conv2d(x, w, 1, padding, dilation).sqr().sum(), [x, w])
+    stock = jt.grad(jt.nn.conv2d(x, w, None, 1, padding, dilation).sqr().sum(), [x, w])
     jt.sync_all(True)
     for a, b in zip(ours, stock):
         np.testing.assert_allclose(a.numpy(), b.numpy(), rtol=1e-4, atol=1e-3)

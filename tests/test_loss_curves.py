@@ -143,6 +143,22 @@ def test_of_several_runs_the_newest_is_drawn(tmp_path, drawn, capsys):
     assert len(lines) == 1 and "2 runs" in lines[0] and "20250102_000000" in lines[0]
 
 
+def test_labels_draw_the_logs_over_each_other(tmp_path, drawn, capsys):
+    paths = [str(tmp_path / f"NUDT-SIRST_L2SKNet_UNet_2025010{i}_000000.txt") for i in (1, 2)]
+    for path, level in zip(paths, (1, 4)):
+        write_log(path, run([1, 2], level))
+    out = ["--framework", "tries", "--output_dir", str(tmp_path)]
+    loss_curves.main([*paths, *out, "--labels", "plain", "with flips"])
+    assert drawn == {"plain_with_flips_comparison.png": {"plain": {1: 1.0, 2: 0.5},
+                                                         "with flips": {1: 4.0, 2: 2.0}}}
+    assert str(tmp_path / "loss_curves" / "tries") in capsys.readouterr().out
+    for labels in (["plain"], ["plain", "plain"], ["a", "b", "c"]):
+        with pytest.raises(UserError, match="one label for each"):
+            loss_curves.main([*paths, *out, "--labels", *labels])
+    with pytest.raises(UserError, match="absent.txt"):
+        loss_curves.main([paths[0], "absent.txt", *out, "--labels", "a", "b"])
+
+
 def test_an_empty_log_is_skipped_in_a_folder_and_an_error_by_name(tmp_path, drawn, capsys):
     empty = tmp_path / "log" / "NUDT-SIRST_L2SKNet_FPN_20250101_000000.txt"
     write_log(empty, [])
@@ -171,6 +187,12 @@ def test_comparison_shows_every_model_in_its_colour(tmp_path):
     histories = {model: run([1, 2], level=i + 1) for i, model in enumerate(MODELS)}
     curves.save_comparison(tmp_path / "all.png", histories, "NUDT-SIRST")
     assert {color for color, _ in curves.STYLES[:4]} <= colors(tmp_path / "all.png")
+    unscored = {model: [EpochRecord(1, 0.9), EpochRecord(2, 0.8)] for model in MODELS}
+    curves.save_comparison(tmp_path / "unscored.png", {**unscored, MODELS[0]: run([1, 2])}, "one")
+    three = len(read_picture(tmp_path / "unscored.png"))  # loss twice, and mIoU
+    curves.save_comparison(tmp_path / "unscored.png", unscored, "none")
+    assert three == len(read_picture(tmp_path / "all.png"))
+    assert three > 1.3 * len(read_picture(tmp_path / "unscored.png"))
 
 
 @pytest.mark.filterwarnings("error::UserWarning", "error::RuntimeWarning")

@@ -5,6 +5,7 @@ Paths are made here and nothing is written; a `*` in place of a name makes a pat
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 # In `checkpoint_folder`; the third is what `last.npz` was before.
@@ -38,9 +39,9 @@ def loss_curve(folder: Path, model_name: str, prefix: str = "") -> Path:
     return folder / f"{prefix}{model_name}_loss_curve.png"
 
 
-def loss_comparison(folder: Path, dataset_name: str) -> Path:
-    """The curves of all models in a `loss_curve_folder`."""
-    return folder / f"{dataset_name.lower().replace('-', '_')}_comparison.png"
+def loss_comparison(folder: Path, what: str) -> Path:
+    """The curves of several runs in a `loss_curve_folder`: of a dataset's, or by their labels."""
+    return folder / f"{re.sub('[^a-z0-9.]+', '_', what.lower())}_comparison.png"
 
 
 # Predictions, by test.py: `folder` is `predictions(...)`, or what --output names.

@@ -66,6 +66,15 @@ void fold(int64_t C, const float* weight, const float* bias, const float* mean, 
     }
 }
 
+// A kernel of `size` values, one row of them for each of C channels, that has it in it.
+inline void fold_into(int64_t C, int64_t size, const float* kernel, const float* weight,
+                      const float* bias, const float* mean, const float* var,
+                      const float* conv_bias, double eps, float* folded, float* shift) {
+    std::vector<double> scale(C);
+    fold(C, weight, bias, mean, var, conv_bias, eps, scale.data(), shift);
+    for (int64_t i = 0; i < size; ++i) folded[i] = scale[i / (size / C)] * kernel[i];
+}
+
 // `slope` is the activation's where its input is negative.
 template <int B, class In, class Out>
 void normalise(const Shape& s, const In* x, const float* weight, const float* bias,

@@ -126,6 +126,15 @@ class BatchNorm(jt.Module):
             f"batch_norm::fold(in0->num, {{in0}}, {{in1}}, {{in2}}, {{in3}}, {bias}, {EPS}, "
             "{out0}, {out1});")
 
+    def folded_into(self, weight: jt.Var, conv_bias: jt.Var | None) -> tuple[jt.Var, jt.Var]:
+        """The kernel and the bias (float32) of the convolution before with the norm in it."""
+        inputs = [weight, *self.parts()] + ([] if conv_bias is None else [conv_bias])
+        bias = "nullptr" if conv_bias is None else "{in5}"
+        return code(
+            [weight.shape, self.weight.shape], ["float32", "float32"], inputs, "batch_norm.h",
+            "batch_norm::fold_into(in0_shape0, in0->num, {in0}, {in1}, {in2}, {in3}, {in4}, "
+            f"{bias}, {EPS}, {{out0}}, {{out1}});")
+
     def parts(self) -> list[jt.Var]:
         """Weight, bias, running mean and running variance."""
         return [self.weight, self.bias, self.running_mean, self.running_var]

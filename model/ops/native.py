@@ -34,14 +34,23 @@ def code(
         source: C++ in which {in0}, {out0} … are pointers to values of the operands' types.
     """
     outputs = dtypes if isinstance(dtypes, list) else [dtypes]
-    types = {f"in{i}": x.dtype for i, x in enumerate(inputs)}
-    types.update((f"out{i}", dtype) for i, dtype in enumerate(outputs))
-    for operand, dtype in types.items():
-        # Jittor's own bfloat16 cuts off digits, see values.h.
-        cast = "(values::bfloat16*)" if dtype == BFLOAT16 else ""
-        source = source.replace(f"{{{operand}}}", f"{cast}{operand}_p")
-    return jt.code(shapes, dtypes, list(inputs), cpu_src=source,
-                   cpu_header=read_header("values.h") + read_header(header))
+    source = _with_pointers(source, tuple(str(x.dtype) for x in inputs), tuple(map(str, outputs)))
+    return jt.code(shapes, dtypes, list(inputs), cpu_src=source, cpu_header=_with_values(header))
+
+
+@functools.cache  # a network predicts with a hundred operators, always the same ones
+def _with_pointers(source, inputs, outputs):
+    for prefix, dtypes in ("in", inputs), ("out", outputs):
+        for i, dtype in enumerate(dtypes):
+            # Jittor's own bfloat16 cuts off digits, see values.h.
+            cast = "(values::bfloat16*)" if dtype == BFLOAT16 else ""
+            source = source.replace(f"{{{prefix}{i}}}", f"{cast}{prefix}{i}_p")
+    return source
+
+
+@functools.cache
+def _with_values(header):
+    return read_header("values.h") + read_header(header)
 
 
 def block_of_operand(x: jt.Var) -> int:

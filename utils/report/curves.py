@@ -71,7 +71,7 @@ def save_loss_curve(path: str | Path, records: Sequence[EpochRecord], title: str
         records: The history of one run, by epoch.
         title: What stands above the figure.
     """
-    scored = [r for r in records if r.mIoU is not None and math.isfinite(r.mIoU)]
+    scored = _scored(records)
     panels = ["linear", "log"] + (["mIoU"] if scored else [])
     with stacked_panels(path, len(panels), panel_height=1.3) as axes:
         axes[0].figure.suptitle(title, fontsize=8)
@@ -92,21 +92,27 @@ def save_loss_curve(path: str | Path, records: Sequence[EpochRecord], title: str
 def save_comparison(
     path: str | Path, histories: Mapping[str, Sequence[EpochRecord]], title: str
 ) -> None:
-    """Draws the loss of several models together, on a linear and on a log scale.
+    """Draws several runs together: loss on a linear and on a log scale, and mIoU if any has it.
 
     Args:
         path: The .png to write.
-        histories: The records of each model, by the name that the legend shows.
+        histories: The records of each run, by the name that the legend shows.
         title: What stands above the figure.
     """
     columns = 2 if max(map(len, histories)) < 20 else 1
     rows = math.ceil(len(histories) / columns)
-    with stacked_panels(path, 2, panel_height=1.45, legend_rows=rows) as axes:
-        for axis, log in zip(axes, (False, True)):
+    scored = {name: _scored(records) for name, records in histories.items()}
+    panels = ["linear", "log"] + (["mIoU"] if any(scored.values()) else [])
+    with stacked_panels(path, len(panels), panel_height=1.45, legend_rows=rows) as axes:
+        for axis, panel in zip(axes, panels):
             for index, (name, records) in enumerate(histories.items()):
                 color, dashes = STYLES[index % len(STYLES)]
-                _draw_curve(axis, *_losses(records), color=color, linestyle=dashes, label=name)
-            _finish_loss_axis(axis, histories.values(), log=log)
+                points = _mious(scored[name]) if panel == "mIoU" else _losses(records)
+                _draw_curve(axis, *points, color=color, linestyle=dashes, label=name)
+            if panel == "mIoU":
+                _finish_miou_axis(axis, max(r.mIoU for run in scored.values() for r in run))
+            else:
+                _finish_loss_axis(axis, histories.values(), log=panel == "log")
         _finish_epoch_axis(axes, histories.values())
         handles, labels = axes[0].get_legend_handles_labels()
         # The title is the legend's: a title of the figure would lie under an outside legend.
@@ -196,6 +202,15 @@ def _losses(records: Sequence[EpochRecord]) -> tuple[np.ndarray, np.ndarray]:
     return np.array([r.epoch for r in records]), np.array([r.loss for r in records], float)
 
 
+def _scored(records: Sequence[EpochRecord]) -> list[EpochRecord]:
+    """Those of epochs that were evaluated."""
+    return [r for r in records if r.mIoU is not None and math.isfinite(r.mIoU)]
+
+
+def _mious(scored: Sequence[EpochRecord]) -> tuple[np.ndarray, np.ndarray]:
+    return np.array([r.epoch for r in scored]), np.array([r.mIoU for r in scored], float)
+
+
 def _draw_curve(axis: Axes, epochs: np.ndarray, values: np.ndarray, **style) -> None:
     """A line; with dots if the points are few, and on those that have no neighbour to join."""
     values = np.where(np.isfinite(values), values, np.nan)
@@ -209,15 +224,18 @@ def _draw_curve(axis: Axes, epochs: np.ndarray, values: np.ndarray, **style) -> 
 
 
 def _draw_miou(axis: Axes, scored: Sequence[EpochRecord]) -> None:
-    from matplotlib.ticker import MaxNLocator
-
     color, _ = STYLES[2]
-    values = np.array([r.mIoU for r in scored])
-    _draw_curve(axis, np.array([r.epoch for r in scored]), values, color=color)
-    best = scored[int(np.argmax(values))]
+    _draw_curve(axis, *_mious(scored), color=color)
+    best = max(scored, key=lambda r: r.mIoU)
     axis.plot(best.epoch, best.mIoU, "o", color="black", markersize=3, markeredgewidth=0)
     _note(axis, f"best {best.mIoU:.4f} (epoch {best.epoch})")
-    axis.set_ylim(0, 1.08 * best.mIoU if best.mIoU > 0 else 1)
+    _finish_miou_axis(axis, best.mIoU)
+
+
+def _finish_miou_axis(axis: Axes, best: float) -> None:
+    from matplotlib.ticker import MaxNLocator
+
+    axis.set_ylim(0, 1.08 * best if best > 0 else 1)
     axis.yaxis.set_major_locator(MaxNLocator(5, steps=STEPS))
     axis.set_ylabel("mIoU")
     axis.grid(True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import atexit
 import contextlib
+import ctypes
 import os
 import platform
 import re
@@ -171,6 +172,7 @@ def _boot(device: str, precision: str) -> Runtime:
         raise UserError("Jittor has renewed its compiled core: "
                         "run the same command again") from None
     _restore_process(jittor)
+    _keep_memory()
 
     if toolkit:
         if not jittor.has_cuda:
@@ -187,6 +189,18 @@ def _boot(device: str, precision: str) -> Runtime:
     _check_precision(precision, onednn)
     return Runtime("cuda" if toolkit else "cpu", gpu.name if toolkit else _cpu_name(), onednn,
                    jittor.__version__, platform.python_version(), precision, toolkit)
+
+
+def _keep_memory() -> None:
+    """malloc keeps what is freed, or the system makes 70 MB anew at each step of training.
+
+    oneDNN takes memory for each operator and frees it after.
+    """
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)  # of glibc
+    if mallopt:
+        trim_threshold, mmap_max = -1, -4  # as malloc.h numbers them
+        mallopt(trim_threshold, 2**31 - 1)
+        mallopt(mmap_max, 0)
 
 
 def _import_jittor(home: Path) -> ModuleType:
