@@ -14,8 +14,8 @@ from __future__ import annotations
 
 from model.blocks import ConvStack, conv1x1
 from model.ops.batch_norm import EPS, LINEAR, RELU, BatchNorm
-from model.ops.conv import Conv2d, conv2d, conv2d_activated
-from model.ops.elementwise import add, share, subtract
+from model.ops.conv import Conv2d, conv2d, conv2d_activated, conv2d_sum_activated
+from model.ops.elementwise import share, subtract
 from model.ops.native import code
 from utils.runtime import jt
 
@@ -170,13 +170,11 @@ class LLSKM1D(jt.Module):
             return norm(self(x, pooled))
         scale, shift = norm.scale_and_shift()
         weights = [self.conv_1xn.weight, self.conv_nx1.weight]
-        centre = per_image_conv(
-            x, _predicted("centres", weights, self.attn.predicted(pooled), scale))
+        centres = _predicted("centres", weights, self.attn.predicted(pooled), scale)
         weight = -scale * self.conv_nx1.weight.float64()
         bias = shift - scale.reshape(-1) * self.conv_nx1.bias
-        surround = conv2d_activated(
-            self.conv_1xn(x), weight.float32(), bias.float32(), padding=self.conv_nx1.padding)
-        return add([centre, surround], norm.slope)
+        return conv2d_sum_activated(x, centres, self.conv_1xn(x), weight.float32(), bias.float32(),
+                                    norm.slope, self.conv_nx1.padding)
 
     def _centre(self, theta):
         """The kernel W_sum + θ ∘ W_c of each image, N×C×C×1×1 in double precision."""

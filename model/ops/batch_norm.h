@@ -72,7 +72,10 @@ inline void fold_into(int64_t C, int64_t size, const float* kernel, const float*
                       const float* conv_bias, double eps, float* folded, float* shift) {
     std::vector<double> scale(C);
     fold(C, weight, bias, mean, var, conv_bias, eps, scale.data(), shift);
-    for (int64_t i = 0; i < size; ++i) folded[i] = scale[i / (size / C)] * kernel[i];
+    const int64_t row = size / C;
+    #pragma omp parallel for
+    for (int64_t c = 0; c < C; ++c)
+        for (int64_t i = c * row; i < (c + 1) * row; ++i) folded[i] = scale[c] * kernel[i];
 }
 
 // `slope` is the activation's where its input is negative.

@@ -16,14 +16,23 @@ inline type type_of(jittor::Var* v) {
 
 inline engine& cpu() { static engine cpu(engine::kind::cpu, 0); return cpu; }
 
-// N×C×H×W, or N×C/b×H×W×b; of so many parts of the channels one.
-inline desc image(jittor::Var* v, int64_t parts) {
+inline int64_t channels_of(jittor::Var* v) {
+    return v->shape.size() == 5 ? v->shape[1] * v->shape[4] : v->shape[1];
+}
+
+// N×C×H×W, or N×C/b×H×W×b, taken as so many images of so many channels.
+inline desc image(jittor::Var* v, int64_t images, int64_t channels) {
     const auto& s = v->shape;
     const type t = type_of(v);
     int64_t block = s.size() == 5 ? s[4] : 1;
-    memory::dims shape = {s[0], s[1] * block / parts, s[2], s[3]};
+    memory::dims shape = {images, channels, s[2], s[3]};
     if (block == 1) return desc(shape, t, tag::abcd);
     return desc(shape, t, block == 16 ? tag::aBcd16b : block == 8 ? tag::aBcd8b : tag::acdb);
+}
+
+// Of so many parts of the channels one.
+inline desc image(jittor::Var* v, int64_t parts) {
+    return image(v, v->shape[0], channels_of(v) / parts);
 }
 
 // Whether it has one block of channels, which may be called channels-last as well.
@@ -81,6 +90,13 @@ struct Convolution {
         return {{algorithm::convolution_auto, s, any(weights), d, strides, dilates, padding,
                  padding}, cpu(), forward(s, d)};
     }
+    // Of each image with 1×1 kernels of its own.
+    Convolution(jittor::Var* x, jittor::Var* w, jittor::Var* y)
+        : src(image(x, 1, x->shape[0] * channels_of(x))),
+          weights({x->shape[0], channels_of(y), channels_of(x), 1, 1}, type::f32, tag::goihw),
+          dst(image(y, 1, x->shape[0] * channels_of(y))),
+          strides{1, 1}, dilates{0, 0}, padding{0, 0} {}
+
     // A kernel for the activations as they lie, or if there is only a slow one, as it likes them.
     template <class Make>
     auto choose(Make make, bool in_one_block = false) const -> decltype(make(src, dst)) {
@@ -96,7 +112,8 @@ struct Argument {
     bool moved;
     Argument(const desc& d, jittor::Var* data, const desc& wanted, int part = 0)
         : given(d, cpu(), (char*)data->mem_ptr + part * d.get_size()),
-          moved(d != wanted && !(has_one_block(data) && wanted == channels_last(d))) {
+          moved(d != wanted && !(data->shape.size() == 5 && d.dims()[1] == data->shape[4]
+                                 && wanted == channels_last(d))) {
         used = moved ? memory(wanted, cpu()) : memory(wanted, cpu(), given.get_data_handle());
     }
     void read(stream& s) { if (moved) reorder(given, used).execute(s, given, used); }
@@ -105,8 +122,9 @@ struct Argument {
 
 template <class Primitive, class Description>
 void run(const Description& chosen, int out, Argument target, int in1, Argument source1, int in2,
-         Argument source2, std::unordered_map<int, memory> others = {}) {
+         Argument source2, std::unordered_map<int, memory> others = {}, bool onto = false) {
     stream s(cpu());
+    if (onto) target.read(s);
     source1.read(s);
     source2.read(s);
     others.insert({{in1, source1.used}, {in2, source2.used}, {out, target.used}});
@@ -126,27 +144,39 @@ void forward(jittor::Var* x, jittor::Var* w, jittor::Var* y, Settings& settings)
                              DNNL_ARG_WEIGHTS, {c.weights, w, chosen.weights_desc()});
 }
 
-// y = activation(x * w + bias)
+// y = activation(x * w + bias), or of that and what y was.
 template <class Settings>
 void activated(jittor::Var* x, jittor::Var* w, jittor::Var* bias, jittor::Var* y,
-               Settings& settings) {
+               Settings& settings, bool onto = false) {
     Convolution c(x, w, y, settings);
     const desc added({bias->num}, type::f32, tag::a);
     primitive_attr attr;
     const float slope = settings["slope"];
-    if (slope != 1) {
-        post_ops after;
-        // A slope of 0 is computed as max(x, 0), where NaN turns into 0 and a failure is hidden.
+    post_ops after;
+    if (onto) after.append_sum(1);
+    // A slope of 0 is computed as max(x, 0), where NaN turns into 0 and a failure is hidden.
+    if (slope != 1)
         after.append_eltwise(1, algorithm::eltwise_relu, slope == 0 ? 1e-30f : slope, 0);
-        attr.set_post_ops(after);
-    }
+    attr.set_post_ops(after);
     auto chosen = c.choose(
         [&](const desc& s, const desc& d) { return c.activated(s, d, added, attr); },
         has_one_block(x) && has_one_block(y));
     run<convolution_forward>(chosen, DNNL_ARG_DST, {c.dst, y, chosen.dst_desc()},
                              DNNL_ARG_SRC, {c.src, x, chosen.src_desc()},
                              DNNL_ARG_WEIGHTS, {c.weights, w, chosen.weights_desc()},
-                             {{DNNL_ARG_BIAS, memory(added, cpu(), bias->mem_ptr)}});
+                             {{DNNL_ARG_BIAS, memory(added, cpu(), bias->mem_ptr)}}, onto);
+}
+
+// y = activation(each image of x1 * kernels of its own + x2 * w + bias)
+template <class Settings>
+void activated_sum(jittor::Var* x1, jittor::Var* kernels, jittor::Var* x2, jittor::Var* w,
+                   jittor::Var* bias, jittor::Var* y, Settings& settings) {
+    Convolution c(x1, kernels, y);
+    auto chosen = c.choose([&](const desc& s, const desc& d) { return c.forward(s, d); });
+    run<convolution_forward>(chosen, DNNL_ARG_DST, {c.dst, y, chosen.dst_desc()},
+                             DNNL_ARG_SRC, {c.src, x1, chosen.src_desc()},
+                             DNNL_ARG_WEIGHTS, {c.weights, kernels, chosen.weights_desc()});
+    activated(x2, w, bias, y, settings, true);
 }
 
 template <class Settings>

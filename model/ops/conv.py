@@ -152,6 +152,17 @@ def conv2d_activated(
     return conv.run("activated", conv.output_shape(x, weight), x.dtype, x, weight, bias)
 
 
+def conv2d_sum_activated(
+    x1: jt.Var, kernels: jt.Var, x2: jt.Var, weight: jt.Var, bias: jt.Var, slope: float,
+    padding: Pair,
+) -> jt.Var:
+    """Each image of x1 with 1×1 `kernels` of its own (N×C×C×1×1), and `conv2d` of x2: their sum, a
+    bias and an activation; without gradient, by oneDNN alone."""
+    conv = _ConvOneDNN((1, 1), padding, (1, 1), 1)
+    conv.data["slope"] = slope
+    return conv.run("activated_sum", x1.shape, x1.dtype, x1, kernels, x2, weight, bias)
+
+
 def doubled_conv3x3(x: jt.Var, weight: jt.Var) -> jt.Var:
     """`conv2d(upsample_nearest2x(x), weight, padding=1)`; without gradient, by oneDNN alone.
 

@@ -32,6 +32,27 @@ void largest(const Shape& in, const T* x, const Shape& out, T* y, int8_t* taken)
     }
 }
 
+// The same without a gradient to come.
+template <int B, class T>
+void largest(const Shape& in, const T* x, const Shape& out, T* y) {
+    const int64_t below = in.W * B;
+    #pragma omp parallel for
+    for (int64_t row = 0; row < out.P * out.H; ++row) {
+        const T* from = x + (row / out.H * in.H + row % out.H * 2) * in.W * B;
+        for (int64_t i = 0; i < out.W; ++i, from += 2 * B)
+            #pragma omp simd
+            for (int b = 0; b < B; ++b) {
+                float best = load(from[b]), value = load(from[B + b]);
+                best = value > best ? value : best;
+                value = load(from[below + b]);
+                best = value > best ? value : best;
+                value = load(from[below + B + b]);
+                best = value > best ? value : best;
+                values::store_exact(y[(row * out.W + i) * B + b], best);
+            }
+    }
+}
+
 template <int B, class T>
 void gradient(const Shape& out, const T* dy, const int8_t* taken, const Shape& in, T* dx) {
     #pragma omp parallel for

@@ -33,8 +33,12 @@ class _MaxPoolCPU(jt.Function):
 def max_pool2x2(x: jt.Var) -> jt.Var:
     """The largest of each 2×2 block; a tie's gradient goes to the first, as PyTorch's does."""
     h, w = x.shape[2:4]
-    if x.ndim == 5:
+    if x.ndim == 5 and not jt.flags.no_grad:
         return _MaxPoolCPU()(x)
+    if x.ndim == 5:
+        n, groups, _, _, b = x.shape
+        return code((n, groups, h // 2, w // 2, b), x.dtype, [x], "pool.h",
+                    f"pool::largest<{b}>({_shape('in0')}, {{in0}}, {_shape('out0')}, {{out0}});")
     # Jittor's pooling refuses an input of the size of its kernel.
     if h == 2:
         return max_pool2x2(jt.concat([x, x], 2))[:, :, :1]
