@@ -88,8 +88,10 @@ def test_results_are_compared_but_for_their_times(tmp_path):
 
 
 def test_memory_that_grows_is_noticed():
-    flat = [(n, 500_000_000 + n % 3) for n in range(100)]
-    leak = [(n, 500_000_000 + 2_000_000 * n) for n in range(100)]
-    assert not memory.judged(flat, 100, "frames").lost
-    (line,) = memory.judged(leak, 100, "frames").lost
-    assert line.startswith("600 MB, +2000.0 MB per 1000 frames over the second half of 100")
+    flat = [(n, 500_000_000 + n % 3) for n in range(1000)]
+    noisy = [(n, 500_000_000 + 20_000_000 * (n * 7919 % 11)) for n in range(1000)]
+    leak = [(n, 500_000_000 + 20_000 * n) for n in range(1000)]
+    assert not memory.judged(flat, 1000, "frame").lost
+    assert not memory.judged(noisy, 1000, "frame").lost
+    (line,) = memory.judged(leak, 1000, "frame").lost
+    assert line.startswith("511 MB, +20.0 ± 0.0 kB per frame over the second half of 1,000")
