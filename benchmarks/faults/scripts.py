@@ -76,7 +76,7 @@ def content(path: Path) -> Any:
     """What a file holds, times of day left out; raises if it is not whole."""
     if path.suffix == ".npz":
         arrays, meta = read_checkpoint(path)
-        arrays.pop("meta")
+        arrays.pop("meta", None)
         records = [{**record, "time": ""} for record in meta.pop("history", ())]
         return {name: array.tobytes() for name, array in arrays.items()}, records, {
             **meta, "started": ""}
