@@ -106,8 +106,8 @@ def test_kills_find_files_written_in_place(tmp_path, monkeypatch):
     monkeypatch.setattr(scripts, "resumed", lambda *_: ())
     monkeypatch.setattr(scripts, "command", lambda folder, _, output, slowed=(1, tmp_path / "m"): [
         sys.executable, "-m", "benchmarks.faults.slowed", *map(str, (*slowed, script, output))])
-    tally = kills.kill_training(tmp_path / "run", 5, 8)  # of them one is enough
-    assert tally.tries == 8 and any("half a file (" in line for line in tally.lost), tally
+    tally = kills.kill_training(tmp_path / "run", 5, 6)  # of them one is enough
+    assert tally.tries == 6 and any("half a file (" in line for line in tally.lost), tally
 
 
 def test_memory_that_grows_is_noticed():
