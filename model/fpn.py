@@ -7,7 +7,7 @@ from collections import OrderedDict
 from model.blocks import ConvStack, conv1x1, conv3x3
 from model.contrast import CHANNELS, ContrastNet
 from model.ops.batch_norm import LINEAR, RELU, BatchNorm
-from model.ops.elementwise import add, share, to_float32
+from model.ops.elementwise import add, probability, share, to_float32
 from model.ops.layout import enter, leave
 from model.ops.resize import add_resized, resize_bilinear
 from utils.runtime import jt
@@ -75,7 +75,7 @@ class Head(jt.Module):
         if self.is_training() and self.dropout > 0:
             kept = (jt.random(x.shape) >= self.dropout).float32()
             x = x * kept / (1 - self.dropout)
-        return jt.sigmoid(project(x))
+        return probability(project(x))
 
 
 class FPN(ContrastNet):

@@ -6,7 +6,7 @@ from model.blocks import ConvStack, conv1x1, conv3x3
 from model.contrast import CHANNELS, ContrastNet
 from model.ops.batch_norm import RELU, BatchNorm
 from model.ops.conv import Conv2d, doubled_conv3x3
-from model.ops.elementwise import join, share, to_float32
+from model.ops.elementwise import join, probability, share, to_float32
 from model.ops.layout import enter, leave
 from model.ops.pool import max_pool2x2
 from model.ops.resize import pad_to_multiple, upsample_nearest2x
@@ -73,4 +73,4 @@ class UNet(ContrastNet):
         y = self.Up_conv4(join(x2, self.Up4(x3)))
         y = self.Up_conv3(join(x1, self.Up3(y)))
         y = self.Up_conv2(join(x0, self.Up2(y)))
-        return leave(jt.sigmoid(self.Conv(to_float32(y))))[:, :, :height, :width]
+        return leave(probability(self.Conv(to_float32(y))))[:, :, :height, :width]

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from scripts import ROOT
 
-from benchmarks.faults import guarded, memory, scripts
+from benchmarks.faults import guarded, kills, memory, scripts
 from benchmarks.faults.bad_input import KINDS, damage, mutated, verdict
 from benchmarks.faults.trial import Tally
 from utils.errors import UserError
@@ -27,6 +27,7 @@ def test_the_short_form_loses_nothing():
     tries = {row[0]: int(row[1]) for row in rows}
     assert tries["bad input: last.npz damaged"] == 25
     assert tries["bad input: files made to do harm"] == 40
+    assert tries["kills: train_device0.py, then --resume"] == 2
     assert sum(int(row[3]) for row in rows) > 300 and all(row[5] == "0" for row in rows)
 
 
@@ -87,9 +88,33 @@ def test_results_are_compared_but_for_their_times(tmp_path):
     assert scripts.differences(a, {}) == "T_.txt"
 
 
+_IN_PLACE = """
+import sys
+from pathlib import Path
+import numpy as np
+folder = Path(sys.argv[1])
+folder.mkdir(exist_ok=True)
+print("Running on a CPU", flush=True)
+for name in ("a.npz", "b.npz"):
+    np.savez(folder / name, a=np.ones(1000))
+"""
+
+
+def test_kills_find_files_written_in_place(tmp_path, monkeypatch):
+    script = tmp_path / "script.py"
+    script.write_text(_IN_PLACE)
+    monkeypatch.setattr(scripts, "resumed", lambda *_: ())
+    monkeypatch.setattr(scripts, "command", lambda folder, _, output, slowed=(1, tmp_path / "m"): [
+        sys.executable, "-m", "benchmarks.faults.slowed", *map(str, (*slowed, script, output))])
+    tally = kills.kill_training(tmp_path / "run", 5, 6)  # of them one is enough
+    assert tally.tries == 6 and any("half a file (" in line for line in tally.lost), tally
+
+
 def test_memory_that_grows_is_noticed():
-    flat = [(n, 500_000_000 + n % 3) for n in range(100)]
-    leak = [(n, 500_000_000 + 2_000_000 * n) for n in range(100)]
-    assert not memory.judged(flat, 100, "frames").lost
-    (line,) = memory.judged(leak, 100, "frames").lost
-    assert line.startswith("600 MB, +2000.0 MB per 1000 frames over the second half of 100")
+    flat = [(n, 500_000_000 + n % 3) for n in range(1000)]
+    noisy = [(n, 500_000_000 + 20_000_000 * (n * 7919 % 11)) for n in range(1000)]
+    leak = [(n, 500_000_000 + 20_000 * n) for n in range(1000)]
+    assert not memory.judged(flat, 1000, "frame").lost
+    assert not memory.judged(noisy, 1000, "frame").lost
+    (line,) = memory.judged(leak, 1000, "frame").lost
+    assert line.startswith("511 MB, +20.0 ± 0.0 kB per frame over the second half of 1,000")

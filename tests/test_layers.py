@@ -12,7 +12,8 @@ from model.llskm import LLSKM, LLSKM1D
 from model.ops import batch_norm, pool, resize
 from model.ops.batch_norm import LEAKY, LINEAR, RELU
 from model.ops.conv import Conv2d, conv2d
-from model.ops.elementwise import global_average
+from model.ops.elementwise import global_average, probability
+from utils.checkpoint.weights import get_weights, load_weights
 from utils.runtime import jt
 
 pytestmark = pytest.mark.usefixtures("cpu")
@@ -202,6 +203,31 @@ def test_networks_take_any_size(rng, name, size):
     net.eval()
     y = net(jt.array(normal(rng, 2, 1, *size))).numpy()
     assert y.shape == (2, 1, *size) and np.isfinite(y).all() and (0 < y).all() and (y < 1).all()
+
+
+@pytest.mark.parametrize("size", [1, 16, 17, 4096])  # the kernel's vectors, and what is left over
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+def test_a_logit_that_is_no_number_is_no_probability(rng, size, value):
+    logit = 5 * normal(rng, 1, 1, 1, size)
+    expected = jt.sigmoid(jt.array(logit)).numpy()
+    lost = np.arange(size) % 3 == 0
+    logit[..., lost], expected[..., lost] = value, np.nan
+    np.testing.assert_array_equal(probability(jt.array(logit)).numpy(), expected)
+
+
+@pytest.mark.parametrize("name", MODEL_NAMES)
+@pytest.mark.parametrize("place", [0, 1])
+def test_a_network_that_overflows_says_so(rng, name, place):
+    net = build_model(name)
+    weights = get_weights(net)
+    parts = {"UNet": (["Conv1.conv.0"], ["Conv", "Up_conv2.conv.4"]),
+             "FPN": (["layer0.0.body.0"], ["head.block.4", "head.block.1"])}
+    for part in parts[name.split("_")[-1]][place]:
+        weights[f"{part}.weight"][:] = 3e38
+    load_weights(net, weights)
+    net.eval()
+    y = net(jt.array(normal(rng, 2, 1, 24, 40))).numpy()
+    assert np.isnan(y).any() and not (y > 0.999).any()
 
 
 @pytest.mark.parametrize("size", [(2, 2), (2, 8), (4, 6)])

@@ -41,7 +41,7 @@ def norm(training):
 def layer(name):
     from model.llskm import per_image_conv
     from model.ops import pool, resize
-    from model.ops.elementwise import global_average
+    from model.ops.elementwise import global_average, probability
     from utils.runtime import jt
 
     return {
@@ -59,13 +59,14 @@ def layer(name):
         "nearest": lambda: resize.upsample_nearest2x,
         "bilinear": lambda: lambda x: resize.resize_bilinear(x, (19, 31)),
         "average": lambda: global_average,
+        "probability": lambda: probability,
     }[name]()
 
 
 NAMES = (
     "3x3", "3x3, stride 2", "9x9, dilation 2", "1x17", "17x1", "1x1 to 4 channels",
     "1x1 to 1 channel", "per image", "batch norm, training", "batch norm, evaluation", "max-pool",
-    "nearest", "bilinear", "average",
+    "nearest", "bilinear", "average", "probability",
 )
 
 

@@ -486,13 +486,15 @@ def test_names_that_are_no_utf8_are_kept(tmp_path, weights):
     (tmp_path / "in" / os.fsdecode(b"\xff.png")).write_bytes(b"no image")
     result = subprocess.run(
         [sys.executable, ROOT / "test.py", "--device", "cpu", "--weights", weights, "--input",
-         tmp_path / "in", "--output", tmp_path / os.fsdecode(b"out\xff")],
+         tmp_path / "in", "--output", tmp_path / os.fsdecode(b"out\xff"), "--boxes", "coco"],
         capture_output=True, text=True)
     assert result.returncode == 2 and "Traceback" not in result.stderr, result.stderr
     assert "1 of 2 images could not be used" in result.stderr
     out = tmp_path / os.fsdecode(b"out\xff")
     content = json.loads((out / "detections" / f"{UNET}.json").read_text())
     assert [image["file"] for image in content["images"]] == [name]
+    coco = json.loads((out / "detections" / f"{UNET}.coco.json").read_text())
+    assert [image["file_name"] for image in coco["images"]] == [name]
     assert content["unreadable"][0]["file"] == os.fsdecode(b"\xff.png")
     rows = read_table(out / "detections" / f"{UNET}.csv")
     assert [row["file"] for row in rows] == ["\\udcc4\\udce3.png"] * len(found)

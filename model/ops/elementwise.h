@@ -1,5 +1,6 @@
-// Sums of activations in bfloat16, each rounded once. Needs values.h.
+// What is done value by value, most of it in bfloat16, each result rounded once. Needs values.h.
 #include <algorithm>
+#include <cmath>
 #include <vector>
 
 namespace elementwise {
@@ -29,6 +30,21 @@ inline void gradient(int64_t n, const bfloat16* y, const bfloat16* dy, float slo
 inline void round(int64_t n, const float* x, bfloat16* y) {
     #pragma omp parallel for simd
     for (int64_t i = 0; i < n; ++i) store(y[i], x[i]);
+}
+
+// Whether it is a number, which -Ofast would say of all.
+inline bool is_finite(float v) {
+    uint32_t bits;
+    std::memcpy(&bits, &v, 4);
+    return (bits & 0x7f800000) != 0x7f800000;
+}
+
+// p, but NaN where x is not a finite number.
+template <class T>
+void mark_lost(int64_t n, const T* p, const T* x, T* y) {
+    const T nan = values::hidden(T(NAN));
+    #pragma omp parallel for simd
+    for (int64_t i = 0; i < n; ++i) y[i] = is_finite(x[i]) ? p[i] : nan;
 }
 
 // N×G rows of P pixels with B channels: y = x + bias.

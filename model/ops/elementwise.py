@@ -61,6 +61,26 @@ def to_float32(x: jt.Var) -> jt.Var:
     return _ToFloat32()(x) if x.dtype == BFLOAT16 else x
 
 
+def probability(logit: jt.Var) -> jt.Var:
+    """The sigmoid; NaN where a logit is not a finite number.
+
+    Jittor's makes probabilities near 0 and 1 of NaN and infinity, and a network whose activations
+    have overflowed would look as one that finds nothing.
+    """
+    p = jt.sigmoid(logit)
+    # -Ofast, on the CPU, would fold the difference into 0.
+    return p + (logit - logit).detach() if jt.flags.use_cuda else _MarkLost()(p, logit)
+
+
+class _MarkLost(jt.Function):
+    def execute(self, p, logit):
+        return _code(p.shape, p.dtype, [p, logit],
+                     "mark_lost(out0->num, {in0}, {in1}, {out0});")
+
+    def grad(self, dy):
+        return dy, None
+
+
 # ------------------------------------------------------------------------------------- bfloat16
 
 

@@ -13,7 +13,7 @@ from scipy import ndimage
 
 from evaluation.pd_fa import find_regions
 from utils.data.boxes import CATEGORY
-from utils.files import atomic_path, write_text
+from utils.files import atomic_path
 
 COORDINATES = (
     "pixels, x to the right and y down; the centre of the top left pixel is (0, 0). x, y: the "
@@ -81,20 +81,18 @@ def save_detections(
         writer = csv.writer(file)
         writer.writerow(["file", *Detection._fields])
         writer.writerows((frame.file, *found) for frame in frames for found in frame.detections)
-    images = [
-        {**frame._asdict(), "detections": [found._asdict() for found in frame.detections]}
-        for frame in frames
-    ]
-    unreadable = [{"file": file, "reason": reason} for file, reason in problems.items()]
-    content = {**run, "coordinates": COORDINATES, "images": images, "unreadable": unreadable}
-    write_text(json_path, json.dumps(content, indent=1, ensure_ascii=False))
+    _save_json(json_path, {**run, "coordinates": COORDINATES}, {
+        "images": (
+            {**frame._asdict(), "detections": [found._asdict() for found in frame.detections]}
+            for frame in frames),
+        "unreadable": ({"file": file, "reason": reason} for file, reason in problems.items()),
+    })
 
 
 def save_coco(path: Path, frames: Sequence[Frame], description: str) -> None:
     """Writes detections as COCO has annotations, with `score`, the peak, and `centroid`, x and y.
 
-    A `bbox` is [x, y, width, height] from the outer edge of its pixels. Entry by entry: beside
-    `frames` themselves no memory grows with their number.
+    A `bbox` is [x, y, width, height] from the outer edge of its pixels.
 
     Args:
         path: the file.
@@ -103,15 +101,24 @@ def save_coco(path: Path, frames: Sequence[Frame], description: str) -> None:
     """
     found = ((image_id, each) for image_id, frame in enumerate(frames, 1)
              for each in frame.detections)
-    parts: dict[str, Iterable] = {
+    _save_json(path, {"info": {"description": description}}, {
         "images": ({"id": image_id, "file_name": frame.file, "width": frame.width,
                     "height": frame.height} for image_id, frame in enumerate(frames, 1)),
         "annotations": (_annotation(number, *each) for number, each in enumerate(found, 1)),
         "categories": [CATEGORY],
-    }
-    with atomic_path(path) as temporary, open(temporary, "w", encoding="utf-8") as file:
-        file.write(f'{{"info": {_as_json({"description": description})}')
-        for name, entries in parts.items():
+    })
+
+
+def _save_json(path: Path, head: Mapping[str, Any], lists: Mapping[str, Iterable]) -> None:
+    """An object of `head` and lists, which are written entry by entry: no memory grows with them.
+
+    Names of files that are no UTF-8 stand in it with escapes, which JSON understands.
+    """
+    with atomic_path(path) as temporary, open(
+        temporary, "w", encoding="utf-8", errors="backslashreplace"
+    ) as file:
+        file.write(_as_json(head)[:-1])
+        for name, entries in lists.items():
             file.write(f',\n"{name}": [')
             for index, entry in enumerate(entries):
                 file.write(("," if index else "") + "\n " + _as_json(entry))

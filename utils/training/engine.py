@@ -61,7 +61,7 @@ def train_one_epoch(
             optimizer.step(loss)
             jt.sync_all(True)
             value = loss.item()
-            # The loss alone does not tell: Jittor's sigmoid makes a number of NaN.
+            # The loss alone does not tell: it is from before the step.
             if not math.isfinite(value) or not all_finite(net):
                 raise UserError(
                     f"the loss or its gradient is not finite in epoch {epoch}, batch "
