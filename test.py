@@ -151,4 +151,4 @@ def _tile(text: str) -> int:
 
 
 if __name__ == "__main__":
-    cli.run(main)
+    cli.run(main, many=True)

@@ -17,7 +17,7 @@ from types import ModuleType
 
 from utils import environment
 from utils.errors import UserError
-from utils.runtime import cuda
+from utils.runtime import cuda, ranks
 from utils.runtime.onednn import cpu_instructions, provide_onednn
 
 DEVICES = ("auto", "cpu", "cuda")
@@ -106,7 +106,7 @@ def use_cuda(on: bool) -> None:
 
 def set_seed(seed: int) -> None:
     """Seeds Python's, NumPy's and Jittor's generators."""
-    start_if_needed().set_global_seed(seed)
+    start_if_needed().set_global_seed(seed, different_seed_for_mpi=False)
 
 
 def start_if_needed() -> ModuleType:
@@ -147,13 +147,15 @@ def _boot(device: str, precision: str) -> Runtime:
         if precision == "float32":  # read by cuBLAS and cuDNN when they are loaded
             os.environ["NVIDIA_TF32_OVERRIDE"] = "0"
         toolkit.load()
+    ranks.prepare(cuda.find_nccl(home / ".cache" / "jittor") if toolkit and ranks.size() > 1
+                  else None)
     if str(home) != os.path.expanduser("~"):
         # Its home, so that nothing is written to the user's. For good: Jittor's compiler processes
         # look there as well.
         os.environ["HOME"] = os.environ["JITTOR_HOME"] = str(home)
 
     try:
-        with _silence():
+        with _silence(), ranks.mended_mpi():
             jittor = _import_jittor(home)
     except ImportError as error:
         if isinstance(error, ModuleNotFoundError) and not str(error.name).endswith("_core"):
