@@ -247,6 +247,9 @@ def _restore_process(jittor) -> None:
             handler = signal.getsignal(number)
             if handler is not None:
                 signal.signal(number, handler)
+        if ranks.size() > 1:  # these would wait for the others, who wait for this one
+            for number in (signal.SIGSEGV, signal.SIGBUS, signal.SIGFPE, signal.SIGILL):
+                signal.signal(number, signal.SIG_DFL)
 
 
 def _let_threads_settle() -> None:

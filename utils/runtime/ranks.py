@@ -77,8 +77,11 @@ class Share:
     token: jt.Var | None = None
 
     def weigh(self, x: jt.Var) -> jt.Var:
-        """x, or zeros where this rank holds no image and computes with another one's."""
-        return x if self.own else _jittor().zeros_like(x)
+        """x, or zeros where this rank holds no image and computes with another one's.
+
+        By a product, so that the exchanges that x comes from are not left out.
+        """
+        return x if self.own else x * 0
 
 
 _share: Share | None = None
