@@ -28,6 +28,8 @@ from utils.training.engine import Interrupted, evaluate, train_one_epoch
 from utils.training.logs import METRICS, EpochRecord, best_epochs, log_time, write_log
 from utils.training.resume import SavedRun, goes_on_in, newest_run, read_run
 
+SAVED_EVERY = 60  # seconds, of several ranks: any of them, or its host, may be gone at any time
+
 
 @dataclasses.dataclass(frozen=True)
 class Options:
@@ -146,6 +148,7 @@ class Run:
         # Only what could be read, or was written, is worth to be kept when the next one is saved.
         self.last_is_whole = bool(saved) and saved.path == self.folder / places.LAST
         self.log_path = places.log_file(output_dir, dataset_name, model_name, self.started)
+        self.saved_at = time.monotonic()
 
     def _find_checkpoint(self, resume: str | Path) -> SavedRun:
         saved = newest_run(self.folder) if resume == "last" else read_run(resume)
@@ -241,7 +244,7 @@ class Run:
         if self.last_is_whole and last.is_file():
             keep_as(last, self.folder / places.BEFORE)
         save_weights(self.net, last, meta, self.optimizer.state_dict())
-        self.last_is_whole = True
+        self.last_is_whole, self.saved_at = True, time.monotonic()
 
     def run_epoch(
         self,
@@ -257,8 +260,14 @@ class Run:
             Interrupted: by `check_stop`; `save_last` then keeps what is done.
         """
         epoch = self.epochs_done + 1
+
+        def after_step() -> None:
+            check_stop()
+            if ranks.size() > 1 and time.monotonic() - self.saved_at > SAVED_EVERY:
+                self.save_last()
+
         train_one_epoch(self.net, self.optimizer, train_split, self.recipe, epoch, self.losses,
-                        check_stop)
+                        after_step)
         record = EpochRecord(epoch, sum(self.losses) / len(self.losses), log_time())
         if evaluated:
             scores = evaluate(self.net, test_split, self.recipe.batch_size, threshold,
