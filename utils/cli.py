@@ -235,6 +235,8 @@ def run(main: Callable[[], int | None], many: bool = False) -> NoReturn:
     except KeyboardInterrupt:
         status, line = 130, "interrupted"
     except BrokenPipeError:  # `| head` has read enough
+        if ranks.size() > 1:
+            os._exit(1)
         sys.stderr.close()
         status = 0
     except OSError as error:  # no space, no permission: it names the file and the reason

@@ -49,7 +49,8 @@ class Runtime:
         else:
             where = (f", CUDA {self.toolkit.cuda}, cuDNN {self.toolkit.cudnn}, "
                      f"precision {self.precision}")
-        return (f"Running on {self.device} ({self.device_name}{where}), "
+        many = f" by {ranks.size()} ranks" if ranks.size() > 1 else ""
+        return (f"Running on {self.device}{many} ({self.device_name}{where}), "
                 f"Jittor {self.jittor}{onednn}, Python {self.python}")
 
 

@@ -161,7 +161,7 @@ def check_same(value: Any, what: str) -> None:
     for other, theirs in enumerate(values):
         if theirs != values[0]:
             raise UserError(f"rank {other} has {what} of its own: all hosts must see the same "
-                            "files (a shared folder) and have the same packages")
+                            "files and have processors of one kind")
 
 
 def _broadcast(content, root):

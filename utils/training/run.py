@@ -177,14 +177,15 @@ class Run:
         """Network, dataset and recipe in one line, the head of the log."""
         return f"{self.model_name} on {self.dataset_name}: {self.recipe.describe()}"
 
-    def check_ranks(self, splits: Sequence[Split]) -> None:
-        """Raises UserError unless all ranks have read the same images, and begin alike."""
-        digest = hashlib.sha256()
+    def check_ranks(self, splits: Sequence[Split] = ()) -> None:
+        """Raises UserError unless the run, and the images given, are the same on all ranks."""
+        if ranks.size() == 1:
+            return
+        digest = hashlib.sha256(repr((self.recipe, self.epochs_done, self.losses)).encode())
         weights = [*get_weights(self.net).values(), *self.optimizer.state_dict().values()]
         for array in chain(weights, *(split.images + split.masks for split in splits)):
             digest.update(np.ascontiguousarray(array))
-        ranks.check_same(digest.hexdigest(), "images or a checkpoint")
-        ranks.check_same((self.recipe, self.epochs_done, self.losses), "a checkpoint")
+        ranks.check_same(digest.digest(), "images or weights")
 
     def begin(self) -> None:
         """Prepares the folder, which nobody else may use, and says how the run begins.
@@ -268,6 +269,7 @@ class Run:
 
         train_one_epoch(self.net, self.optimizer, train_split, self.recipe, epoch, self.losses,
                         after_step)
+        self.check_ranks()
         record = EpochRecord(epoch, sum(self.losses) / len(self.losses), log_time())
         if evaluated:
             scores = evaluate(self.net, test_split, self.recipe.batch_size, threshold,
@@ -314,8 +316,7 @@ def train(
     parameters = sum(p.numel() for p in run.optimizer.parameters)
     print(f"{run.describe()}; {parameters:,} parameters, {steps} batches an epoch; "
           f"log {run.log_path}, weights {run.folder}", flush=True)
-    if ranks.size() > 1:
-        run.check_ranks(splits)
+    run.check_ranks(splits)
     with only_one(run.folder) if ranks.first() else contextlib.nullcontext():
         if ranks.first():
             run.begin()
