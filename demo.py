@@ -12,7 +12,7 @@ from pathlib import Path
 
 from utils import environment
 
-# Small enough for two cores and a quarter of an hour, 3 minutes of it Jittor compiling itself.
+# Small enough for two cores and a quarter of an hour, in part Jittor compiling itself.
 N_TRAIN, N_TEST, SIZE = 64, 24, 64
 TRAINING = ["--image_size", SIZE, "--batch_size", 8, "--epochs", 30, "--lr", 5e-3]
 DETECTIONS, ROWS = "detections.png", 5  # the picture of detections, and its rows

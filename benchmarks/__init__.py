@@ -1,1 +1,1 @@
-"""Measurements whose numbers stand in the README: `python -m benchmarks.<name>`."""
+"""Measurements whose numbers stand in README and docs/: `python -m benchmarks.<name>`."""

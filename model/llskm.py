@@ -54,15 +54,12 @@ class ChannelAttention(jt.Module):
         return jt.sigmoid(self.avg_channel(pooled))
 
     def predicted(self, pooled: jt.Var) -> jt.Var:
-        """The same in one operator, without gradient, on the CPU.
-
-        Of small operators there are more than of convolutions: where those are fast, it shows.
-        """
+        """The same in one operator, without gradient, on the CPU."""
         (dense1, norm1), (dense2, norm2) = self.avg_channel.steps
         inputs = [pooled, dense1.weight, dense2.weight, *norm1.parts(), *norm2.parts()]
         return code(
-            pooled.shape, "float64", inputs, "attention.h",
-            "attention::theta(in1_shape1, in1_shape0, in0_shape0, {in0}, {in1}, {in2}, "
+            pooled.shape, "float64", inputs, "llskm.h",
+            "llskm::theta(in1_shape1, in1_shape0, in0_shape0, {in0}, {in1}, {in2}, "
             f"{{{{in3}}, {{in4}}, {{in5}}, {{in6}}}}, {{{{in7}}, {{in8}}, {{in9}}, {{in10}}}}, "
             f"{EPS}, {{out0}});")
 
@@ -84,6 +81,18 @@ def per_image_conv(
         y = conv2d_activated(images, kernels, jt.concat([bias] * n), slope, padding=padding,
                              dilation=dilation, groups=n)
     return y.reshape(x.shape)
+
+
+def _predicted(function, weights, theta, scale):
+    """The kernels of each image, times a factor on their output channels, by that of llskm.h.
+
+    One operator in place of many small ones: where convolutions are fast, those show.
+    """
+    c, _, *size = weights[0].shape
+    size = size if len(weights) == 1 else (1, 1)
+    pointers = ", ".join(f"{{in{i}}}" for i in range(len(weights) + 2))
+    return code((theta.shape[0], c, c, *size), "float32", [*weights, theta, scale], "llskm.h",
+                f"llskm::{function}(out0_shape0, out0_shape1, in0_shape3, {pointers}, {{out0}});")
 
 
 def _by_image(theta):
@@ -115,8 +124,8 @@ class LLSKM(jt.Module):
         if not norm.folds(x):
             return norm(self(x, pooled))
         scale, shift = norm.scale_and_shift()
-        kernels = self._kernels(self.attn.predicted(pooled)) * scale
-        return per_image_conv(x, kernels.float32(), *self._geometry(), shift, norm.slope)
+        kernels = _predicted("kernels", [self.conv.weight], self.attn.predicted(pooled), scale)
+        return per_image_conv(x, kernels, *self._geometry(), shift, norm.slope)
 
     def _geometry(self):
         """Padding and dilation."""
@@ -160,8 +169,9 @@ class LLSKM1D(jt.Module):
         if not norm.folds(x):
             return norm(self(x, pooled))
         scale, shift = norm.scale_and_shift()
-        centre = self._centre(self.attn.predicted(pooled)) * scale
-        centre = per_image_conv(x, centre.float32())
+        weights = [self.conv_1xn.weight, self.conv_nx1.weight]
+        centre = per_image_conv(
+            x, _predicted("centres", weights, self.attn.predicted(pooled), scale))
         weight = -scale * self.conv_nx1.weight.float64()
         bias = shift - scale.reshape(-1) * self.conv_nx1.bias
         surround = conv2d_activated(

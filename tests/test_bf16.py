@@ -247,6 +247,26 @@ def test_theta_in_one_operator():
     assert np.isnan(attention.predicted(pooled).numpy()).all((1, 2, 3)).tolist() == [0, 1, 0]
 
 
+@pytest.mark.parametrize("form", ["2D", "1D"])
+def test_the_kernels_of_each_image_in_one_operator(form):
+    from model.llskm import LLSKM, LLSKM1D, _predicted
+
+    jt, rng = runtime.jt, np.random.default_rng(0)
+    theta = jt.array(rng.random((3, 32, 1, 1))).float64()
+    scale = jt.array(0.5 + rng.random((32, 1, 1, 1))).float64()
+    if form == "2D":
+        kernel = LLSKM(32, 5)
+        ours = _predicted("kernels", [kernel.conv.weight], theta, scale)
+        truth = kernel._kernels(theta)
+    else:
+        kernel = LLSKM1D(32, 5)
+        weights = [kernel.conv_1xn.weight, kernel.conv_nx1.weight]
+        ours, truth = _predicted("centres", weights, theta, scale), kernel._centre(theta)
+    truth = (truth * scale).numpy()
+    assert ours.shape == truth.shape
+    np.testing.assert_allclose(ours.numpy(), truth, rtol=1e-7, atol=1e-9)
+
+
 @pytest.mark.parametrize("size", [(8, 8), (5, 7), (1, 2)])
 def test_doubling_and_a_convolution_at_once(size):
     from model.ops.conv import conv2d, doubled_conv3x3

@@ -28,7 +28,7 @@ def parse(*words):
     return parser.parse_args([str(word) for word in words])
 
 
-def test_defaults_are_those_of_the_readme():
+def test_defaults_are_those_of_the_page():
     args = parse()
     assert args.model_names == ["L2SKNet_UNet"] and args.dataset_names == ["NUDT-SIRST"]
     assert args.dataset_dir == ROOT / "data" and args.output_dir == ROOT

@@ -32,7 +32,7 @@ def python(code, **variables):
 
 @pytest.fixture(scope="module", autouse=True)
 def compiled_core():
-    """The core that Jittor compiles once, 3 minutes, is not part of any test."""
+    """The core that Jittor compiles once, which takes a minute or two, is not part of any test."""
     run = python("from utils.runtime import start; start('cpu')")
     assert run.returncode == 0, run.stderr
 

@@ -1,4 +1,6 @@
 // Sums of activations in bfloat16, each rounded once. Needs values.h.
+#include <algorithm>
+#include <vector>
 
 namespace elementwise {
 using values::bfloat16;
@@ -41,16 +43,26 @@ void add_bias(int64_t N, int64_t G, int64_t P, const bfloat16* x, const float* b
             }
 }
 
-// The sums over each image and channel, N×G×B, in double precision.
+// The sums over each image and channel, N×G×B, in double precision: in parts, for there may be fewer
+// rows than threads.
 template <int B>
 void sums(int64_t N, int64_t G, int64_t P, const bfloat16* x, double scale, double* sum) {
-    #pragma omp parallel for
-    for (int64_t row = 0; row < N * G; ++row) {
-        double total[B] = {};
-        for (int64_t i = 0; i < P; ++i)
-            for (int b = 0; b < B; ++b) total[b] += load(x[(row * P + i) * B + b]);
-        for (int b = 0; b < B; ++b) sum[row * B + b] = total[b] * scale;
-    }
+    const int64_t size = 1024, parts = (P + size - 1) / size;
+    std::vector<double> totals(N * G * parts * B);
+    #pragma omp parallel for collapse(2)
+    for (int64_t row = 0; row < N * G; ++row)
+        for (int64_t part = 0; part < parts; ++part) {
+            double total[B] = {};
+            for (int64_t i = part * size; i < std::min(P, (part + 1) * size); ++i)
+                for (int b = 0; b < B; ++b) total[b] += load(x[(row * P + i) * B + b]);
+            std::copy(total, total + B, &totals[(row * parts + part) * B]);
+        }
+    for (int64_t row = 0; row < N * G; ++row)
+        for (int b = 0; b < B; ++b) {
+            double total = 0;
+            for (int64_t part = 0; part < parts; ++part) total += totals[(row * parts + part) * B + b];
+            sum[row * B + b] = total * scale;
+        }
 }
 
 // Each image's and channel's value, N×G×B, at all its pixels.

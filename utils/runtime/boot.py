@@ -18,7 +18,8 @@ from types import ModuleType
 from utils import environment
 from utils.errors import UserError
 from utils.runtime import cuda, ranks
-from utils.runtime.onednn import cpu_instructions, provide_onednn
+from utils.runtime.onednn import cpu_instructions, onednn_folder, provide_onednn
+from utils.runtime.quick import CACHE_NAME, quick_core, quicken_kernels
 
 DEVICES = ("auto", "cpu", "cuda")
 BF16 = "bf16"
@@ -138,7 +139,7 @@ def _boot(device: str, precision: str) -> Runtime:
         "python_config_path": environment.python_config(),
         "use_cutt": "0", "use_cutlass": "0", "use_nccl": "0", "use_mpi": "0",  # downloads
         "FIX_TORCH_ERROR": "0",  # would import PyTorch
-        "cache_name": "default",  # else named after this repository's git branch, and recompiled
+        "cache_name": CACHE_NAME,  # else named after this repository's git branch, and recompiled
         "gdb_path": "",  # a quarter of a second at every start
     }.items():
         os.environ.setdefault(name, value)
@@ -158,6 +159,8 @@ def _boot(device: str, precision: str) -> Runtime:
     try:
         with _silence(), ranks.mended_mpi():
             jittor = _import_jittor(home)
+            if not toolkit:
+                quicken_kernels(jittor, onednn_folder(home))
     except ImportError as error:
         if isinstance(error, ModuleNotFoundError) and not str(error.name).endswith("_core"):
             raise UserError(f"{error.name} is not installed for {sys.executable}: run "
@@ -196,14 +199,16 @@ def _import_jittor(home: Path) -> ModuleType:
         os.environ["use_mkl"] = "0"  # or it would be downloaded from a university's server
     core = "cu*/jittor_core*.so" if os.environ["nvcc_path"] else "jittor_core*.so"
     if not any(Path(jittor_utils.cache_path).glob(core)):
-        print("Jittor compiles its core, once for this environment: about 3 minutes on 2 cores",
+        print("Jittor compiles its core, once for this environment: a minute or two on 2 cores",
               file=sys.stderr, flush=True)
     log = jittor_utils.LOG
     if os.environ.get("log_v", "0") == "0":
         # Jittor's information lines go, its warnings, errors and progress stay.
         log.log_silent = 0
         log._log = _log_quietly
-    import jittor
+    # On a GPU, which waits for it, the core is compiled as Jittor does it.
+    with contextlib.nullcontext() if os.environ["nvcc_path"] else quick_core():
+        import jittor
 
     return jittor
 
