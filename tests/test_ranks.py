@@ -116,7 +116,7 @@ def test_shares_of_unequal_size_equal_one_process(numbers, ranks, model, shape):
     np.testing.assert_allclose(ours["train"], one["train"], rtol=0, atol=1e-5)
     np.testing.assert_allclose(ours["dropout"], one["dropout"], rtol=0, atol=1e-5)
     for kind in ("buffer", "trained", "losses"):
-        assert distance(one, ours, kind) <= max(3 * distance(one, turned, kind), 2e-7)
+        assert distance(one, ours, kind) <= max(10 * distance(one, turned, kind), 2e-7)
     # Of the images each has been predicted by one of the ranks.
     assert json.loads(str(ours["scores"])) == json.loads(str(one["scores"]))
 
