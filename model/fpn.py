@@ -10,6 +10,7 @@ from model.ops.batch_norm import LINEAR, RELU, BatchNorm
 from model.ops.elementwise import add, probability, share, to_float32
 from model.ops.layout import enter, leave
 from model.ops.resize import add_resized, resize_bilinear
+from model.ops.sharing import random
 from utils.runtime import jt
 
 DROPOUT = 0.1
@@ -73,7 +74,7 @@ class Head(jt.Module):
         conv, norm, project = self.block
         x = to_float32(conv.normalised(x, norm))
         if self.is_training() and self.dropout > 0:
-            kept = (jt.random(x.shape) >= self.dropout).float32()
+            kept = (random(x.shape) >= self.dropout).float32()
             x = x * kept / (1 - self.dropout)
         return probability(project(x))
 

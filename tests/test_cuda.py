@@ -265,3 +265,20 @@ def test_flags_lose_fast_math_and_serve_newer_gpus():
     assert "fast_math" not in cuda.adapt_flags(flags, H200)
     assert "-code=compute_90" not in cuda.adapt_flags(flags, H200)
     assert "-code=compute_90" in cuda.adapt_flags(flags, cuda.Gpu("Newer", 120, (13, 0)))
+
+
+def test_nccl_of_the_system_or_of_wheels(monkeypatch, tmp_path):
+    with pytest.raises(UserError, match="nvidia-nccl-cu12"):
+        cuda.find_nccl(tmp_path)
+    site = tmp_path / "site"
+    include, lib = site / "nvidia/nccl/include", site / "nvidia/nccl/lib"
+    touch(include / "nccl.h", lib / "libnccl.so.2")
+    monkeypatch.setattr(cuda, "_sites", lambda: [site])
+    for _ in range(2):  # the second rank finds what the first has made
+        found = cuda.find_nccl(tmp_path / "jittor")
+        assert found[0] == include
+        assert (found[1] / "libnccl.so").resolve() == lib / "libnccl.so.2"
+    touch(tmp_path / "include/nccl.h", tmp_path / "lib/libnccl.so")
+    system = tmp_path / "include", tmp_path / "lib"
+    monkeypatch.setattr(cuda, "_system_folders", lambda: [system])
+    assert cuda.find_nccl(tmp_path / "jittor") == system

@@ -5,7 +5,11 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import io
+import os
+import platform
 import sys
+import time
+import traceback
 from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
@@ -13,7 +17,7 @@ from typing import Any, NoReturn
 from model import MODEL_NAMES
 from utils.errors import UserError
 from utils.recipe import FIELDS, Recipe
-from utils.runtime import BF16, DEVICES, PRECISIONS
+from utils.runtime import BF16, DEVICES, PRECISIONS, ranks
 
 ROOT = Path(__file__).resolve().parent.parent
 DATASET = "NUDT-SIRST"
@@ -210,23 +214,54 @@ def _threshold(text: str) -> float:
     return value
 
 
-def run(main: Callable[[], int | None]) -> NoReturn:
-    """Runs a script's `main`; a UserError or a file's error is one line and exit status 2."""
+def run(main: Callable[[], int | None], many: bool = False) -> NoReturn:
+    """Runs a script's `main`; a UserError or a file's error is one line and exit status 2.
+
+    Args:
+        many: whether several ranks may run it together, by mpirun.
+    """
     # A file's name may hold bytes that are no UTF-8: shown so, not a reason to stop.
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")
+    if not ranks.first():
+        sys.stdout = sys.stderr = open(os.devnull, "w")
+    status, line = 2, ""
     try:
+        if ranks.size() > 1 and not many:
+            raise UserError("mpirun is for train_device0.py and test.py; run this without it")
         status = main()
     except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        status = 2
+        line = f"error: {error}"
     except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
-        status = 130
+        status, line = 130, "interrupted"
     except BrokenPipeError:  # `| head` has read enough
+        if ranks.size() > 1:
+            os._exit(1)
         sys.stderr.close()
         status = 0
     except OSError as error:  # no space, no permission: it names the file and the reason
-        print(f"error: {error}", file=sys.stderr)
-        status = 2
+        line = f"error: {error}"
+    except Exception:
+        if ranks.size() == 1:
+            raise
+        status, line = 1, traceback.format_exc()
+    if line and ranks.size() > 1:
+        _end_all(status, line)
+    if line:
+        print(line, file=sys.stderr)
+    if status:
+        ranks.gather(None)  # mpirun ends all when the first one ends so
     sys.exit(status)
+
+
+def _end_all(status: int, line: str) -> NoReturn:
+    """Says why, and leaves without a word to the other ranks, so that mpirun ends them.
+
+    Not by `sys.exit`, in which MPI waits for them. An error that all have is told by the first.
+    """
+    if not ranks.first():
+        time.sleep(1 + ranks.rank() / 8)
+        line += f" (rank {ranks.rank()} on {platform.node()})"
+    print(line, file=sys.__stderr__, flush=True)
+    sys.__stdout__.flush()
+    os._exit(status)

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from utils import runtime
+from utils.runtime import ranks
 
 
 class Adam:
@@ -51,6 +52,8 @@ class Adam:
         step_size = self.lr / (1 - beta1**self.steps)
         correction = math.sqrt(1 - beta2**self.steps)
         gradients = jt.grad(loss, self.parameters)
+        if ranks.share():
+            gradients = ranks.all_sums(gradients)
         for parameter, gradient, (m, v) in zip(self.parameters, gradients, self.moments):
             m.update(m + (gradient - m) * (1 - beta1))
             v.update(v * beta2 + gradient * gradient * (1 - beta2))

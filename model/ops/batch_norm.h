@@ -19,20 +19,21 @@ struct Shape {
     int64_t group_of(int64_t row) const { return row / H % G; }
 };
 
-// From two sums over each row, `part`, those over each channel.
+// From two sums over each row, `part`, those over each channel: C of the first, then C of the second.
 template <int B>
-void sum_up(const Shape& s, const std::vector<double>& part, std::vector<double>& first,
-            std::vector<double>& second) {
+void sum_up(const Shape& s, const std::vector<double>& part, double* sums) {
+    std::fill(sums, sums + 2 * s.G * B, 0.);
     for (int64_t row = 0; row < s.rows(); ++row)
         for (int b = 0; b < B; ++b) {
-            first[s.group_of(row) * B + b] += part[row * 2 * B + b];
-            second[s.group_of(row) * B + b] += part[row * 2 * B + B + b];
+            sums[s.group_of(row) * B + b] += part[row * 2 * B + b];
+            sums[(s.G + s.group_of(row)) * B + b] += part[row * 2 * B + B + b];
         }
 }
 
-// Mean and biased variance of each channel.
+// Of each channel the sums of values and of squares, and at the end the number of pixels: what
+// ranks that share a batch add up.
 template <int B, class In>
-void statistics(const Shape& s, const In* x, double* mean, double* var) {
+void sums(const Shape& s, const In* x, double* sums) {
     std::vector<double> part(s.rows() * 2 * B);
     #pragma omp parallel for
     for (int64_t row = 0; row < s.rows(); ++row) {
@@ -47,12 +48,26 @@ void statistics(const Shape& s, const In* x, double* mean, double* var) {
         std::copy(total, total + B, &part[row * 2 * B]);
         std::copy(squares, squares + B, &part[row * 2 * B + B]);
     }
-    std::vector<double> total(s.G * B), squares(s.G * B);
-    sum_up<B>(s, part, total, squares);
-    for (int64_t c = 0; c < s.G * B; ++c) {
-        mean[c] = total[c] / s.pixels();
-        var[c] = std::max(squares[c] / s.pixels() - mean[c] * mean[c], 0.0);
+    sum_up<B>(s, part, sums);
+    sums[2 * s.G * B] = s.pixels();
+}
+
+// From them mean and biased variance of each channel.
+template <int B>
+void moments(const Shape& s, const double* sums, double* mean, double* var) {
+    const int64_t channels = s.G * B;
+    const double pixels = sums[2 * channels];
+    for (int64_t c = 0; c < channels; ++c) {
+        mean[c] = sums[c] / pixels;
+        var[c] = std::max(sums[channels + c] / pixels - mean[c] * mean[c], 0.0);
     }
+}
+
+template <int B, class In>
+void statistics(const Shape& s, const In* x, double* mean, double* var) {
+    std::vector<double> of_channels(2 * s.G * B + 1);
+    sums<B>(s, x, of_channels.data());
+    moments<B>(s, of_channels.data(), mean, var);
 }
 
 // What it is when predicting, y = scale·x + shift, of C channels. `conv_bias`, if there is one, is
@@ -103,23 +118,33 @@ void normalise(const Shape& s, const In* x, const float* weight, const float* bi
     }
 }
 
-// z is the activation's input, recomputed rather than kept. With h = (x − mean)/std,
-// dx = scale·(dz − mean(dz) − h·mean(dz·h)).
+// How x is normalised when training.
+template <class Real>
+struct Affine {
+    std::vector<double> rstd;
+    std::vector<Real> scale, shift, centre;
+    Affine(int64_t channels, const float* weight, const float* bias, const double* mean,
+           const double* var, double eps)
+        : rstd(channels), scale(channels), shift(channels), centre(mean, mean + channels) {
+        for (int64_t c = 0; c < channels; ++c) {
+            rstd[c] = 1 / std::sqrt(var[c] + eps);
+            const double factor = weight[c] * rstd[c];
+            scale[c] = factor;
+            shift[c] = bias[c] - mean[c] * factor;
+        }
+    }
+};
+
+// Of each channel the sums of dz and of dz·(x − mean), and from them the gradients of weight and
+// bias. z is the activation's input, recomputed rather than kept.
 template <int B, class In, class Out>
-void backward(const Shape& s, const In* x, const Out* dy, const float* weight, const float* bias,
-              const double* mean, const double* var, double eps, double slope_, In* dx,
-              float* dweight, float* dbias) {
+void backward_sums(const Shape& s, const In* x, const Out* dy, const float* weight,
+                   const float* bias, const double* mean, const double* var, double eps,
+                   double slope_, double* sums, float* dweight, float* dbias) {
     typedef typename values::Computed<Out>::type Real;
     const Real slope = slope_;
     const int64_t channels = s.G * B;
-    std::vector<double> rstd(channels);
-    std::vector<Real> scale(channels), shift(channels), centre(mean, mean + channels);
-    for (int64_t c = 0; c < channels; ++c) {
-        rstd[c] = 1 / std::sqrt(var[c] + eps);
-        const double factor = weight[c] * rstd[c];
-        scale[c] = factor;
-        shift[c] = bias[c] - mean[c] * factor;
-    }
+    const Affine<Real> a(channels, weight, bias, mean, var, eps);
     std::vector<double> part(s.rows() * 2 * B);
     #pragma omp parallel for
     for (int64_t row = 0; row < s.rows(); ++row) {
@@ -130,26 +155,36 @@ void backward(const Shape& s, const In* x, const Out* dy, const float* weight, c
         for (int64_t i = 0; i < s.W; ++i)
             for (int b = 0; b < B; ++b) {
                 Real v = load(pixel[i * B + b]), d = load(given[i * B + b]);
-                Real dz = v * scale[c + b] + shift[c + b] > 0 ? d : d * slope;
+                Real dz = v * a.scale[c + b] + a.shift[c + b] > 0 ? d : d * slope;
                 total[b] += dz;
-                moment[b] += dz * (v - centre[c + b]);
+                moment[b] += dz * (v - a.centre[c + b]);
             }
         std::copy(total, total + B, &part[row * 2 * B]);
         std::copy(moment, moment + B, &part[row * 2 * B + B]);
     }
-    std::vector<double> total(channels), moment(channels);
-    sum_up<B>(s, part, total, moment);
+    sum_up<B>(s, part, sums);
     for (int64_t c = 0; c < channels; ++c) {
-        dweight[c] = moment[c] * rstd[c];
-        dbias[c] = total[c];
+        dweight[c] = sums[channels + c] * a.rstd[c];
+        dbias[c] = sums[c];
     }
+}
+
+// From those sums over `pixels`: with h = (x − mean)/std, dx = scale·(dz − mean(dz) − h·mean(dz·h)).
+template <int B, class In, class Out>
+void backward_values(const Shape& s, const In* x, const Out* dy, const float* weight,
+                     const float* bias, const double* mean, const double* var, double eps,
+                     double slope_, double pixels, const double* sums, In* dx) {
+    typedef typename values::Computed<Out>::type Real;
+    const Real slope = slope_;
+    const int64_t channels = s.G * B;
+    const Affine<Real> a(channels, weight, bias, mean, var, eps);
     #pragma omp parallel for
     for (int64_t row = 0; row < s.rows(); ++row) {
         const int64_t c = s.group_of(row) * B;
         Real mean_dz[B], slope_dz[B];
         for (int b = 0; b < B; ++b) {
-            mean_dz[b] = total[c + b] / s.pixels();
-            slope_dz[b] = rstd[c + b] * rstd[c + b] * moment[c + b] / s.pixels();
+            mean_dz[b] = sums[c + b] / pixels;
+            slope_dz[b] = a.rstd[c + b] * a.rstd[c + b] * sums[channels + c + b] / pixels;
         }
         const In* pixel = x + row * s.W * B;
         const Out* given = dy + row * s.W * B;
@@ -157,11 +192,20 @@ void backward(const Shape& s, const In* x, const Out* dy, const float* weight, c
         for (int64_t i = 0; i < s.W; ++i)
             for (int b = 0; b < B; ++b) {
                 Real v = load(pixel[i * B + b]), d = load(given[i * B + b]);
-                Real dz = v * scale[c + b] + shift[c + b] > 0 ? d : d * slope;
+                Real dz = v * a.scale[c + b] + a.shift[c + b] > 0 ? d : d * slope;
                 store(result[i * B + b],
-                      scale[c + b] * (dz - mean_dz[b] - (v - centre[c + b]) * slope_dz[b]));
+                      a.scale[c + b] * (dz - mean_dz[b] - (v - a.centre[c + b]) * slope_dz[b]));
             }
     }
+}
+
+template <int B, class In, class Out>
+void backward(const Shape& s, const In* x, const Out* dy, const float* weight, const float* bias,
+              const double* mean, const double* var, double eps, double slope, In* dx,
+              float* dweight, float* dbias) {
+    std::vector<double> sums(2 * s.G * B);
+    backward_sums<B>(s, x, dy, weight, bias, mean, var, eps, slope, sums.data(), dweight, dbias);
+    backward_values<B>(s, x, dy, weight, bias, mean, var, eps, slope, s.pixels(), sums.data(), dx);
 }
 
 }  // namespace batch_norm

@@ -10,7 +10,8 @@ import numpy as np
 
 from model.ops.layout import activation_dtype, per_channel, shape_of
 from model.ops.native import BFLOAT16, block_of_operand, code
-from utils.runtime import jt
+from model.ops.sharing import sum_of_ranks
+from utils.runtime import jt, ranks
 
 MOMENTUM, EPS = 0.1, 1e-5
 RELU, LEAKY, LINEAR = 0.0, 0.1, 1.0  # slopes of the activation where its input is negative
@@ -56,17 +57,63 @@ class _NormCPU(jt.Function):
         )
 
 
+class _SharedNormCPU(jt.Function):
+    """The same on a share of a batch: the passes stop where the sums of all ranks are needed."""
+
+    def __init__(self, slope, share):
+        self.slope, self.share = slope, share
+
+    def execute(self, x, weight, bias, token):
+        (channels,) = weight.shape
+        own = _code((2 * channels + 1,), "float64", [x], self.slope, ("sums", "{in0}, {out0}"))
+        sums = ranks.all_sum(self.share.weigh(own), token)
+        y, mean, var = _code(
+            [x.shape, (channels,), (channels,)], [activation_dtype(), "float64", "float64"],
+            [x, weight, bias, sums], self.slope,
+            ("moments", "{in3}, {out1}, {out2}"),
+            ("normalise", "{in0}, {in1}, {in2}, {out1}, {out2}, eps, slope, {out0}"),
+        )
+        self.saved = x, weight, bias, mean, var, sums
+        return y, mean, var, sums
+
+    def grad(self, dy, _mean, _var, token):
+        x, weight, bias, mean, var, sums = self.saved
+        (channels,) = weight.shape
+        own, dweight, dbias = _code(
+            [(2 * channels,), (channels,), (channels,)], ["float64", "float32", "float32"],
+            [x, dy, weight, bias, mean, var], self.slope,
+            ("backward_sums", "{in0}, {in1}, {in2}, {in3}, {in4}, {in5}, eps, slope, "
+                              "{out0}, {out1}, {out2}"),
+        )
+        dsums = ranks.all_sum(own, token)
+        dx = _code(
+            x.shape, x.dtype, [x, dy, weight, bias, mean, var, sums, dsums], self.slope,
+            ("backward_values", "{in0}, {in1}, {in2}, {in3}, {in4}, {in5}, eps, slope, "
+                                "{in6}[in6->num - 1], {in7}, {out0}"),
+        )
+        return self.share.weigh(dx), dweight, dbias, dsums
+
+
 def activate(z: jt.Var, slope: float) -> jt.Var:
     """z where it is positive, z·slope elsewhere. (A maximum with 0 would turn NaN into 0.)"""
     return z if slope == LINEAR else jt.ternary(z > 0, z, z * slope)
 
 
+def _mean(x):
+    """Of each channel, over all images and pixels of the batch."""
+    share = ranks.share()
+    if share is None:
+        return x.mean((0, 2, 3)).reshape(-1)
+    _, _, h, w = shape_of(x)
+    return sum_of_ranks(x.sum((0, 2, 3)).reshape(-1)) / (share.total * h * w)
+
+
 def _norm_any_device(x, weight, bias, slope):
     """The same from Jittor's operators, for CUDA and for activations in double precision."""
     x64 = x.float64()
-    mean = x64.mean((0, 2, 3)).reshape(-1)
+    mean = _mean(x64)
     centred = x64 - per_channel(mean, x)
-    var = centred.sqr().mean((0, 2, 3)).reshape(-1)
+    var = _mean(centred.sqr())
     scale = weight.float64() / jt.sqrt(var + EPS)
     z = centred * per_channel(scale, x) + per_channel(bias.float64(), x)
     return activate(z, slope).cast(x.dtype), mean, var
@@ -146,7 +193,8 @@ class BatchNorm(jt.Module):
 
     def _train(self, x, conv_bias):
         n, _, h, w = shape_of(x)
-        count = n * h * w
+        share = ranks.share()
+        count = (share.total if share else n) * h * w
         if count < 2:
             raise ValueError("batch norm has one value a channel to normalise: train on batches "
                              "of two images or more, and call net.eval() to predict")
@@ -155,6 +203,9 @@ class BatchNorm(jt.Module):
             bias = bias + conv_bias * 0.0  # its gradient is zero, not absent
         if jt.flags.use_cuda or x.dtype == "float64":
             y, mean, var = _norm_any_device(x, self.weight, bias, self.slope)
+        elif share:
+            norm = _SharedNormCPU(self.slope, share)
+            y, mean, var, share.token = norm(x, self.weight, bias, share.token)
         else:
             y, mean, var = _NormCPU(self.slope)(x, self.weight, bias)
         unbiased = var.detach() * (count / (count - 1))

@@ -308,6 +308,7 @@ def check_training_size(split: Split, size: int, crop: int) -> None:
 def train_batches(
     split: Split, batch_size: int, size: int, seed: int, epoch: int, start: int = 0,
     augment: bool = False, crop: int = 0, soft: bool = False,
+    part: Callable[[int], slice] = slice,
 ) -> Iterator[tuple[list[str], np.ndarray, np.ndarray]]:
     """The batches of one epoch, in an order that depends on seed and epoch alone.
 
@@ -320,9 +321,11 @@ def train_batches(
         augment: whether to flip and (squares) transpose, as `orientation` says.
         crop: crop×crop pixels are cut out first, where `corner` says; 0 takes all.
         soft: whether masks are their grey levels divided by 255, in place of 0 and 1.
+        part: which of so many images of a batch are made; all by default.
 
     Yields:
-        names, x and y: N×1×H×W float32, x in [0, 1], y of 0 and 1, or in [0, 1] with `soft`.
+        the names of all images of the batch, and x and y: N×1×H×W float32, x in [0, 1], y of 0 and
+        1, or in [0, 1] with `soft`.
 
     Raises:
         UserError: batch_size or the number of images is below two, or sizes differ.
@@ -343,8 +346,9 @@ def train_batches(
 
     for batch in range(start, batches):
         chosen = order[batch * batch_size : (batch + 1) * batch_size]
-        x = np.stack([to_float(cut(images[i], i)) for i in chosen])[:, None]
-        y = np.stack([cut(masks[i], i) for i in chosen])[:, None].astype(np.float32)
+        own = chosen[part(len(chosen))]
+        x = np.stack([to_float(cut(images[i], i)) for i in own])[:, None]
+        y = np.stack([cut(masks[i], i) for i in own])[:, None].astype(np.float32)
         yield [split.names[i] for i in chosen], x, y / np.float32(FULL) if soft else y
 
 
@@ -377,17 +381,29 @@ def turn(image: np.ndarray, orientation: int) -> np.ndarray:
     return image.T if orientation & 4 else image
 
 
-def test_batches(split: Split, batch_size: int) -> Iterator[tuple[list[int], np.ndarray]]:
+def test_batches(
+    split: Split, batch_size: int, turn: slice = slice(None)
+) -> Iterator[tuple[list[int], np.ndarray]]:
     """Every image once at its native size, images of one size together, smallest first.
+
+    Args:
+        turn: which of the batches are made; all by default.
 
     Yields:
         indices into the split, and x: N×1×H×W float32 in [0, 1].
     """
+    for chosen in _test_indices(split, batch_size)[turn]:
+        yield chosen, np.stack([to_float(split.images[i]) for i in chosen])[:, None]
+
+
+def num_test_batches(split: Split, batch_size: int) -> int:
+    """How many batches `test_batches` makes in all."""
+    return len(_test_indices(split, batch_size))
+
+
+def _test_indices(split: Split, batch_size: int) -> list[list[int]]:
     by_shape: dict[tuple[int, int], list[int]] = {}
     for index, image in enumerate(split.images):
         by_shape.setdefault(image.shape, []).append(index)
-    for shape in sorted(by_shape):
-        indices = by_shape[shape]
-        for first in range(0, len(indices), batch_size):
-            chosen = indices[first : first + batch_size]
-            yield chosen, np.stack([to_float(split.images[i]) for i in chosen])[:, None]
+    return [by_shape[shape][first : first + batch_size] for shape in sorted(by_shape)
+            for first in range(0, len(by_shape[shape]), batch_size)]

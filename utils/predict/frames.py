@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import time
 from collections import Counter, deque
 from collections.abc import Iterator, Sequence
@@ -14,8 +15,9 @@ from tqdm import tqdm
 
 from utils import places, runtime
 from utils.data.images import Page, read_frame, stretch, to_float
-from utils.errors import UserError, listed
+from utils.errors import UserError
 from utils.files import atomic_path
+from utils.predict import shards
 from utils.predict.detections import (
     Detection,
     Frame,
@@ -26,9 +28,10 @@ from utils.predict.detections import (
 from utils.predict.maps import load_model, predict, predict_tiles
 from utils.predict.overlays import draw_overlay
 from utils.predict.prediction_files import save_prediction
+from utils.predict.shards import WHOLE, Outcome, Shard
+from utils.runtime import ranks
 
 FOURTEEN_BITS = 2**14
-SHOWN = 20  # images that could not be used
 
 
 class Options(NamedTuple):
@@ -64,51 +67,27 @@ def result_names(files: Sequence[Path | Page]) -> list[str]:
     return names
 
 
-class Outcome(NamedTuple):
-    """What became of a stream of frames; `dark` are 16-bit images of 14 bits or less."""
-
-    frames: list[Frame]
-    problems: dict[str, str]  # file → why it could not be used
-    seconds: float
-    dark: int
-
-    def describe(self) -> str:
-        """One line: images, speed, detections; and one on 16-bit files that are nearly black."""
-        counts = [len(frame.detections) for frame in self.frames]
-        done, found = len(counts), sum(counts)
-        speed = f"{done / self.seconds:.1f} images per second"
-        if done < self.seconds:
-            speed = f"{self.seconds / max(done, 1):.1f} s per image"
-        text = (f"{done} image{'s' * (done != 1)} in {self.seconds:.1f} s ({speed}), "
-                f"{found} detection{'s' * (found != 1)} in {done - counts.count(0)} of them")
-        if self.dark:
-            text += (f"\n16-bit files of 14 bits or less: {self.dark}. They are dark to the "
-                     "network, being divided by 65535; --stretch spreads their grey levels")
-        return text
-
-    def check(self) -> None:
-        """Raises UserError, which names them, if images could not be used."""
-        problems = list(self.problems.values())
-        total = len(self.frames) + len(problems)
-        if total == len(problems) == 1:
-            raise UserError(problems[0])
-        if problems:
-            raise UserError(f"{len(problems)} of {total} images could not be used:\n  "
-                            + listed(problems, SHOWN, "\n  "))
-
-
 def predict_frames(
-    model_name: str, weights: Path, files: Sequence[Path | Page], folder: Path, options: Options
+    model_name: str,
+    weights: Path,
+    files: Sequence[Path | Page],
+    folder: Path,
+    options: Options,
+    shard: Shard = WHOLE,
 ) -> Outcome:
     """Predicts images one at a time, each at its own size, reading ahead and writing behind.
 
     Below `folder`: `img/<model>/NAME.png`, `mat/<model>/NAME.mat`, `overlay/<model>/NAME.png`, and
     `detections/<model>.csv` and `.json`, and if wanted `.coco.json`; these also if it is
-    interrupted.
+    interrupted, and of several shards when the last one is done.
 
     Args:
         weights: a file of weights.
         files: images, or pages of them; one that cannot be read is named in the outcome.
+        shard: which of them this process predicts.
+
+    Returns:
+        What became of them; of all of them if this is the shard that was done last.
 
     Raises:
         UserError: the weights do not fit, or the results cannot be written.
@@ -116,28 +95,51 @@ def predict_frames(
     net = load_model(model_name, weights)
     predict(net, np.zeros((1, 1, 64, 64), np.float32))  # Jittor compiles, which is not their speed
     run = {"model": model_name, "weights": str(weights), **options._asdict()}
+    named = list(zip(result_names(files), files))[shard.turn]
     outcome = Outcome([], {}, 0.0, 0)
     began = time.perf_counter()
     try:
+        if shard != WHOLE:
+            shards.remove(folder, model_name, shard)
         try:
-            dark = _stream(net, model_name, files, folder, options, outcome)
+            dark = _stream(net, model_name, named, folder, options, outcome)
         finally:
-            if outcome.frames:
-                save_detections(*places.detections(folder, model_name), outcome.frames,
-                                outcome.problems, run)
-                if options.coco:
-                    save_coco(places.coco(folder, model_name), outcome.frames,
-                              f"{model_name} with {weights}, threshold {options.threshold:g}")
+            if outcome.frames and shard == WHOLE:
+                _save_lists(folder, model_name, outcome, options, run)
+        outcome = outcome._replace(seconds=time.perf_counter() - began, dark=dark)
+        if shard != WHOLE:
+            outcome = _hand_in(folder, model_name, outcome, options, run, shard, files)
     except OSError as error:  # not of reading: that names the image and goes on
         raise UserError(f"{folder}: the results cannot be written ({error}); make room there, or "
                         "name another folder with --output") from error
-    return outcome._replace(seconds=time.perf_counter() - began, dark=dark)
+    return outcome
+
+
+def _hand_in(folder, model_name, outcome, options, run, shard, files):
+    """Saves what a shard has found; the outcome of all of them if it was the last."""
+    order = [file.name for file in files]
+    digest = hashlib.sha256(repr(order).encode("utf-8", "surrogateescape")).hexdigest()
+    shards.save(folder, model_name, shard, outcome, {**run, "num_workers": None, "images": digest})
+    ranks.gather(None)  # until all ranks have come so far
+    merged = shards.merge(folder, model_name, shard, order) if ranks.first() else None
+    if merged:
+        _save_lists(folder, model_name, merged, options, run)
+        shards.remove(folder, model_name, *shards.all_of(shard))
+    problems = ranks.gather(merged.problems if merged else outcome.problems)[0]
+    return merged or outcome._replace(problems=problems)
+
+
+def _save_lists(folder, model_name, outcome, options, run):
+    save_detections(*places.detections(folder, model_name), outcome.frames, outcome.problems, run)
+    if options.coco:
+        save_coco(places.coco(folder, model_name), outcome.frames,
+                  f"{model_name} with {run['weights']}, threshold {options.threshold:g}")
 
 
 def _stream(
     net: runtime.jt.Module,
     model_name: str,
-    files: Sequence[Path | Page],
+    named: Sequence[tuple[str, Path | Page]],
     folder: Path,
     options: Options,
     outcome: Outcome,
@@ -147,9 +149,9 @@ def _stream(
     workers = max(1, options.num_workers)
     writing: deque[Future] = deque()
     with ThreadPoolExecutor(workers) as pool:
-        stream = zip(result_names(files), _read_ahead(pool, files, workers))
-        for name, (file, reading) in tqdm(
-            stream, model_name, len(files), unit="image", disable=None
+        stream = _read_ahead(pool, named, workers)
+        for name, file, reading in tqdm(
+            stream, model_name, len(named), unit="image", disable=None
         ):
             try:
                 image = reading.result()
@@ -178,12 +180,12 @@ def _stream(
 
 
 def _read_ahead(
-    pool: ThreadPoolExecutor, files: Sequence[Path | Page], ahead: int
-) -> Iterator[tuple[Path | Page, Future]]:
-    """Each file and its image to come, read while those before it are being predicted."""
-    waiting: deque[tuple[Path | Page, Future]] = deque()
-    for file in files:
-        waiting.append((file, pool.submit(read_frame, file)))
+    pool: ThreadPoolExecutor, named: Sequence[tuple[str, Path | Page]], ahead: int
+) -> Iterator[tuple[str, Path | Page, Future]]:
+    """Each name and file, and its image to come, read while those before it are predicted."""
+    waiting: deque[tuple[str, Path | Page, Future]] = deque()
+    for name, file in named:
+        waiting.append((name, file, pool.submit(read_frame, file)))
         if len(waiting) > ahead:
             yield waiting.popleft()
     yield from waiting

@@ -81,6 +81,7 @@ def predict_split(
     output_dir: str | Path,
     dataset_name: str,
     batch_size: int = 8,
+    turn: slice = slice(None),
 ) -> None:
     """Predicts every image of a split and writes one .png and one .mat of each.
 
@@ -89,27 +90,28 @@ def predict_split(
     Args:
         weights: a file of weights.
         batch_size: images predicted at once, those of one size together.
+        turn: which of the batches this process predicts; all by default.
 
     Raises:
         UserError: the weights do not fit.
     """
     net = load_model(model_name, weights)
     folder = places.predictions(output_dir, dataset_name)
-    for index, probability in predict_images(net, split, batch_size, model_name):
+    for index, probability in predict_images(net, split, batch_size, model_name, turn):
         save_prediction(probability, folder, model_name, split.names[index])
 
 
 def predict_images(
-    net: runtime.jt.Module, split: Split, batch_size: int, label: str
+    net: runtime.jt.Module, split: Split, batch_size: int, label: str, turn: slice = slice(None)
 ) -> Iterator[tuple[int, np.ndarray]]:
     """Each image's place in the split and its probability map, as soon as it is predicted.
 
     Args:
         net: a network in evaluation mode.
-        batch_size: of `predict_split`.
+        batch_size, turn: of `predict_split`.
         label: of the progress bar.
     """
     with tqdm(total=len(split), desc=label, unit="image", disable=None) as bar:
-        for indices, x in test_batches(split, batch_size):
+        for indices, x in test_batches(split, batch_size, turn):
             yield from zip(indices, predict(net, x))
             bar.update(len(indices))

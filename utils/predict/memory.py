@@ -11,6 +11,7 @@ from tqdm import tqdm
 from model import NETWORKS
 from utils.data.images import Page, read_size
 from utils.errors import UserError
+from utils.runtime import ranks
 
 FIXED = 200_000_000  # bytes that a prediction takes whatever the size of the image
 
@@ -53,6 +54,8 @@ def check_memory(files: Sequence[Path | Page], model_names: Sequence[str], tile:
     needed = {name: needed_bytes(name, height, width) for name in model_names}
     name = max(needed, key=needed.get)
     free = free_bytes()
+    if free is not None:
+        free //= ranks.on_this_host()
     what = f"a tile of {width}x{height}" if tile else f"{width}x{height}"
     if free is not None and needed[name] > free:
         least = min(NETWORKS, key=lambda name: NETWORKS[name].bytes_per_pixel)

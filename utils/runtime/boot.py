@@ -18,7 +18,7 @@ from types import ModuleType
 
 from utils import environment
 from utils.errors import UserError
-from utils.runtime import cuda
+from utils.runtime import cuda, ranks
 from utils.runtime.onednn import cpu_instructions, onednn_folder, provide_onednn
 from utils.runtime.quick import CACHE_NAME, quick_core, quicken_kernels
 
@@ -51,7 +51,8 @@ class Runtime:
         else:
             where = (f", CUDA {self.toolkit.cuda}, cuDNN {self.toolkit.cudnn}, "
                      f"precision {self.precision}")
-        return (f"Running on {self.device} ({self.device_name}{where}), "
+        many = f" by {ranks.size()} ranks" if ranks.size() > 1 else ""
+        return (f"Running on {self.device}{many} ({self.device_name}{where}), "
                 f"Jittor {self.jittor}{onednn}, Python {self.python}")
 
 
@@ -108,7 +109,7 @@ def use_cuda(on: bool) -> None:
 
 def set_seed(seed: int) -> None:
     """Seeds Python's, NumPy's and Jittor's generators."""
-    start_if_needed().set_global_seed(seed)
+    start_if_needed().set_global_seed(seed, different_seed_for_mpi=False)
 
 
 def start_if_needed() -> ModuleType:
@@ -149,13 +150,15 @@ def _boot(device: str, precision: str) -> Runtime:
         if precision == "float32":  # read by cuBLAS and cuDNN when they are loaded
             os.environ["NVIDIA_TF32_OVERRIDE"] = "0"
         toolkit.load()
+    ranks.prepare(cuda.find_nccl(home / ".cache" / "jittor") if toolkit and ranks.size() > 1
+                  else None)
     if str(home) != os.path.expanduser("~"):
         # Its home, so that nothing is written to the user's. For good: Jittor's compiler processes
         # look there as well.
         os.environ["HOME"] = os.environ["JITTOR_HOME"] = str(home)
 
     try:
-        with _silence():
+        with _silence(), ranks.mended_mpi():
             jittor = _import_jittor(home)
             if not toolkit:
                 quicken_kernels(jittor, onednn_folder(home))
@@ -264,6 +267,9 @@ def _restore_process(jittor) -> None:
             handler = signal.getsignal(number)
             if handler is not None:
                 signal.signal(number, handler)
+        if ranks.size() > 1:  # these would wait for the others, who wait for this one
+            for number in (signal.SIGSEGV, signal.SIGBUS, signal.SIGFPE, signal.SIGILL):
+                signal.signal(number, signal.SIG_DFL)
 
 
 def _let_threads_settle() -> None:

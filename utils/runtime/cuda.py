@@ -17,6 +17,7 @@ computed on a card yet, and CUDA 12 with cuDNN 9 was not compiled.
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import hashlib
 import json
@@ -159,6 +160,29 @@ def adapt_flags(flags: str, gpu: Gpu) -> str:
     if newest and gpu.capability > int(newest.group(1)):
         flags += f" -code=compute_{newest.group(1)} "
     return flags.replace("--use_fast_math", "")
+
+
+def find_nccl(jittor_cache: str | Path) -> tuple[Path, Path]:
+    """Folders of NCCL's headers and of its library, by the name under which Jittor loads it.
+
+    Raises:
+        UserError: there is none.
+    """
+    wheels = [(site / "nvidia/nccl/include", site / "nvidia/nccl/lib") for site in _sites()]
+    for include, lib in _system_folders() + wheels:
+        if not (include / "nccl.h").is_file():
+            continue
+        if (lib / "libnccl.so").is_file():
+            return include, lib
+        library = lib / "libnccl.so.2"  # all that the wheels have
+        if library.is_file():
+            view = Path(jittor_cache, "l2sknet-nccl", _digest({}, {}, library))
+            view.mkdir(parents=True, exist_ok=True)
+            with contextlib.suppress(FileExistsError):  # of another rank
+                (view / "libnccl.so").symlink_to(library)
+            return include, view
+    raise UserError("NCCL is missing, by which GPUs exchange sums: "
+                    f"`{sys.executable} -m pip install nvidia-nccl-cu12` (or -cu13)")
 
 
 # ---------------------------------------------------------------------------- searching

@@ -11,11 +11,18 @@ from evaluation import Evaluator
 from model import soft_iou_loss
 from utils import runtime
 from utils.checkpoint.weights import all_finite
-from utils.data.datasets import Split, num_train_batches, test_batches, train_batches
+from utils.data.datasets import (
+    Split,
+    num_test_batches,
+    num_train_batches,
+    test_batches,
+    train_batches,
+)
 from utils.errors import UserError
 from utils.optim import Adam
 from utils.predict.maps import predict
 from utils.recipe import Recipe
+from utils.runtime import ranks
 
 
 class Interrupted(Exception):
@@ -52,13 +59,14 @@ def train_one_epoch(
                desc=f"epoch {epoch}/{recipe.epochs}")
     batches = train_batches(split, recipe.batch_size, recipe.image_size, recipe.seed, epoch,
                             start=len(losses), augment=recipe.augment, crop=recipe.crop,
-                            soft=recipe.soft_masks)
+                            soft=recipe.soft_masks, part=ranks.part)
     with bar:
         for names, x, y in batches:
             # Dropout as a function of seed, epoch and step: nothing to save for resuming.
             jt.set_seed((recipe.seed * 1_000_003 + epoch * 10_007 + len(losses)) % 2**31)
-            loss = soft_iou_loss(net(jt.array(x)), jt.array(y))
-            optimizer.step(loss)
+            with ranks.sharing(len(names)):
+                loss = soft_iou_loss(net(jt.array(x)), jt.array(y))
+                optimizer.step(loss)
             jt.sync_all(True)
             value = loss.item()
             # The loss alone does not tell: it is from before the step.
@@ -90,14 +98,19 @@ def evaluate(
         The `evaluation.Evaluator`, fed with every image.
     """
     net.eval()
-    evaluator = Evaluator(threshold)
+    evaluator, by_batch = Evaluator(threshold), []
     with tqdm(total=len(split), unit="image", leave=False, disable=None, desc="evaluating") as bar:
-        for indices, x in test_batches(split, batch_size):
+        for indices, x in test_batches(split, batch_size, ranks.turn()):
+            by_batch.append([])
             for index, probability in zip(indices, predict(net, x)):
                 try:
-                    evaluator.update(probability, split.masks[index])
+                    by_batch[-1].append(evaluator.update(probability, split.masks[index]))
                 except ValueError as error:  # the weights are not finite any more
                     raise UserError(f"{split.names[index]}: {error}; try a lower --lr") from None
             bar.update(len(indices))
             check_stop()
+    # In the last round not all ranks may have had a batch, but all must ask whether to stop.
+    for _ in range(len(by_batch), -(-num_test_batches(split, batch_size) // ranks.size())):
+        check_stop()
+    evaluator.images = ranks.interleave(by_batch)
     return evaluator

@@ -2,26 +2,33 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import hashlib
 import signal
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from itertools import chain
 from pathlib import Path
 from types import FrameType
 from typing import Any
 
+import numpy as np
+
 from model import build_model
 from utils import places
-from utils.checkpoint.weights import load_weights, save_weights
+from utils.checkpoint.weights import get_weights, load_weights, save_weights
 from utils.data.datasets import Split, check_training_size, load_splits, num_train_batches
 from utils.errors import UserError
 from utils.files import keep_as, only_one, remove_leftovers
 from utils.optim import Adam, MultiStepLR
 from utils.recipe import GAMMA, settle
-from utils.runtime import BF16, precision, set_seed
+from utils.runtime import BF16, precision, ranks, set_seed
 from utils.training.engine import Interrupted, evaluate, train_one_epoch
 from utils.training.logs import METRICS, EpochRecord, best_epochs, log_time, write_log
 from utils.training.resume import SavedRun, goes_on_in, newest_run, read_run
+
+SAVED_EVERY = 60  # seconds, of several ranks: any of them, or its host, may be gone at any time
 
 
 @dataclasses.dataclass(frozen=True)
@@ -54,12 +61,16 @@ class Options:
 class StopRequest:
     """Becomes true by Ctrl-C, SIGTERM or the end of the time given; a second signal ends at once.
 
+    Of several ranks it is enough that one is asked; SIGUSR1 does it there as well, which mpirun
+    hands on without ending them itself.
+
     A context manager: the handlers before it come back at its end.
     """
 
-    signals = (signal.SIGINT, signal.SIGTERM)
-
     def __init__(self, minutes: float | None = None):
+        self.signals = [signal.SIGINT, signal.SIGTERM]
+        if ranks.size() > 1:
+            self.signals.append(signal.SIGUSR1)
         self.deadline = None if minutes is None else time.monotonic() + 60 * minutes
         self.signal: int | None = None
 
@@ -77,8 +88,11 @@ class StopRequest:
             signal.signal(other, signal.SIG_DFL)
 
     def check(self) -> None:
-        """Raises Interrupted if the run is to stop."""
-        if self.signal or (self.deadline is not None and time.monotonic() >= self.deadline):
+        """Raises Interrupted if the run is to stop; on all ranks at the same call."""
+        late = self.deadline is not None and time.monotonic() >= self.deadline
+        asked, late = zip(*ranks.gather((self.signal or 0, late)))
+        self.signal = max(asked) or None
+        if self.signal or any(late):
             raise Interrupted
 
     @property
@@ -134,6 +148,7 @@ class Run:
         # Only what could be read, or was written, is worth to be kept when the next one is saved.
         self.last_is_whole = bool(saved) and saved.path == self.folder / places.LAST
         self.log_path = places.log_file(output_dir, dataset_name, model_name, self.started)
+        self.saved_at = time.monotonic()
 
     def _find_checkpoint(self, resume: str | Path) -> SavedRun:
         saved = newest_run(self.folder) if resume == "last" else read_run(resume)
@@ -161,6 +176,16 @@ class Run:
     def describe(self) -> str:
         """Network, dataset and recipe in one line, the head of the log."""
         return f"{self.model_name} on {self.dataset_name}: {self.recipe.describe()}"
+
+    def check_ranks(self, splits: Sequence[Split] = ()) -> None:
+        """Raises UserError unless the run, and the images given, are the same on all ranks."""
+        if ranks.size() == 1:
+            return
+        digest = hashlib.sha256(repr((self.recipe, self.epochs_done, self.losses)).encode())
+        weights = [*get_weights(self.net).values(), *self.optimizer.state_dict().values()]
+        for array in chain(weights, *(split.images + split.masks for split in splits)):
+            digest.update(np.ascontiguousarray(array))
+        ranks.check_same(digest.digest(), "images or weights")
 
     def begin(self) -> None:
         """Prepares the folder, which nobody else may use, and says how the run begins.
@@ -208,16 +233,19 @@ class Run:
 
     def save_best(self) -> None:
         """Writes best.npz: the weights, and how they were trained."""
-        save_weights(self.net, self.folder / places.BEST, self._meta())
+        if ranks.first():
+            save_weights(self.net, self.folder / places.BEST, self._meta())
 
     def save_last(self) -> None:
         """Writes last.npz: all that `--resume` needs. The one before becomes before.npz."""
+        if not ranks.first():
+            return
         last = self.folder / places.LAST
         meta = {**self._meta(), "scheduler": self.scheduler.state_dict(), "losses": self.losses}
         if self.last_is_whole and last.is_file():
             keep_as(last, self.folder / places.BEFORE)
         save_weights(self.net, last, meta, self.optimizer.state_dict())
-        self.last_is_whole = True
+        self.last_is_whole, self.saved_at = True, time.monotonic()
 
     def run_epoch(
         self,
@@ -233,8 +261,15 @@ class Run:
             Interrupted: by `check_stop`; `save_last` then keeps what is done.
         """
         epoch = self.epochs_done + 1
+
+        def after_step() -> None:
+            check_stop()
+            if ranks.size() > 1 and time.monotonic() - self.saved_at > SAVED_EVERY:
+                self.save_last()
+
         train_one_epoch(self.net, self.optimizer, train_split, self.recipe, epoch, self.losses,
-                        check_stop)
+                        after_step)
+        self.check_ranks()
         record = EpochRecord(epoch, sum(self.losses) / len(self.losses), log_time())
         if evaluated:
             scores = evaluate(self.net, test_split, self.recipe.batch_size, threshold,
@@ -246,7 +281,8 @@ class Run:
         self.scheduler.step()
         if self.best is record:
             self.save_best()
-        write_log(self.log_path, self.history, self.describe())
+        if ranks.first():
+            write_log(self.log_path, self.history, self.describe())
         self.save_last()
         return record
 
@@ -280,8 +316,10 @@ def train(
     parameters = sum(p.numel() for p in run.optimizer.parameters)
     print(f"{run.describe()}; {parameters:,} parameters, {steps} batches an epoch; "
           f"log {run.log_path}, weights {run.folder}", flush=True)
-    with only_one(run.folder):
-        run.begin()
+    run.check_ranks(splits)
+    with only_one(run.folder) if ranks.first() else contextlib.nullcontext():
+        if ranks.first():
+            run.begin()
         try:
             while run.epochs_done < run.recipe.epochs:
                 began = time.monotonic()

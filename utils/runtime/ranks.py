@@ -1,0 +1,241 @@
+"""Many processes that train or predict as one: `mpirun -np 4 python train_device0.py ...`.
+
+Each is a *rank*, and they exchange sums and values by Jittor's MPI (OpenMPI; NCCL between GPUs).
+Where one process runs alone, nothing here loads, starts or exchanges anything.
+
+An exchange is a call that all ranks make, in the same order: for what one of them leaves out the
+others wait for ever. So nothing that computes may stand below `if first()`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import pickle
+import re
+import shutil
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import chain, zip_longest
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from utils.errors import UserError
+from utils.files import write_text
+
+if TYPE_CHECKING:
+    import jittor as jt
+
+_LARGEST = 2**30  # bytes of one message; MPI counts in 31 bits
+
+
+def size() -> int:
+    """How many ranks there are; 1 without mpirun."""
+    return int(os.environ.get("OMPI_COMM_WORLD_SIZE", 1))
+
+
+def rank() -> int:
+    """Which one this is, from 0 on."""
+    return int(os.environ.get("OMPI_COMM_WORLD_RANK", 0)) if size() > 1 else 0
+
+
+def first() -> bool:
+    """Whether this is the one that writes and prints."""
+    return rank() == 0
+
+
+def on_this_host() -> int:
+    """How many of the ranks share this machine."""
+    return int(os.environ.get("OMPI_COMM_WORLD_LOCAL_SIZE", 1)) if size() > 1 else 1
+
+
+def turn() -> slice:
+    """Of a list that the ranks take turns in, what is this one's."""
+    return slice(rank(), None, size())
+
+
+# ---------------------------------------------------------------------------- a batch in shares
+
+
+@dataclass
+class Share:
+    """What this rank holds of a batch, whose images lie on the ranks one after the other.
+
+    Attributes:
+        start, own: it holds so many images, from that one on;
+        total: of so many.
+        token: the last exchange so far; each waits for the one before, so that all ranks make
+            them in one order, whatever Jittor thinks is the best.
+    """
+
+    start: int
+    own: int
+    total: int
+    token: jt.Var | None = None
+
+    def weigh(self, x: jt.Var) -> jt.Var:
+        """x, or zeros where this rank holds no image and computes with another one's.
+
+        By a product, so that the exchanges that x comes from are not left out.
+        """
+        return x if self.own else x * 0
+
+
+_share: Share | None = None
+
+
+def share() -> Share | None:
+    """Of the batch under way; None where one process holds all of it."""
+    return _share
+
+
+@contextlib.contextmanager
+def sharing(images: int) -> Iterator[None]:
+    """While a batch of so many images is computed: the ranks share it, each has its `part`."""
+    global _share
+    if size() > 1:
+        start, stop = _bounds(images)
+        # Not computed, as zeros() would be: Jittor fuses that with what it takes for its use.
+        token = _jittor().array(np.zeros(2, np.float32)).stop_grad()
+        _share = Share(start, stop - start, images, token)
+    try:
+        yield
+    finally:
+        _share = None
+
+
+def part(images: int) -> slice:
+    """Which of the images of a batch this rank computes: its own, or if it has none, the first."""
+    start, stop = _bounds(images)
+    return slice(start, stop) if stop > start else slice(0, 1)
+
+
+def _bounds(images):
+    return rank() * images // size(), (rank() + 1) * images // size()
+
+
+# ---------------------------------------------------------------------------- exchanges
+
+
+def all_sum(x: jt.Var, after: jt.Var | None = None) -> jt.Var:
+    """Σ of x over all ranks, float32, float64 or int32; without gradient.
+
+    Args:
+        after: is computed before.
+    """
+    y = x.mpi_all_reduce()
+    return y if after is None else y._add_dependency([after])
+
+
+def all_sums(arrays: Sequence[jt.Var]) -> list[jt.Var]:
+    """The same of many arrays of one type, in one message."""
+    flat = all_sum(_jittor().concat([x.reshape(-1) for x in arrays]))
+    ends = np.cumsum([x.numel() for x in arrays])
+    return [flat[end - x.numel() : end].reshape(x.shape) for x, end in zip(arrays, ends.tolist())]
+
+
+def gather(value: Any) -> list[Any]:
+    """The values of all ranks, in their order; anything that can be pickled."""
+    if size() == 1:
+        return [value]
+    _jittor().sync_all(True)  # nothing of Jittor's own exchanges may be left for afterwards
+    return [pickle.loads(_broadcast(pickle.dumps(value), root)) for root in range(size())]
+
+
+def interleave(parts: Sequence[Sequence]) -> list:
+    """What the ranks made by turns, in the order of the whole; one sequence for each turn."""
+    rounds = zip_longest(*gather(parts), fillvalue=())
+    return list(chain.from_iterable(chain.from_iterable(rounds)))
+
+
+def check_same(value: Any, what: str) -> None:
+    """All ranks come here, and go on together.
+
+    Raises:
+        UserError: their values differ; on all of them.
+    """
+    values = gather(value)
+    for other, theirs in enumerate(values):
+        if theirs != values[0]:
+            raise UserError(f"rank {other} has {what} of its own: all hosts must see the same "
+                            "files and have processors of one kind")
+
+
+def _broadcast(content, root):
+    mpi = _jittor().mpi
+    length = np.array([len(content)])
+    mpi.broadcast(length, root)
+    own = rank() == root
+    buffer = np.frombuffer(bytearray(content) if own else bytearray(length[0]), np.uint8)
+    for begin in range(0, len(buffer), _LARGEST):
+        mpi.broadcast(buffer[begin : begin + _LARGEST], root)
+    return buffer.tobytes()
+
+
+def _jittor():
+    return sys.modules["jittor"]
+
+
+# ---------------------------------------------------------------------------- starting
+
+
+def prepare(nccl: tuple[Path, Path] | None) -> None:
+    """Before Jittor is imported: its MPI, and this rank's share of the processor's cores.
+
+    Args:
+        nccl: folders of its headers and of its library, if the ranks compute on GPUs.
+
+    Raises:
+        UserError: Jittor could not compile its MPI.
+    """
+    if size() == 1:
+        os.environ.pop("OMPI_COMM_WORLD_SIZE", None)  # of `mpirun -np 1`: Jittor would look for MPI
+        return
+    if not shutil.which(os.environ.get("mpicc_path", "mpicc")):
+        raise UserError("mpirun is here, but mpicc is not, which compiles Jittor's MPI: "
+                        "apt-get install libopenmpi-dev, or module load what mpirun comes from")
+    os.environ["use_mpi"] = "1"
+    if nccl:
+        os.environ["use_nccl"] = "1"
+        os.environ["nccl_include_path"], os.environ["nccl_lib_path"] = map(str, nccl)
+    if "OMPI_MCA_hwloc_base_binding_policy" not in os.environ:
+        # mpirun ties each of two ranks to a core, of however many there are.
+        with contextlib.suppress(OSError):
+            os.sched_setaffinity(0, range(os.cpu_count()))
+    cores = len(os.sched_getaffinity(0))
+    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, cores // on_this_host())))
+
+
+@contextlib.contextmanager
+def mended_mpi() -> Iterator[None]:
+    """While Jittor is imported: its mpi_wrapper.cc does not write past the end of an array."""
+    if size() == 1:
+        yield
+        return
+    import jittor_utils
+
+    plain = jittor_utils.run_cmds
+
+    def run_mended(commands, cache_path, *args, **kwargs):
+        mended = [re.sub(r'"([^"]+/mpi/src/mpi_wrapper\.cc)"',
+                         lambda found: f'"{_mend(Path(found[1]), cache_path)}"', command)
+                  for command in commands]
+        plain(mended, cache_path, *args, **kwargs)
+
+    jittor_utils.run_cmds = run_mended
+    try:
+        yield
+    finally:
+        jittor_utils.run_cmds = plain
+
+
+def _mend(source, cache_path):
+    """A copy in which the array of all hosts' names has a place for each rank."""
+    text = source.read_text("utf-8")
+    copy = Path(cache_path, "mended", source.name)
+    write_text(copy, text.replace("uint64_t hostHashs[mpi_world_rank]",
+                                  "uint64_t hostHashs[mpi_world_size]"))
+    return copy
