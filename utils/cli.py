@@ -260,7 +260,7 @@ def _end_all(status: int, line: str) -> NoReturn:
     Not by `sys.exit`, in which MPI waits for them. An error that all have is told by the first.
     """
     if not ranks.first():
-        time.sleep(1 + ranks.rank() / 8)
+        time.sleep(5 + ranks.rank() / 8)  # mpirun takes a second, and more on a busy machine
         line += f" (rank {ranks.rank()} on {platform.node()})"
     print(line, file=sys.__stderr__, flush=True)
     sys.__stdout__.flush()
