@@ -22,6 +22,7 @@ from pathlib import Path
 from types import ModuleType
 
 from utils.files import atomic_path, write_text
+from utils.runtime.commands import rewritten
 
 CACHE_NAME = "l2sknet"
 
@@ -89,9 +90,9 @@ def quick_core() -> Iterator[None]:
     """While Jittor is imported: its C++ is hardly optimised, and has precompiled headers."""
     import jittor_utils
 
-    plain, made = jittor_utils.run_cmds, []
+    made = []
 
-    def run_quickly(commands, cache_path, *args, **kwargs):
+    def quicken(commands, cache_path):
         quick, needed = [], {}
         for command in commands:
             if command.startswith(f'"{jittor_utils.cc_path}" ') and " -O2 " in command:
@@ -106,13 +107,12 @@ def quick_core() -> Iterator[None]:
         with ThreadPoolExecutor() as threads:
             made.extend(threads.map(lambda header: _precompile(
                 header, jittor_utils.cc_path, needed[header]), needed))
-        plain(quick, cache_path, *args, **kwargs)
+        return quick
 
-    jittor_utils.run_cmds = run_quickly
     try:
-        yield
+        with rewritten(quicken):
+            yield
     finally:
-        jittor_utils.run_cmds = plain
         for path in made:  # 90 MB each that are not needed again
             path.unlink(missing_ok=True)
 

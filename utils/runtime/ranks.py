@@ -25,6 +25,7 @@ import numpy as np
 
 from utils.errors import UserError
 from utils.files import write_text
+from utils.runtime.commands import rewritten
 
 if TYPE_CHECKING:
     import jittor as jt
@@ -215,21 +216,14 @@ def mended_mpi() -> Iterator[None]:
     if size() == 1:
         yield
         return
-    import jittor_utils
 
-    plain = jittor_utils.run_cmds
+    def mend(commands, cache_path):
+        return [re.sub(r'"([^"]+/mpi/src/mpi_wrapper\.cc)"',
+                       lambda found: f'"{_mend(Path(found[1]), cache_path)}"', command)
+                for command in commands]
 
-    def run_mended(commands, cache_path, *args, **kwargs):
-        mended = [re.sub(r'"([^"]+/mpi/src/mpi_wrapper\.cc)"',
-                         lambda found: f'"{_mend(Path(found[1]), cache_path)}"', command)
-                  for command in commands]
-        plain(mended, cache_path, *args, **kwargs)
-
-    jittor_utils.run_cmds = run_mended
-    try:
+    with rewritten(mend):
         yield
-    finally:
-        jittor_utils.run_cmds = plain
 
 
 def _mend(source, cache_path):

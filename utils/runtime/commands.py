@@ -1,0 +1,23 @@
+"""The commands by which Jittor compiles itself, changed on their way."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator
+
+
+@contextlib.contextmanager
+def rewritten(rewrite: Callable[[list[str], str], list[str]]) -> Iterator[None]:
+    """While Jittor is imported: it runs what `rewrite` makes of its commands and cache folder."""
+    import jittor_utils
+
+    plain = jittor_utils.run_cmds
+
+    def run_cmds(commands, cache_path, *args, **kwargs):
+        plain(rewrite(commands, cache_path), cache_path, *args, **kwargs)
+
+    jittor_utils.run_cmds = run_cmds
+    try:
+        yield
+    finally:
+        jittor_utils.run_cmds = plain
