@@ -10,10 +10,11 @@ import sys
 import pytest
 from scripts import ROOT
 
-ENGLISH = [ROOT / "README.md", *sorted(page for page in (ROOT / "docs").glob("*.md")
-                                       if not page.name.endswith(".zh-CN.md"))]
-ALL = [*ROOT.glob("README*.md"), *(ROOT / "docs").glob("*.md"), ROOT / "data" / "README.md",
+ALL = [*ROOT.glob("README*.md"), *(ROOT / "docs").glob("*.md"), *(ROOT / "data").glob("*.md"),
        *(ROOT / "model" / "pretrained").rglob("*.md")]
+ENGLISH = [ROOT / "README.md", ROOT / "data" / "README.md",
+           *sorted(page for page in (ROOT / "docs").glob("*.md")
+                   if not page.name.endswith(".zh-CN.md"))]
 FLAG = r"--[A-Za-z_]+"
 NUMBER = r"\d+(?:[.,]\d+)*(?:e[+-]?\d+)?(?!-D)"
 BLOCK = re.compile(r"^```(\w*)\n(.*?)^```$", re.M | re.S)
