@@ -26,6 +26,7 @@ from utils.recipe import GAMMA, settle
 from utils.runtime import BF16, precision, ranks, set_seed
 from utils.training.engine import Interrupted, evaluate, train_one_epoch
 from utils.training.logs import METRICS, EpochRecord, best_epochs, log_time, write_log
+from utils.training.progress import Pace, progress_line
 from utils.training.resume import SavedRun, goes_on_in, newest_run, read_run
 
 SAVED_EVERY = 60  # seconds, of several ranks: any of them, or its host, may be gone at any time
@@ -149,6 +150,7 @@ class Run:
         self.last_is_whole = bool(saved) and saved.path == self.folder / places.LAST
         self.log_path = places.log_file(output_dir, dataset_name, model_name, self.started)
         self.saved_at = time.monotonic()
+        self.step_ends: list[float] = []  # of the epoch under way, in this process
 
     def _find_checkpoint(self, resume: str | Path) -> SavedRun:
         saved = newest_run(self.folder) if resume == "last" else read_run(resume)
@@ -261,8 +263,10 @@ class Run:
             Interrupted: by `check_stop`; `save_last` then keeps what is done.
         """
         epoch = self.epochs_done + 1
+        self.step_ends = []
 
         def after_step() -> None:
+            self.step_ends.append(time.monotonic())
             check_stop()
             if ranks.size() > 1 and time.monotonic() - self.saved_at > SAVED_EVERY:
                 self.save_last()
@@ -320,12 +324,17 @@ def train(
     with only_one(run.folder) if ranks.first() else contextlib.nullcontext():
         if ranks.first():
             run.begin()
+        pace = Pace(steps)
         try:
             while run.epochs_done < run.recipe.epochs:
                 began = time.monotonic()
                 evaluated = options.evaluates(run.epochs_done + 1, run.recipe.epochs)
                 record = run.run_epoch(*splits, evaluated, options.threshold, stop.check)
-                print(_progress(record, run, time.monotonic() - began), flush=True)
+                seconds = time.monotonic() - began
+                pace.measure(began, run.step_ends, evaluated)
+                left = pace.left(record.epoch, run.recipe.epochs, options.evaluates)
+                print(progress_line(record, run.best, run.recipe.epochs, seconds, left),
+                      flush=True)
         except Interrupted:
             run.save_last()
             print(
@@ -336,19 +345,3 @@ def train(
             return False
     print(f"finished: {run.folder}, {run.log_path}")
     return True
-
-
-def _progress(record: EpochRecord, run: Run, seconds: float) -> str:
-    left = (run.recipe.epochs - record.epoch) * seconds
-    line = f"epoch {record.epoch}/{run.recipe.epochs}: loss {record.loss:.6f}"
-    if record.evaluated:
-        line += (
-            f", mIoU {record.mIoU:.4f} (best {run.best.mIoU:.4f} in epoch {run.best.epoch}), "
-            f"Pd {record.Pd:.4f}, Fa {record.Fa * 1e6:.2f}e-6, F {record.fscore:.4f}"
-        )
-    return f"{line}; {seconds:.1f} s, about {_duration(left)} to go"
-
-
-def _duration(seconds: float) -> str:
-    minutes = round(seconds / 60)
-    return f"{minutes // 60} h {minutes % 60:02d} min" if minutes >= 60 else f"{minutes} min"
