@@ -68,15 +68,14 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 def predict_and_score(args: Namespace, split: Split, model_name: str, weights: Path) -> Result:
     """Predicts the test list with one model, scores it, writes the report of that model."""
+    meta = read_meta(weights)  # now: a training may replace the file while we predict
     predict_split(model_name, weights, split, args.output_dir, split.name, args.batch_size)
     folder = places.mat_folder(places.predictions(args.output_dir, split.name), model_name)
     evaluator = score_predictions(split, folder, args.threshold)
     _, *files = save_report(args.output_dir, split.name, model_name, split.names, evaluator,
                             describe_predictions(split, folder))
     print(f"{model_name}:", *files, sep="\n  ", flush=True)
-    meta = read_meta(weights)
-    epoch = f"{len(meta['history'])} of {meta['recipe']['epochs']}" if meta else ""
-    return Result(evaluator, epoch)
+    return Result(evaluator, meta)
 
 
 def draw(args: Namespace, evaluation: Evaluation) -> list[Path]:

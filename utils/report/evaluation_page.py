@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from html import escape
 from importlib import metadata
 from pathlib import Path
+from typing import Any
 
 from evaluation import Evaluator
 from utils import places
@@ -98,7 +99,7 @@ def save_page(
         Its path.
     """
     dataset_name = evaluation.split.name
-    metas = {model: read_meta(evaluation.weights[model]) for model in evaluation.evaluators}
+    metas = {model: result.meta for model, result in evaluation.results.items() if result}
     with tempfile.TemporaryDirectory() as temporary:
         training = _training_figures(output_dir, dataset_name, metas, Path(temporary))
         body = [
@@ -109,7 +110,7 @@ def save_page(
             _figures("Predictions", {side_by_side: PREDICTIONS_CAPTION}),
             _worst_images(worst),
             _all_scores(evaluation.evaluators),
-            _configuration(evaluation, metas),
+            _configuration(evaluation),
         ]
     path = places.page(output_dir, dataset_name)
     write_text(path, html_page(f"Evaluation on {dataset_name}", [part for part in body if part]))
@@ -117,7 +118,7 @@ def save_page(
 
 
 def _training_figures(
-    output_dir: str | Path, dataset_name: str, metas: Mapping[str, dict], folder: Path
+    output_dir: str | Path, dataset_name: str, metas: Mapping[str, Mapping[str, Any]], folder: Path
 ) -> dict[Path, str]:
     """Draws loss and mIoU over the epochs, for the models whose checkpoints tell of them.
 
@@ -193,16 +194,16 @@ def _all_scores(evaluators: Mapping[str, Evaluator]) -> str:
     )
 
 
-def _configuration(evaluation: Evaluation, metas: Mapping[str, dict]) -> str:
+def _configuration(evaluation: Evaluation) -> str:
     blocks = {
         model: {
             "weights": evaluation.weights[model],
-            "epoch": evaluation.results[model].epoch or "unknown",
-            "training started": metas[model].get("started", "unknown"),
-            **metas[model].get("recipe", {}),
-            "threshold": evaluator.threshold,
+            "epoch": result.epoch or "unknown",
+            "training started": result.meta.get("started", "unknown"),
+            **result.meta.get("recipe", {}),
+            "threshold": result.evaluator.threshold,
         }
-        for model, evaluator in evaluation.evaluators.items()
+        for model, result in evaluation.results.items() if result
     }
     content = "".join(map(html_values, [*blocks, "Versions"], [*blocks.values(), versions()]))
     return html_section("Configuration",

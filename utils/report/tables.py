@@ -9,10 +9,11 @@ import csv
 import io
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from textwrap import fill
+from typing import Any
 
 from scipy.io import savemat
 
@@ -77,10 +78,16 @@ NOT_TRAINED = "not trained"
 
 @dataclass(frozen=True)
 class Result:
-    """A scored model: its evaluator, and the epoch of its weights, "3 of 400"."""
+    """A scored model: its evaluator, and what its checkpoint says of its training."""
 
     evaluator: Evaluator
-    epoch: str = ""
+    meta: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def epoch(self) -> str:
+        """Of the weights, "3 of 400"; "" where the checkpoint does not say."""
+        meta = self.meta
+        return f"{len(meta['history'])} of {meta['recipe']['epochs']}" if meta else ""
 
     @cached_property
     def scores(self) -> dict:
@@ -266,7 +273,8 @@ def comparison_notes(
     over = describe_counts(next(result for result in results.values() if result).evaluator)
     notes = [f"{dataset_name} test list, {over}."]
     if trained:
-        notes[0] = f"{THIS_RUN}: {notes[0][:-1]}; weights of the epoch named, the best by mIoU."
+        notes[0] = (f"{THIS_RUN}: {notes[0][:-1]}; weights of the epoch named, the best by mIoU "
+                    "where there is a best.npz, else the last.")
         notes.append(
             f"reference: {REFERENCE_NOTE}; not measured here, comparable only with training of "
             "that length on that dataset."
