@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import shutil
 import signal
+import time
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -55,6 +58,7 @@ def whole(place):
 
 def beside(place, folder):
     """Links the dataset into another folder, for output that begins empty."""
+    folder.mkdir(exist_ok=True)
     (folder / "data").symlink_to(place / "data")
     return folder
 
@@ -226,6 +230,26 @@ def test_a_new_run_keeps_the_earlier_one_aside(whole, tmp_path):
     assert log_text(other, MODELS[0], 0) == log_text(whole[0], MODELS[0])
 
 
+@pytest.mark.parametrize("whole_file", [True, False])
+def test_a_new_run_keeps_weights_aside_of_which_no_more_is_there(whole, tmp_path, whole_file):
+    other = beside(whole[0], tmp_path)
+    folder = checkpoints(other, MODELS[0])
+    folder.mkdir(parents=True)
+    best = Path(shutil.copy(checkpoints(whole[0], MODELS[0]) / "best.npz", folder))
+    if not whole_file:
+        cut(best)
+        os.utime(best, (1e9, 1e9))
+    content = best.read_bytes()
+    started = read_meta(checkpoints(whole[0], MODELS[0]) / "best.npz")["started"]
+    if not whole_file:
+        started = time.strftime("%Y-%m-%d_%H-%M-%S", time.localtime(1e9))
+    output = succeeds("train_device0.py", other, "--model_name", MODELS[0], *SMALL,
+                      "--stop_after", 1e-4)
+    assert f"earlier run are now in {folder / f'earlier_{started}'}\n" in output
+    assert (folder / f"earlier_{started}" / "best.npz").read_bytes() == content
+    assert not best.exists()
+
+
 def test_stop_after_counts_for_all_models_together(place, tmp_path):
     other = beside(place, tmp_path)
     output = succeeds("train_device0.py", other, "--model_name", *MODELS, *SMALL,
@@ -289,6 +313,38 @@ def test_a_run_is_resumed_from_a_path(whole, tmp_path):
     assert f"resumed after epoch {EPOCHS}" in output
     assert len(read_meta(checkpoints(other, MODELS[0]) / "last.npz")["history"]) == EPOCHS + 1
     assert len(read_meta(last)["history"]) == EPOCHS
+
+
+def test_a_run_resumed_from_a_path_has_its_best_weights(whole, tmp_path):
+    theirs = checkpoints(whole[0], MODELS[0])
+    flags = "--model_name", MODELS[0], "--resume"
+    with_best = beside(whole[0], tmp_path / "with")
+    succeeds("train_device0.py", with_best, *flags, theirs / "last.npz")
+    assert (checkpoints(with_best, MODELS[0]) / "best.npz").read_bytes() == (
+        theirs / "best.npz").read_bytes()
+    without = beside(whole[0], tmp_path / "without")
+    alone = Path(shutil.copy(theirs / "last.npz", tmp_path))
+    output = succeeds("train_device0.py", without, *flags, alone)
+    best = best_epochs([EpochRecord(**one) for one in read_meta(alone)["history"]])["mIoU"]
+    assert (f"{alone.with_name('best.npz')}: does not hold the best weights so far, of epoch "
+            f"{best.epoch}; ") in output
+    assert not (checkpoints(without, MODELS[0]) / "best.npz").exists()
+
+
+def test_a_run_goes_on_with_its_images_and_threshold_only(whole, tmp_path):
+    other = tmp_path
+    shutil.copytree(whole[0] / "data", other / "data")
+    shutil.copytree(whole[0] / "out", other / "out")
+    last = checkpoints(other, MODELS[0]) / "last.npz"
+    flags = ("--model_name", MODELS[0], "--resume", "--epochs", EPOCHS + 1, "--milestones", 2, 3)
+    error = refused("train_device0.py", other, *flags, "--threshold", 0.3)
+    assert error == (f"error: {last}: was scored at --threshold 0.5; go on with the same, or start "
+                     "anew without --resume\n")
+    for split in ("test", "train"):
+        path = other / "data" / "Tiny" / f"{split}.txt"
+        path.write_text("\n".join(path.read_text().split()[:-1]))
+        error = refused("train_device0.py", other, *flags)
+        assert error.startswith(f"error: {last}: was begun with other {split} images; go on ")
 
 
 # What a power cut, a bad disk or another process may leave

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import enum
 import math
 import re
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -12,11 +14,14 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from utils import places
-from utils.checkpoint.weights import OPTIMIZER, find_not_finite, read_checkpoint
+from utils.checkpoint.weights import OPTIMIZER, find_not_finite, read_checkpoint, read_meta
 from utils.errors import UserError
 from utils.recipe import Recipe, recipe_of, same_run, settle
 from utils.runtime import BF16
 from utils.training.logs import EpochRecord
+
+STARTED = "%Y-%m-%d_%H-%M-%S"  # how a run is named by the time at which it began
+_STARTED = re.compile(r"[\w.-]+")  # it becomes a part of file names
 
 
 class SavedRun(NamedTuple):
@@ -65,9 +70,9 @@ def read_run(path: str | Path) -> SavedRun:
             ("epochs", int), ("batch_size", int), ("seed", int), ("image_size", int))), "recipe")
         _check([record.epoch for record in history] == list(range(1, len(history) + 1)), "history")
         _check(all(map(math.isfinite, meta["losses"])), "losses")
-        # It becomes a part of file names.
-        _check(re.fullmatch(r"[\w.-]+", meta["started"]), "started")
+        _check(_STARTED.fullmatch(meta["started"]), "started")
         _check(all(isinstance(meta[name], str) for name in ("model", "dataset")), "model")
+        _check(isinstance(meta.get("conditions", {}), dict), "conditions")
         _check(len(meta["scheduler"]) == 4 and math.isfinite(meta["scheduler"]["base_lr"]),
                "scheduler")
         broken = find_not_finite(optimizer)
@@ -105,6 +110,27 @@ def newest_run(folder: str | Path) -> SavedRun | None:
     if any(path.is_file() for path in paths):
         raise UserError(problems[0])
     return None
+
+
+def run_in(folder: str | Path) -> str | None:
+    """When the run began whose checkpoints lie in a model's folder; None if there are none.
+
+    Where only best.npz is left that does not say it, when the file was written.
+
+    Raises:
+        UserError: as `newest_run`.
+    """
+    run = newest_run(folder)
+    if run:
+        return run.meta["started"]
+    best = Path(folder) / places.BEST
+    if not best.is_file():
+        return None
+    with contextlib.suppress(UserError, KeyError, TypeError):
+        started = read_meta(best)["started"]
+        if _STARTED.fullmatch(started):
+            return started
+    return time.strftime(STARTED, time.localtime(best.stat().st_mtime))
 
 
 class Standing(enum.Enum):

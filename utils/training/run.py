@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import hashlib
+import shutil
 import signal
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -17,24 +18,24 @@ import numpy as np
 
 from model import build_model
 from utils import places
-from utils.checkpoint.weights import get_weights, load_weights, save_weights
+from utils.checkpoint.weights import get_weights, load_weights, read_meta, save_weights
 from utils.data.datasets import Split, check_training_size, load_splits, num_train_batches
 from utils.errors import UserError
-from utils.files import keep_as, only_one, remove_leftovers
+from utils.files import atomic_path, keep_as, only_one, remove_leftovers
 from utils.optim import Adam, MultiStepLR
 from utils.recipe import GAMMA, settle
 from utils.runtime import BF16, precision, ranks, set_seed
 from utils.training.engine import Interrupted, evaluate, train_one_epoch
 from utils.training.logs import METRICS, EpochRecord, best_epochs, log_time, write_log
 from utils.training.progress import Pace, progress_line
-from utils.training.resume import SavedRun, goes_on_in, newest_run, read_run
+from utils.training.resume import STARTED, SavedRun, goes_on_in, newest_run, read_run, run_in
 
 SAVED_EVERY = 60  # seconds, of several ranks: any of them, or its host, may be gone at any time
 
 
 @dataclasses.dataclass(frozen=True)
 class Options:
-    """Where a run reads and writes and when it is scored: nothing that decides its weights.
+    """Where a run reads and writes and when it is scored; `Run.hold_conditions` looks at the rest.
 
     Attributes:
         dataset_dir: the dataset lies in `<dataset_dir>/<dataset_name>`.
@@ -145,12 +146,13 @@ class Run:
                 raise UserError(f"{saved.path}: cannot be resumed ({error}); take another "
                                 "checkpoint") from error
             self.history, self.losses = [*saved.history], [*saved.meta["losses"]]
-        self.started = saved.meta["started"] if saved else time.strftime("%Y-%m-%d_%H-%M-%S")
+        self.started = saved.meta["started"] if saved else time.strftime(STARTED)
         # Only what could be read, or was written, is worth to be kept when the next one is saved.
         self.last_is_whole = bool(saved) and saved.path == self.folder / places.LAST
         self.log_path = places.log_file(output_dir, dataset_name, model_name, self.started)
         self.saved_at = time.monotonic()
         self.step_ends: list[float] = []  # of the epoch under way, in this process
+        self.conditions: dict[str, Any] = {}
 
     def _find_checkpoint(self, resume: str | Path) -> SavedRun:
         saved = newest_run(self.folder) if resume == "last" else read_run(resume)
@@ -189,6 +191,24 @@ class Run:
             digest.update(np.ascontiguousarray(array))
         ranks.check_same(digest.digest(), "images or weights")
 
+    def hold_conditions(self, splits: Sequence[Split], threshold: float) -> None:
+        """Keeps what, beside the recipe, decides the result; a run that goes on must have the same.
+
+        Raises:
+            UserError: it was begun with other images, or scored at another threshold.
+        """
+        for split in splits:
+            digest = hashlib.sha256("\n".join(split.names).encode("utf-8", "surrogateescape"))
+            self.conditions[split.split] = digest.hexdigest()
+        self.conditions["threshold"] = threshold
+        saved = self.resumed
+        for name, value in (saved.meta.get("conditions", {}) if saved else {}).items():
+            if value != self.conditions.get(name):
+                what = (f"scored at --threshold {value}" if name == "threshold" else
+                        f"begun with other {name} images")
+                raise UserError(f"{saved.path}: was {what}; go on with the same, or start anew "
+                                "without --resume")
+
     def begin(self) -> None:
         """Prepares the folder, which nobody else may use, and says how the run begins.
 
@@ -212,13 +232,25 @@ class Run:
         earlier = self.keep_earlier_run()
         if earlier:
             print(f"the checkpoints of an earlier run are now in {earlier}")
+        if self.best and not (self.folder / places.BEST).is_file():
+            self._bring_best(saved.path.with_name(places.BEST))
+
+    def _bring_best(self, path: Path) -> None:
+        """Copies the best weights so far from beside a checkpoint of another folder, if there."""
+        meta = read_meta(path) if path.is_file() else {}
+        if meta.get("started") == self.started and len(meta["history"]) == self.best.epoch:
+            with atomic_path(self.folder / places.BEST, durable=True) as temporary:
+                shutil.copyfile(path, temporary)
+        else:
+            print(f"{path}: does not hold the best weights so far, of epoch {self.best.epoch}; "
+                  "there is no best.npz until an epoch is better")
 
     def keep_earlier_run(self) -> Path | None:
         """Moves the checkpoints of an earlier run aside; returns the folder, or None."""
-        run = newest_run(self.folder)
-        if not run or run.meta["started"] == self.started:
+        started = run_in(self.folder)
+        if started in (None, self.started):
             return None
-        earlier = self.folder / f"earlier_{run.meta['started']}"
+        earlier = self.folder / f"earlier_{started}"
         earlier.mkdir(parents=True, exist_ok=True)
         for path in self.folder.glob("*.npz"):
             path.replace(earlier / path.name)
@@ -229,7 +261,7 @@ class Run:
         return {
             "model": self.model_name, "dataset": self.dataset_name,
             "recipe": dataclasses.asdict(self.recipe), "started": self.started,
-            "precision": precision(),
+            "precision": precision(), "conditions": self.conditions,
             "history": [dataclasses.asdict(record) for record in self.history],
         }
 
@@ -315,6 +347,7 @@ def train(
                          skip_bad=options.skip_bad)
     steps = num_train_batches(splits[0], run.recipe.batch_size)
     check_training_size(splits[0], run.recipe.image_size, run.recipe.crop)
+    run.hold_conditions(splits, options.threshold)
     for split in splits:
         print(split.describe())
     parameters = sum(p.numel() for p in run.optimizer.parameters)
