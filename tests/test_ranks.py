@@ -9,6 +9,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -313,6 +314,12 @@ def test_shards_run_one_by_one_and_the_last_one_merges(frames):
     assert "still missing: 1, 2" in shard(3).stdout
     assert "still missing: 2, 3" in shard(1, "--stretch").stdout
     assert "still missing: 1, 2" in shard(3).stdout  # the first was of another run
+    weights = Path(flags[flags.index("--weights") + 1])
+    before = weights.read_bytes()
+    with zipfile.ZipFile(weights, "a") as file:
+        file.comment = b"other weights under the same name"
+    assert "still missing: 2, 3" in shard(1).stdout
+    weights.write_bytes(before)
     assert "still missing: 2" in shard(1).stdout
     assert not (folder / "shards" / "detections" / f"{MODEL}.csv").exists()
     assert "missing" not in shard(2).stdout

@@ -93,6 +93,7 @@ def predict_frames(
         UserError: the weights do not fit, or the results cannot be written.
     """
     net = load_model(model_name, weights)
+    digest = "" if shard == WHOLE else _digest(weights, files)
     predict(net, np.zeros((1, 1, 64, 64), np.float32))  # Jittor compiles, which is not their speed
     run = {"model": model_name, "weights": str(weights), **options._asdict()}
     named = list(zip(result_names(files), files))[shard.turn]
@@ -108,18 +109,26 @@ def predict_frames(
                 _save_lists(folder, model_name, outcome, options, run)
         outcome = outcome._replace(seconds=time.perf_counter() - began, dark=dark)
         if shard != WHOLE:
-            outcome = _hand_in(folder, model_name, outcome, options, run, shard, files)
+            outcome = _hand_in(folder, model_name, outcome, options, run, digest, shard, files)
     except OSError as error:  # not of reading: that names the image and goes on
         raise UserError(f"{folder}: the results cannot be written ({error}); make room there, or "
                         "name another folder with --output") from error
     return outcome
 
 
-def _hand_in(folder, model_name, outcome, options, run, shard, files):
+def _digest(weights: Path, files: Sequence[Path | Page]) -> str:
+    """Tells runs apart that have other weights, or images of other names or sizes, at one place."""
+    digest = hashlib.sha256(weights.read_bytes())
+    for file in files:
+        size = (file.path if isinstance(file, Page) else file).stat().st_size
+        digest.update(f"{file.name} {size}\n".encode("utf-8", "surrogateescape"))
+    return digest.hexdigest()
+
+
+def _hand_in(folder, model_name, outcome, options, run, digest, shard, files):
     """Saves what a shard has found; the outcome of all of them if it was the last."""
     order = [file.name for file in files]
-    digest = hashlib.sha256(repr(order).encode("utf-8", "surrogateescape")).hexdigest()
-    shards.save(folder, model_name, shard, outcome, {**run, "num_workers": None, "images": digest})
+    shards.save(folder, model_name, shard, outcome, {**run, "num_workers": None, "digest": digest})
     ranks.gather(None)  # until all ranks have come so far
     merged = shards.merge(folder, model_name, shard, order) if ranks.first() else None
     if merged:
