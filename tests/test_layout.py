@@ -32,7 +32,7 @@ def norm(training):
     from model.ops.batch_norm import LEAKY, BatchNorm
 
     layer = BatchNorm(32, LEAKY)
-    layer.running_mean.assign(values(32))
+    layer.running_mean.assign(-values(32))
     layer.running_var.assign(abs(values(32)) + 1)
     layer.train() if training else layer.eval()
     return layer
@@ -80,16 +80,29 @@ def test_layer_in_blocks(name):
     blocked = layout.enter(x)
     assert blocked.ndim == 5
     found = layout.leave(apply(blocked))
-    outputs, gradients = [plain, found], []
-    if name != "batch norm, evaluation":  # nothing is differentiated there
-        target = jt.array(values(*plain.shape))
-        gradients = [jt.grad((y * target).sum(), x) for y in outputs]
+    outputs, target = [plain, found], jt.array(values(*plain.shape))
+    gradients = [jt.grad((y * target).sum(), x) for y in outputs]
     jt.sync_all(True)
-    for pair in filter(None, (outputs, gradients)):
+    for pair in (outputs, gradients):
         expected, ours = (value.numpy() for value in pair)
         scale = np.abs(expected).max()
         np.testing.assert_allclose(ours, expected, rtol=0, atol=2e-6 * scale)
         assert scale > 0
+
+
+def test_batch_norm_in_evaluation_hands_on_the_gradients_of_its_parameters():
+    from model.ops import layout
+    from utils.runtime import jt
+
+    apply, x, target = norm(False), jt.array(values(3, 32, 10, 14)), jt.array(values(3, 32, 10, 14))
+    bias = jt.array(values(33)[1:])
+    parameters = [apply.weight.start_grad(), apply.bias.start_grad(), bias]  # eval() stopped them
+    plain, blocked = (
+        [gradient.numpy() for gradient in jt.grad((y * target).sum(), parameters)]
+        for y in (apply(x, bias), layout.leave(apply(layout.enter(x), bias))))
+    for expected, ours in zip(plain, blocked):
+        assert np.abs(expected).max() > 1
+        np.testing.assert_allclose(ours, expected, rtol=1e-5)
 
 
 def test_pool_gives_a_tie_to_the_first():
@@ -111,3 +124,12 @@ def test_enter_and_leave(channels):
 
     x = values(2, channels, 5, 7)
     np.testing.assert_array_equal(layout.leave(layout.enter(jt.array(x))).numpy(), x)
+
+
+def test_a_convolution_refuses_what_is_not_float():
+    from model import build_model
+    from utils.runtime import jt
+
+    image = jt.array(np.zeros((1, 1, 32, 32), np.uint8))
+    with pytest.raises(TypeError, match="a convolution of uint8: float32 is needed"):
+        build_model("L2SKNet_UNet")(image)

@@ -57,6 +57,33 @@ class _NormCPU(jt.Function):
         )
 
 
+class _FixedNormCPU(jt.Function):
+    """The same by the running statistics."""
+
+    def __init__(self, slope):
+        self.slope = slope
+
+    def execute(self, x, weight, bias, mean, var):
+        y = _code(
+            x.shape, activation_dtype(), [x, weight, bias, mean, var], self.slope,
+            ("normalise", "{in0}, {in1}, {in2}, {in3}, {in4}, eps, slope, {out0}"),
+        )
+        self.saved = x, weight, mean, var, y
+        return y
+
+    def grad(self, dy):
+        x, weight, mean, var, y = self.saved
+        dy = dy.float64()
+        dz = jt.ternary(y > 0, dy, dy * self.slope)
+        inverse = 1 / jt.sqrt(var + EPS)
+        scale = weight.float64() * inverse
+        centred = x.float64() - per_channel(mean, x)
+        dbias = dz.sum((0, 2, 3)).reshape(-1)
+        dweight = (dz * centred).sum((0, 2, 3)).reshape(-1) * inverse
+        dx = (dz * per_channel(scale, x)).cast(x.dtype)
+        return dx, dweight.float32(), dbias.float32(), -dbias * scale, None
+
+
 class _SharedNormCPU(jt.Function):
     """The same on a share of a batch: the passes stop where the sums of all ranks are needed."""
 
@@ -142,36 +169,31 @@ class BatchNorm(jt.Module):
         """
         if self.is_training():
             return self._train(x, conv_bias)
-        if x.ndim == 5:  # only the CPU has these, and nothing is differentiated here
-            mean = self._mean_before(conv_bias)
-            return _code(
-                x.shape, activation_dtype(),
-                [x, self.weight, self.bias, mean, self.running_var.float64()], self.slope,
-                ("normalise", "{in0}, {in1}, {in2}, {in3}, {in4}, eps, slope, {out0}"),
-            )
+        if x.ndim == 5:  # only the CPU has these
+            mean, var = self._mean_before(conv_bias), self.running_var.float64()
+            return _FixedNormCPU(self.slope)(x, self.weight, self.bias, mean, var)
         scale = self.weight.float64() / jt.sqrt(self.running_var.float64() + EPS)
         shift = self.bias.float64() - self._mean_before(conv_bias) * scale
         z = x.float64() * per_channel(scale, x) + per_channel(shift, x)
         return activate(z, self.slope).cast(x.dtype)
 
     def folds(self, x: jt.Var) -> bool:
-        """Whether the convolution of `x` before it takes it over: predicting in bfloat16.
+        """Whether the convolution of `x` before it takes it over: predicting in bfloat16, without
+        gradient.
 
         There it saves a pass over memory, and a rounding. In float32 both stay apart, as in the
         official code, whose outputs ours are held to.
         """
-        return x.dtype == BFLOAT16 and not self.is_training()
+        return x.dtype == BFLOAT16 and not self.is_training() and bool(jt.flags.no_grad)
 
-    def scale_and_shift(self, conv_bias: jt.Var | None = None) -> tuple[jt.Var, jt.Var]:
+    def scale_and_shift(self) -> tuple[jt.Var, jt.Var]:
         """What is left of it when it is folded: the factors on the output channels of a kernel,
         C×1×1×1 float64, and what is added after, C float32."""
-        inputs = self.parts() if conv_bias is None else [*self.parts(), conv_bias]
-        bias = "nullptr" if conv_bias is None else "{in4}"
         channels = self.weight.shape[0]
         return code(
-            [(channels, 1, 1, 1), (channels,)], ["float64", "float32"], inputs, "batch_norm.h",
-            f"batch_norm::fold(in0->num, {{in0}}, {{in1}}, {{in2}}, {{in3}}, {bias}, {EPS}, "
-            "{out0}, {out1});")
+            [(channels, 1, 1, 1), (channels,)], ["float64", "float32"], self.parts(),
+            "batch_norm.h", "batch_norm::fold(in0->num, {in0}, {in1}, {in2}, {in3}, nullptr, "
+            f"{EPS}, {{out0}}, {{out1}});")
 
     def folded_into(self, weight: jt.Var, conv_bias: jt.Var | None) -> tuple[jt.Var, jt.Var]:
         """The kernel and the bias (float32) of the convolution before with the norm in it."""

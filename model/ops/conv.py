@@ -39,6 +39,10 @@ class _ConvOneDNN(jt.Function):
         self.data = dict(zip(_NAMES, (*stride, *padding, *dilation, groups)))
 
     def run(self, function, shape, dtype, *inputs):
+        for operand in inputs:  # conv.h would read any other type as one of these
+            if operand.dtype not in ("float32", BFLOAT16):
+                raise TypeError(f"a convolution of {operand.dtype}: float32 is needed, as "
+                                "utils.data.images.to_float makes of images")
         operands = ", ".join(f"in{i}" for i in range(len(inputs)))
         y = jt.code(
             shape, dtype, list(inputs), cpu_header=read_header("conv.h"),
@@ -206,7 +210,7 @@ class Conv2d(jt.Module):
     def execute(self, x: jt.Var) -> jt.Var:
         if self.bias is None:
             return self.without_bias(x)
-        if x.dtype == BFLOAT16 and not self.is_training():
+        if x.dtype == BFLOAT16 and not self.is_training() and jt.flags.no_grad:
             return conv2d_activated(
                 x, self.weight, self.bias, stride=self.stride, padding=self.padding)
         return add_bias(self.without_bias(x), self.bias)
