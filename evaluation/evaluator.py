@@ -171,7 +171,8 @@ def binary_mask(mask: np.ndarray) -> np.ndarray:
     """An H×W boolean map from a mask in any of the encodings that `Evaluator.update` takes.
 
     Raises:
-        ValueError: not H×W, empty, or values that are not finite or lie outside 0 to 65535.
+        ValueError: not H×W, empty, or values that are not finite, lie outside 0 to 65535, or of
+            which none is a target though some are above 1.
     """
     mask = np.asarray(mask)
     _check_map(mask, "mask")
@@ -181,6 +182,8 @@ def binary_mask(mask: np.ndarray) -> np.ndarray:
     if mask.min() < 0 or top > 65535:
         raise ValueError(f"mask holds values from {mask.min()} to {top}, expected 0 to 65535")
     scale = 1 if top <= 1 else 255 if top <= 255 else 65535
+    if 1 < top <= scale / 2:  # numbered targets, for one
+        raise ValueError(f"mask holds values up to {top}, expected 0 and 1, 255 or 65535")
     return mask > scale / 2
 
 

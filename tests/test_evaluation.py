@@ -447,6 +447,13 @@ def test_nothing_added():
             method()
 
 
+def test_a_mask_of_numbered_targets_is_refused():
+    mask = np.zeros((8, 8), np.uint8)
+    mask[1, 1], mask[5, 5] = 1, 2
+    with pytest.raises(ValueError, match="mask holds values up to 2, expected 0 and 1, 255 or"):
+        Evaluator().update(np.zeros((8, 8), np.float32), mask)
+
+
 @pytest.mark.parametrize(
     "convert",
     [

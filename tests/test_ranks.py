@@ -55,6 +55,17 @@ def on_ranks(ranks, script, folder, *flags):
     return finish(start(ranks, command(script, folder, *flags)))
 
 
+@pytest.mark.parametrize("cores", [sorted(os.sched_getaffinity(0)), [min(os.sched_getaffinity(0))]])
+def test_ranks_have_the_cores_that_mpirun_was_given(cores, monkeypatch):
+    monkeypatch.delitem(ENVIRONMENT, "OMP_NUM_THREADS", raising=False)
+    code = ("import os; from utils.runtime import ranks; ranks.prepare(None); "
+            "print(sorted(os.sched_getaffinity(0)), os.environ['OMP_NUM_THREADS'], flush=True)")
+    words = ["taskset", "-c", ",".join(map(str, cores)), "mpirun", "-np", "2", "sh", "-c",
+             'exec "$@"', "sh", sys.executable, "-c", code]
+    result = subprocess.run(words, cwd=ROOT, env=ENVIRONMENT, capture_output=True, text=True)
+    assert result.stdout.splitlines() == 2 * [f"{cores} {max(1, len(cores) // 2)}"], result.stderr
+
+
 @pytest.fixture(scope="module")
 def place(tmp_path_factory):
     folder = tmp_path_factory.mktemp("ranks")

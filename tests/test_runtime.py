@@ -117,6 +117,28 @@ def test_cuda_after_a_start_without_it_is_an_error():
     assert "UserError: Jittor was started without CUDA" in run.stderr
 
 
+def test_cuda_is_demanded_whatever_the_precision():
+    run = python("from utils.runtime import start; start('cpu'); start('cuda', 'float32')")
+    assert "UserError: Jittor was started without CUDA" in run.stderr
+
+
+def test_a_process_goes_on_without_bf16_where_the_processor_has_none():
+    run = python("""
+from utils.errors import UserError
+from utils.runtime import boot, start
+boot.AVX512_BF16 = 1 << 40
+try:
+    start('cpu', 'bf16')
+except UserError as error:
+    print(error)
+from utils.runtime import jt
+flags = jt.flags.cc_flags
+print(start('cpu').precision, flags == jt.flags.cc_flags)
+""")
+    assert "has no AVX512-BF16 instructions" in run.stdout, run.stderr
+    assert run.stdout.splitlines()[-1] == "default True"
+
+
 GPU = cuda.Gpu("Some GPU", 90, (13, 0))
 
 

@@ -78,13 +78,13 @@ def start(device: str = "auto", precision: str | None = None) -> Runtime:
         raise UserError(f"unknown precision {precision!r}: choose one of {', '.join(PRECISIONS)}")
     if _running is None:
         _running = _boot(device, precision or "default")
-    elif precision not in (None, _running.precision):
+    if precision not in (None, _running.precision):
         if _running.toolkit:
             raise UserError(f"the precision is {_running.precision} in this process: "
                             "it cannot change after the start")
         _check_precision(precision, _running.onednn)
         _running = replace(_running, precision=precision)
-    elif device not in ("auto", _running.device):
+    if device not in ("auto", _running.device):
         if device == "cuda" and not _running.toolkit:
             raise UserError("Jittor was started without CUDA in this process: "
                             "start it with the device cuda from the beginning")
@@ -183,15 +183,16 @@ def _boot(device: str, precision: str) -> Runtime:
                             "nvidia-smi and $CUDA_VISIBLE_DEVICES")
         jittor.flags.nvcc_flags = cuda.adapt_flags(jittor.flags.nvcc_flags, gpu)
         jittor.flags.use_cuda_managed_allocator = 0
-        jittor.flags.use_tensorcore = int(precision == "tf32")
+        # With cuDNN 8 it would let convolutions round to half precision; their default is TF32.
+        jittor.flags.use_tensorcore = int(precision == "tf32" and toolkit.cudnn[:1] != "8")
     use_cuda(bool(toolkit))
     onednn = jittor.compile_extern.mkl_ops is not None
     if not (onednn or toolkit):
         _warn("no oneDNN: convolutions will be many times slower; "
               "`pip install -r requirements.txt` brings it (x86-64 Linux)")
-    _check_precision(precision, onednn)
     return Runtime("cuda" if toolkit else "cpu", gpu.name if toolkit else _cpu_name(), onednn,
-                   jittor.__version__, platform.python_version(), precision, toolkit)
+                   jittor.__version__, platform.python_version(),
+                   "default" if precision == BF16 else precision, toolkit)  # `start` turns it on
 
 
 def _keep_memory() -> None:

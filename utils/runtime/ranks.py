@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     import jittor as jt
 
 _LARGEST = 2**30  # bytes of one message; MPI counts in 31 bits
+_LAUNCHERS = ("mpirun", "mpiexec", "orterun", "orted", "prterun", "prted")
 
 
 def size() -> int:
@@ -203,11 +204,22 @@ def prepare(nccl: tuple[Path, Path] | None) -> None:
         os.environ["use_nccl"] = "1"
         os.environ["nccl_include_path"], os.environ["nccl_lib_path"] = map(str, nccl)
     if "OMPI_MCA_hwloc_base_binding_policy" not in os.environ:
-        # mpirun ties each of two ranks to a core, of however many there are.
+        # mpirun ties each of two ranks to a core, of however many it was given itself.
         with contextlib.suppress(OSError):
-            os.sched_setaffinity(0, range(os.cpu_count()))
+            os.sched_setaffinity(0, os.sched_getaffinity(_launcher()))
     cores = len(os.sched_getaffinity(0))
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, cores // on_this_host())))
+
+
+def _launcher() -> int:
+    """The process of mpirun, or of its daemon on this host, above this one; 0 if there is none."""
+    process = os.getpid()
+    while process > 1:
+        name, _, rest = Path(f"/proc/{process}/stat").read_text().partition("(")[2].rpartition(")")
+        if name in _LAUNCHERS:
+            return process
+        process = int(rest.split()[1])
+    return 0
 
 
 @contextlib.contextmanager
