@@ -2,7 +2,8 @@
 
 Every kind of operator that the four networks use runs forward and backward, then the networks.
 On a GPU all numbers are compared with those of the CPU; without one the operators are compared with
-NumPy in double precision, backward by central differences of that. Run it first on a new machine:
+NumPy in double precision, backward by central differences of that, in both forms that activations
+have on a CPU. (bfloat16 is not checked.) Run it first on a new machine:
 Jittor's core, and on a GPU its CUDA part, are compiled on the way.
 """
 
@@ -98,24 +99,33 @@ class Check:
     Args:
         ours, reference: functions of the inputs.
         shapes: of the inputs, which are drawn from N(0, 1).
+        activations: how many of them, from the first on, networks on a CPU have in blocks of
+            channels (`model.ops.layout`): there this form is checked as well.
         backward: whether it has a gradient.
         bound: the largest difference allowed, where the common one does not fit.
     """
 
     def __init__(
         self, name: str, ours: Callable[..., runtime.jt.Var], reference: Callable[..., np.ndarray],
-        *shapes: int | tuple[int, ...], backward: bool = True, bound: float | None = None,
+        *shapes: int | tuple[int, ...], activations: int = 1, backward: bool = True,
+        bound: float | None = None,
     ):
         self.name, self.ours, self.reference = name, ours, reference
-        self.backward, self.bound = backward, bound
+        self.activations, self.backward, self.bound = activations, backward, bound
         self.rng = np.random.default_rng(len(name))
         self.inputs = [self.rng.standard_normal(shape).astype(np.float32) for shape in shapes]
 
-    def compute(self, device: str) -> tuple[np.ndarray, list[np.ndarray]]:
+    def compute(
+        self, device: str, blocks: bool = False
+    ) -> tuple[np.ndarray, list[np.ndarray]]:
         """The output and the gradients of its inner product with a fixed array."""
+        from model.ops.layout import enter, leave
+
         with _on(device) as jt:
             inputs = [jt.array(array) for array in self.inputs]
-            output = self.ours(*inputs)
+            count = self.activations if blocks else 0
+            output = self.ours(*map(enter, inputs[:count]), *inputs[count:])
+            output = leave(output) if output.ndim == 5 else output
             gradients = []
             if self.backward:
                 pull = jt.array(_pull(output.shape))
@@ -130,22 +140,26 @@ class Check:
 
     def against_numpy(self) -> tuple[float, float]:
         """Differences (forward, backward) of the CPU's numbers from double precision."""
-        output, gradients = self.compute("cpu")
+        from model.ops.layout import has_blocks
+
+        forms = (False, True) if self.activations and has_blocks() else (False,)
+        outputs, gradients = zip(*(self.compute("cpu", blocks) for blocks in forms))
         exact = [array.astype(np.float64) for array in self.inputs]
         expected = np.asarray(self.reference(*exact))
-        if output.shape != expected.shape:
+        if any(output.shape != expected.shape for output in outputs):
             return np.inf, np.inf
         worst, step, pull = 0, 1e-6, _pull(expected.shape)
-        for i, gradient in 3 * list(enumerate(gradients)):  # an error may be normal to a direction
+        for i, found in 3 * list(enumerate(zip(*gradients))):  # an error may be normal to one
             direction = self.rng.standard_normal(exact[i].shape)
             ahead, back = (
                 (self.reference(*exact[:i], exact[i] + s * direction, *exact[i + 1 :]) * pull).sum()
                 for s in (step, -step)
             )
-            slope = (gradient * direction).sum()
-            error = abs(slope - (ahead - back) / (2 * step)) / max(np.linalg.norm(gradient), 1e-30)
-            worst = max(worst, error if np.isfinite(error) else np.inf)
-        return _difference(output, expected), worst
+            for gradient in found:
+                error = abs((gradient * direction).sum() - (ahead - back) / (2 * step))
+                error /= max(np.linalg.norm(gradient), 1e-30)
+                worst = max(worst, error if np.isfinite(error) else np.inf)
+        return max(_difference(output, expected) for output in outputs), worst
 
 
 class NetworkCheck:
@@ -277,7 +291,7 @@ def operator_checks() -> list[Check]:
         kernel(9, 2), kernel(3, 1),
         norm("no activation", LINEAR), norm("ReLU", RELU), norm("LeakyReLU", LEAKY),
         Check("channel attention", attention, _attention, (6, 16, 1, 1), (4, 16, 1, 1), 4, 4,
-              (16, 4, 1, 1), 16, 16),
+              (16, 4, 1, 1), 16, 16, activations=0),
         Check("global average", elementwise.global_average,
               lambda x: x.mean((2, 3), keepdims=True), x),
         Check("max pooling", pool.max_pool2x2,
@@ -287,16 +301,18 @@ def operator_checks() -> list[Check]:
         Check("bilinear resize", lambda x: resize.resize_bilinear(x, (48, 40)),
               lambda x: zoom(x, (1, 1, 2, 2), order=1, mode="nearest", grid_mode=True), x),
         Check("concatenation", lambda *a: jt.concat(list(a), 1), lambda *a: np.concatenate(a, 1),
-              x, x),
+              x, x, activations=2),
         Check("padding", lambda x: resize.pad_to_multiple(x, 8),
-              lambda x: np.pad(x, ((0, 0), (0, 0), (0, 5), (0, 3)), "edge"), (4, 16, 27, 21)),
+              lambda x: np.pad(x, ((0, 0), (0, 0), (0, 5), (0, 3)), "edge"), (4, 16, 27, 21),
+              activations=0),
         Check("sigmoid", elementwise.probability, _sigmoid, x),
         Check("SoftIoU", lambda p, g: soft_iou_loss(jt.sigmoid(p), jt.sigmoid(g)),
               lambda p, g: np.array([soft_iou_loss(_Array(_sigmoid(p)), _Array(_sigmoid(g)))]),
-              (4, 1, 24, 20), (4, 1, 24, 20)),
-        Check("Adam, three steps", adam, _adam, 500, 500, 500, 500, backward=False),
+              (4, 1, 24, 20), (4, 1, 24, 20), activations=0),
+        Check("Adam, three steps", adam, _adam, 500, 500, 500, 500, activations=0,
+              backward=False),
         Check("random numbers (dropout)", random_numbers, lambda: np.array([1 / 2, 1 / 3, 0.9]),
-              backward=False, bound=3e-3),
+              activations=0, backward=False, bound=3e-3),
     ]
 
 

@@ -16,6 +16,7 @@ from model.blocks import ConvStack, conv1x1
 from model.ops.batch_norm import EPS, LINEAR, RELU, BatchNorm
 from model.ops.conv import Conv2d, conv2d, conv2d_activated, conv2d_sum_activated
 from model.ops.elementwise import share, subtract
+from model.ops.layout import block_of, enter, leave, shape_of
 from model.ops.native import code
 from utils.runtime import jt
 
@@ -73,6 +74,9 @@ def per_image_conv(
     Args:
         bias, slope: if there is a bias, one a channel, it is a `conv2d_activated`.
     """
+    if x.ndim == 5 and x.shape[4] != block_of(x.shape[0] * shape_of(x)[1]):
+        # So few channels are one block, of which several do not make the form of more channels.
+        return enter(per_image_conv(leave(x), kernels, padding, dilation, bias, slope))
     n, c, *rest = x.shape  # in blocks of channels as well: the images lie one after the other
     images, kernels = x.reshape(1, n * c, *rest), kernels.reshape(-1, *kernels.shape[2:])
     if bias is None:

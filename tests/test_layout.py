@@ -105,6 +105,18 @@ def test_batch_norm_in_evaluation_hands_on_the_gradients_of_its_parameters():
         np.testing.assert_allclose(ours, expected, rtol=1e-5)
 
 
+@pytest.mark.parametrize("channels", [4, 8, 24, 40])
+def test_kernels_of_each_image_for_few_or_odd_channels(channels):
+    from model.llskm import per_image_conv
+    from model.ops import layout
+    from utils.runtime import jt
+
+    x, kernels = (jt.array(values(3, channels, *shape)) for shape in ((10, 14), (channels, 3, 3)))
+    expected = per_image_conv(x, kernels, 1).numpy()
+    found = layout.leave(per_image_conv(layout.enter(x), kernels, 1)).numpy()
+    np.testing.assert_allclose(found, expected, rtol=0, atol=2e-6 * np.abs(expected).max())
+
+
 def test_pool_gives_a_tie_to_the_first():
     from model.ops import layout
     from model.ops.pool import max_pool2x2

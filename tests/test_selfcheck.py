@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from alignment import selfcheck
-from model.ops import batch_norm, resize
+from model.ops import batch_norm, layout, pool, resize
 from utils import runtime
 from utils.runtime import jt
 
@@ -39,15 +39,24 @@ def test_passes_and_says_what_it_checked(monkeypatch, capsys):
 
 
 def test_wrong_output_fails(monkeypatch, capsys):
-    def flipped(x):
-        n, c, h, w = x.shape
-        return x.reshape(n, c, h, 1, w, 1).broadcast([n, c, h, 2, w, 2]).reshape(
-            n, c, 2 * h, 2 * w) * 1.001
+    right = resize.upsample_nearest2x
 
-    monkeypatch.setattr(resize, "upsample_nearest2x", flipped)
+    def enlarged(x):
+        return right(x) * 1.001
+
+    monkeypatch.setattr(resize, "upsample_nearest2x", enlarged)
     assert check(monkeypatch, "nearest upsampling", "sigmoid") == 1
     out = capsys.readouterr().out
     assert "FAIL: nearest upsampling\n" in out and "use_mkl=0" in out
+
+
+def test_an_error_in_blocks_of_channels_alone_fails(monkeypatch, capsys):
+    if not layout.has_blocks():
+        pytest.skip("oneDNN has no kernels for blocks on this processor")
+    right = pool._MaxPoolCPU.execute
+    monkeypatch.setattr(pool._MaxPoolCPU, "execute", lambda self, x: right(self, x) * 1.001)
+    assert check(monkeypatch, "max pooling", "sigmoid") == 1
+    assert "FAIL: max pooling\n" in capsys.readouterr().out
 
 
 def test_wrong_gradient_fails(monkeypatch, capsys):
