@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import os
+import struct
+import subprocess
+import sys
 
 import numpy as np
 import pytest
 from PIL import Image
+from scripts import ROOT
 
 from utils.data.images import (
     list_images,
@@ -83,6 +87,31 @@ def test_orientation_is_ignored(tmp_path, orientation):
             assert read_size(page) == image.shape
             np.testing.assert_array_equal(read_frame(page), expected)
     np.testing.assert_array_equal(read_mask(save(tmp_path / "d.tif", BINARY, exif=exif)), BINARY)
+
+
+def huge(path, width, height):
+    """A file whose header alone claims so many pixels."""
+    data = bytearray(save(path, GRAY).read_bytes())
+    data[18:26] = struct.pack("<ii", width, height)
+    path.write_bytes(data)
+    return path
+
+
+def test_what_is_too_large_is_to_be_cut(tmp_path):
+    path = huge(tmp_path / "a.bmp", 20_000, 9_000)
+    assert read_size(path) is None
+    with pytest.raises(UserError) as error:
+        read_gray(path)
+    assert str(error.value) == f"{path}: more than 179 megapixels; cut it into pieces"
+
+
+def test_nothing_is_said_of_what_is_large(tmp_path):
+    path = huge(tmp_path / "a.bmp", 10_000, 9_000)
+    code = ("import sys; from utils import cli; from utils.data.images import read_size\n"
+            "cli.run(lambda: print(read_size(sys.argv[1])))")
+    result = subprocess.run([sys.executable, "-c", code, path], cwd=ROOT, capture_output=True,
+                            text=True)
+    assert (result.stdout, result.stderr) == ("(9000, 10000)\n", "")
 
 
 def test_one_bit_is_black_and_white(tmp_path):

@@ -85,6 +85,9 @@ def _open(path: Path) -> Image.Image:
 
 def _refusal(path: Path | Page, error: Exception) -> UserError:
     """What the user reads where Pillow has raised an error."""
+    if isinstance(error, Image.DecompressionBombError):
+        return UserError(f"{path}: more than {2 * Image.MAX_IMAGE_PIXELS / 1e6:.0f} megapixels; "
+                         "cut it into pieces")
     unknown = isinstance(error, UnidentifiedImageError)  # its text only repeats the path
     reason = "unknown format" if unknown else f"{type(error).__name__}: {error}"
     return UserError(f"{path}: cannot be read as an image ({' '.join(reason.split())}); "
@@ -125,7 +128,7 @@ def read_gray(path: str | Path) -> np.ndarray:
         H×W uint8 or uint16.
 
     Raises:
-        UserError: the file is missing, damaged, a stack of frames, or of another range.
+        UserError: the file is missing, damaged, too large, a stack of frames, or of another range.
     """
     return _gray(_open(Path(path)), Path(path))
 
