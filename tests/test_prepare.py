@@ -197,6 +197,19 @@ def test_a_zip_cannot_write_outside(tmp_path, irstd, name):
     assert not list(tmp_path.rglob("e*.png")) and not list(tmp_path.rglob("evil*"))
 
 
+def test_a_zip_with_an_entry_for_its_folder_and_names_of_windows(tmp_path, irstd):
+    path = tmp_path / "windows.zip"
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("./", b"")
+        archive.writestr("set\\IRSTD1k_Img\\", b"")
+        for file in irstd.rglob("*.*"):
+            archive.write(file, f"set\\{file.relative_to(irstd)}".replace("/", "\\"))
+    assert "windows.zip: 4 images with masks" in prepare(path, tmp_path / "data" / "NEW")
+    for ours, theirs in zip(load_splits(tmp_path / "data", "NEW"),
+                            load_splits(irstd.parent, irstd.name)):
+        same_arrays(ours, theirs)
+
+
 def test_a_zip_with_links_or_damage(tmp_path, irstd):
     path = tmp_path.joinpath(zipped(irstd))
     whole = path.read_bytes()
