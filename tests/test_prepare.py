@@ -130,6 +130,19 @@ def test_sirst_aug_as_published_with_names_that_meet(tmp_path):
             np.testing.assert_array_equal(image, np.asarray(Image.open(file)))
 
 
+def test_an_empty_folder_of_a_list_is_refused(tmp_path):
+    source = tmp_path / "data" / "sirst_aug"
+    write(source / "trainval", [(8, 8)] * 2)
+    relay(source / "trainval")
+    for kind in ("images", "masks"):
+        (source / "test" / kind).mkdir(parents=True)
+    with pytest.raises(UserError) as error:
+        load_splits(tmp_path / "data", "sirst_aug")
+    assert str(error.value) == (f"{source}/test/images: no image in this folder (png, bmp, tif, "
+                                "tiff, jpg, jpeg); add those of the list")
+    assert refused(tmp_path, source) == str(error.value)
+
+
 def test_lists_are_drawn_where_there_are_none(tmp_path):
     source = tmp_path / "plain"
     write(source, [(8, 8)] * 10)
