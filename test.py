@@ -7,9 +7,9 @@ Writes result/<dataset>/img/<model>/NAME.png (0-255) and result/<dataset>/mat/<m
 (key T, float32 probabilities). The weights are those of --weights, else the best of the training
 run on this dataset, else those that come with the project (model/pretrained/).
 
-With --input: any size and depth, no masks needed, TIFFs of several pages too (the results of page 3
-of stack.tif are called stack_0003); <dataset> is the name of the file or folder, or --output names
-a folder in place of result/<dataset>. Beside img/ and mat/ it gets
+With --input: any size up to 179 megapixels and any depth, no masks needed, TIFFs of several pages
+too (the results of page 3 of stack.tif are called stack_0003); <dataset> is the name of the file or
+folder, or --output names a folder in place of result/<dataset>. Beside img/ and mat/ it gets
 
     overlay/<model>/NAME.png     the image with the detections circled, the strongest enlarged
     detections/<model>.csv       file, x, y, x_min, y_min, x_max, y_max, area, peak: a detection
