@@ -7,9 +7,9 @@ Writes result/<dataset>/img/<model>/NAME.png (0-255) and result/<dataset>/mat/<m
 (key T, float32 probabilities). The weights are those of --weights, else the best of the training
 run on this dataset, else those that come with the project (model/pretrained/).
 
-With --input: any size and depth, no masks needed, TIFFs of several pages too (the results of page 3
-of stack.tif are called stack_0003); <dataset> is the name of the file or folder, or --output names
-a folder in place of result/<dataset>. Beside img/ and mat/ it gets
+With --input: any size up to 179 megapixels and any depth, no masks needed, TIFFs of several pages
+too (the results of page 3 of stack.tif are called stack_0003); <dataset> is the name of the file or
+folder, or --output names a folder in place of result/<dataset>. Beside img/ and mat/ it gets
 
     overlay/<model>/NAME.png     the image with the detections circled, the strongest enlarged
     detections/<model>.csv       file, x, y, x_min, y_min, x_max, y_max, area, peak: a detection
@@ -57,10 +57,10 @@ def predict_test_lists(args: argparse.Namespace) -> None:
                for dataset_name in args.dataset_names}
     print(runtime.start(args.device, args.precision).describe())
     for dataset_name, chosen in weights.items():
+        split = load_split(args.dataset_dir, dataset_name, "test", args.num_workers,
+                           masks_required=False, skip_bad=args.skip_bad)
+        folder = places.predictions(args.output_dir, dataset_name)
         for model_name, path in chosen.items():
-            split = load_split(args.dataset_dir, dataset_name, "test", args.num_workers,
-                               masks_required=False, skip_bad=args.skip_bad)
-            folder = places.predictions(args.output_dir, dataset_name)
             print(f"{split.describe()}, {model_name} with {path}, to {folder}")
             predict_split(model_name, path, split, args.output_dir, dataset_name,
                           args.batch_size, args.shard.turn)
@@ -116,10 +116,11 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
                         help="weights: .npz, or PyTorch's .pth.tar, .pth, .pt; default the best of "
                              "the training run")
     parser.add_argument("--shard", type=shards.parse_shard, metavar="K/N",
-                        help="predict every N-th image only, from the K-th on, in one of N "
-                             "processes (a cluster's array job): the same command with 1/N, 2/N "
-                             "... N/N, in any order; the lists of detections are written by the "
-                             "one that is done last. Not with mpirun, which does it by itself")
+                        help="predict every N-th image only (of a test list every N-th batch), "
+                             "from the K-th on, in one of N processes (a cluster's array job): the "
+                             "same command with 1/N, 2/N ... N/N, in any order; the lists of "
+                             "detections are written by the one that is done last. Not with "
+                             "mpirun, which does it by itself")
     own = parser.add_argument_group("own images")
     own.add_argument("--input", type=Path, metavar="FILE_OR_FOLDER",
                      help="predict these images instead of a test list; no masks needed")

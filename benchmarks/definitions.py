@@ -258,8 +258,9 @@ def print_table(model: str, split: Split, folder: Path | None, args: Namespace) 
     resized = None
     if folder:
         source = folder
+        maps = read_predictions(split, folder, range(len(split)))
         try:
-            native = score(read_predictions(split, folder, range(len(split))), split.masks)
+            native = score(maps, split.masks)
         except ValueError as error:
             raise UserError(f"{folder}: {error}; save probabilities, 0 to 1") from error
     else:

@@ -39,25 +39,27 @@ def main(argv: Sequence[str] | None = None) -> None:
         home = args.home or folder / "home"
         write_sample_dataset(folder / "data" / "SAMPLE", N_TRAIN, N_TEST, SIZE)
         print_head("stage", "seconds", "of all processors")
-        for stage, command in stages(folder, args.model_names[0], args.device, args.training):
+        for stage, command in stages(folder, args.model_names[0], args.device, args.precision,
+                                     args.training):
             measure(stage, command, home)
 
 
 def stages(
-    folder: Path, model: str, device: str, training: bool
+    folder: Path, model: str, device: str, precision: str, training: bool
 ) -> Iterator[tuple[str, list[str]]]:
     """What is done, and its command line, which reads and writes below `folder`."""
-    predict = ["test.py", "--model_name", model, "--device", device,
-               "--input", str(folder / "data" / "SAMPLE" / "images"),
+    flags = ["--model_name", model, "--device", device, "--precision", precision]
+    predict = ["test.py", *flags, "--input", str(folder / "data" / "SAMPLE" / "images"),
                "--output", str(folder / "found")]
-    yield "Jittor's core", ["-c", f"from utils.runtime import start; start({device!r})"]
+    start = f"from utils.runtime import start; start({device!r}, {precision!r})"
+    yield "Jittor's core", ["-c", start]
     yield "first prediction, its operators", predict
     yield "second prediction", predict
     if training:
         yield "first training step and test", [
-            "train_device0.py", "--model_name", model, "--device", device, "--epochs", "1",
-            "--image_size", str(SIZE), "--dataset_dir", str(folder / "data"),
-            "--dataset_name", "SAMPLE", "--output_dir", str(folder)]
+            "train_device0.py", *flags, "--epochs", "1", "--image_size", str(SIZE),
+            "--dataset_dir", str(folder / "data"), "--dataset_name", "SAMPLE",
+            "--output_dir", str(folder)]
 
 
 def measure(stage: str, command: Sequence[str], home: Path) -> None:

@@ -2,9 +2,10 @@
 
     python -m benchmarks.many_processes --model_name L2SKNet_UNet
 
-Training steps on random images by one process of two threads, by one of one thread, and by two
-ranks of one thread each, on a batch of the same size; medians. What is exchanged is counted. The
-second table is arithmetic, not a measurement: its assumptions are the constants below, and flags.
+Training steps on random images, on the CPU, by one process of two threads, by one of one thread,
+and by two ranks of one thread each, on a batch of the same size; medians. What is exchanged is
+counted. The second table is arithmetic, not a measurement: its assumptions are the constants below,
+and flags.
 """
 
 from __future__ import annotations
@@ -48,7 +49,8 @@ class Measured(NamedTuple):
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Prints both tables."""
-    parser = cli.make_parser(__doc__, default_models=["L2SKNet_UNet"], without_effect=NO_DATASET)
+    parser = cli.make_parser(__doc__, default_models=["L2SKNet_UNet"],
+                             without_effect=(*NO_DATASET, "device"))
     cli.add_batch_size(parser)
     parser.add_argument("--size", type=cli.positive(int), default=256, help="default 256")
     parser.add_argument("--steps", type=cli.positive(int), default=5, help="timed; default 5")
@@ -100,7 +102,7 @@ def run_side(processes: int, threads: int, name: str, args: argparse.Namespace) 
     """
     command = [sys.executable, "-m", "benchmarks.many_processes", "--side", "--model_name", name,
                "--batch_size", str(args.batch_size), "--size", str(args.size), "--steps",
-               str(args.steps), "--device", args.device, "--precision", args.precision]
+               str(args.steps)]
     if processes > 1:
         command = ["mpirun", "-np", str(processes), *command]
     run = subprocess.run(command, cwd=cli.ROOT, text=True, stdout=subprocess.PIPE,

@@ -124,6 +124,11 @@ def test_the_command_scores_the_predictions_of_others(tiny, capsys):
             np.full((SIZE, SIZE), 255.0))
     with pytest.raises(UserError, match="exact: prediction holds values from 255.0"):
         run(tiny, "--pred", tiny / "exact")
+    for file in (tiny / "exact").iterdir():
+        np.save(file, np.zeros((SIZE, 5)))
+    with pytest.raises(UserError, match="^[^;]*npy: the prediction is of shape .*; save it at the "
+                                        "size of the image$"):
+        run(tiny, "--pred", tiny / "exact")
 
 
 def test_the_command_predicts_at_both_sizes_and_reads_the_log(tiny, cpu, capsys):

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from scripts import ROOT
 
-from benchmarks.faults import guarded, kills, memory, scripts
+from benchmarks.faults import disk, guarded, kills, memory, scripts
 from benchmarks.faults.bad_input import KINDS, damage, mutated, verdict
 from benchmarks.faults.trial import Tally
 from utils.errors import UserError
@@ -67,6 +67,11 @@ def test_other_numbers_are_a_loss_where_there_is_a_checksum(tmp_path):
     tally = Tally()
     tally.add("read as other numbers", "a.png")
     assert tally.lost == ["a.png: read as other numbers"] and tally.tries == 1
+
+
+def test_what_is_said_of_full_disks_is_counted():
+    tally = Tally(right=1, refused=2, lost=["9 bytes: crashed"])
+    assert disk.note(2, tally) == "full in 2 of 4, 3 resumed to the digit"
 
 
 def test_the_same_seed_tries_the_same(tmp_path):

@@ -5,8 +5,11 @@ from __future__ import annotations
 import errno
 import os
 import signal
+import stat
 import subprocess
 import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from scripts import ROOT
@@ -28,6 +31,25 @@ def test_a_failed_write_names_the_file_and_leaves_the_one_before(tmp_path):
             raise error
         assert str(raised.value) == says
     assert path.read_text() == "before" and list(tmp_path.iterdir()) == [path]
+
+
+def test_threads_leave_the_umask_alone_and_files_follow_it(tmp_path, monkeypatch):
+    umask = os.umask
+
+    def slow(mask):  # it belongs to the process, and others are at work meanwhile
+        found = umask(mask)
+        time.sleep(0.001)
+        return found
+
+    before = umask(0o027)
+    monkeypatch.setattr(os, "umask", slow)
+    try:
+        with ThreadPoolExecutor(8) as pool:
+            list(pool.map(lambda n: write_text(tmp_path / f"{n}.txt", "a"), range(200)))
+    finally:
+        after = umask(before)
+    modes = [stat.S_IMODE(path.stat().st_mode) for path in tmp_path.iterdir()]
+    assert after == 0o027 and modes == [0o640] * 200
 
 
 def test_names_of_255_bytes_are_written(tmp_path):

@@ -3,16 +3,23 @@
 from __future__ import annotations
 
 import os
+import struct
+import subprocess
+import sys
 
 import numpy as np
 import pytest
 from PIL import Image
+from scripts import ROOT
 
 from utils.data.images import (
     list_images,
+    pages,
+    read_frame,
     read_gray,
     read_levels,
     read_mask,
+    read_size,
     resize_image,
     resize_mask,
     to_float,
@@ -56,15 +63,55 @@ def test_colours_become_gray_by_itu_r_601(tmp_path):
     np.testing.assert_array_equal(read_gray(save(tmp_path / "p.png", palette)), [expected])
 
 
-def test_transparency_and_orientation_are_ignored(tmp_path):
+def test_transparency_is_ignored(tmp_path):
     rgba = np.dstack([GRAY] * 3 + [np.zeros_like(GRAY)])
     np.testing.assert_array_equal(read_gray(save(tmp_path / "clear.png", rgba)), GRAY)
-    exif = Image.Exif()
-    exif[0x0112] = 6  # "rotate by 90 degrees"
-    np.testing.assert_array_equal(read_gray(save(tmp_path / "turned.png", GRAY, exif=exif)), GRAY)
     palette = palette_image(np.array([[0, 1]], np.uint8), [(7, 7, 7), (9, 9, 9)])
     path = save(tmp_path / "palette.png", palette, transparency=b"\x00\xff")
     np.testing.assert_array_equal(read_gray(path), [[7, 9]])
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_orientation_is_ignored(tmp_path, orientation):
+    exif = Image.Exif()
+    exif[0x0112] = orientation  # 6: "rotate by 90 degrees"
+    for image in (GRAY, GRAY.astype(np.uint16) * 257):
+        for name, options in (("a.png", {}), ("a.tif", {}), ("b.tif", {"compression": "tiff_lzw"})):
+            path = save(tmp_path / name, image, exif=exif, **options)
+            assert read_size(path) == image.shape
+            np.testing.assert_array_equal(read_gray(path), image)
+        others = [Image.fromarray(image[::-1].copy())]
+        path = save(tmp_path / "c.tif", image, exif=exif, save_all=True, append_images=others)
+        first, second = pages([path])
+        for page, expected in ((first, image), (first, image), (second, image[::-1])):
+            assert read_size(page) == image.shape
+            np.testing.assert_array_equal(read_frame(page), expected)
+    np.testing.assert_array_equal(read_mask(save(tmp_path / "d.tif", BINARY, exif=exif)), BINARY)
+
+
+def huge(path, width, height):
+    """A file whose header alone claims so many pixels."""
+    data = bytearray(save(path, GRAY).read_bytes())
+    data[18:26] = struct.pack("<ii", width, height)
+    path.write_bytes(data)
+    return path
+
+
+def test_what_is_too_large_is_to_be_cut(tmp_path):
+    path = huge(tmp_path / "a.bmp", 20_000, 9_000)
+    assert read_size(path) is None
+    with pytest.raises(UserError) as error:
+        read_gray(path)
+    assert str(error.value) == f"{path}: more than 179 megapixels; cut it into pieces"
+
+
+def test_nothing_is_said_of_what_is_large(tmp_path):
+    path = huge(tmp_path / "a.bmp", 10_000, 9_000)
+    code = ("import sys; from utils import cli; from utils.data.images import read_size\n"
+            "cli.run(lambda: print(read_size(sys.argv[1])))")
+    result = subprocess.run([sys.executable, "-c", code, path], cwd=ROOT, capture_output=True,
+                            text=True)
+    assert (result.stdout, result.stderr) == ("(9000, 10000)\n", "")
 
 
 def test_one_bit_is_black_and_white(tmp_path):

@@ -211,6 +211,47 @@ def test_free_memory_of_this_machine():
     assert 10e6 < memory.free_bytes() <= total
 
 
+def made_up_system(folder, groups, files):
+    """/proc and /sys/fs/cgroup of a machine with 9 GB free."""
+    for name, text in {"/proc/meminfo": "MemTotal: 1 kB\nMemAvailable: 9000000 kB\n",
+                       "/proc/self/cgroup": groups, **files}.items():
+        path = folder / name[1:]
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+
+
+def group(folder, limit, used, cache, version=2):
+    names = ("memory.max", "memory.current", "inactive_file") if version == 2 else (
+        "memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file")
+    stat = f"anon 5\n{names[2]} {cache}\n"
+    return {f"{folder}/{names[0]}": f"{limit}\n", f"{folder}/{names[1]}": f"{used}\n",
+            f"{folder}/memory.stat": stat}
+
+
+ALL = "/sys/fs/cgroup"
+
+
+@pytest.mark.parametrize("groups, files, free", [
+    ("", {}, 9216000000),
+    ("0::/\n", group(ALL, 4000, 1500, 200), 2700),  # a container
+    ("0::/user.slice/a.scope\n", {  # the limit of a group around ours
+        **group(f"{ALL}/user.slice", 5000, 1500, 200),
+        **group(f"{ALL}/user.slice/a.scope", "max", 1000, 100)}, 3700),
+    ("0::/job/step\n", {**group(f"{ALL}/job", 5000, 100, 0),
+                        **group(f"{ALL}/job/step", 3000, 2000, 0)}, 1000),
+    ("0::/../other\n", group(ALL, 4000, 1500, 0), 2500),
+    ("9:cpu,cpuacct:/x\n5:memory:/slurm/job_1/step_0\n0::/\n", {
+        **group(f"{ALL}/memory", 2**63 - 4096, 10**9, 0, version=1),
+        **group(f"{ALL}/memory/slurm/job_1", 7000, 3000, 500, version=1),
+        **group(f"{ALL}/memory/slurm/job_1/step_0", 2**63 - 4096, 2000, 0, version=1)}, 4500),
+    ("5:memory:/docker/abc\n", group(f"{ALL}/memory", 6000, 1000, 0, version=1), 5000),
+], ids="none container slice nested above slurm docker".split())
+def test_free_memory_of_a_group_of_processes(tmp_path, monkeypatch, groups, files, free):
+    made_up_system(tmp_path, groups, files)
+    monkeypatch.setattr(memory, "SYSTEM", tmp_path)
+    assert memory.free_bytes() == free
+
+
 # Tiles
 
 

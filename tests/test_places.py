@@ -78,6 +78,14 @@ def test_a_star_makes_a_pattern(tmp_path):
     assert sorted(path.name for path in found) == ["A_report.html", "B_report.html"]
 
 
+@pytest.mark.parametrize(("what", "name"), [
+    ("NUDT-SIRST", "nudt_sirst"), ("_A__b c", "_a_b_c"), ("v1.0 vs. v1.1", "v1.0_vs._v1.1"),
+    ("红外-数据", "红外_数据"), ("舰船", "舰船"),
+])
+def test_datasets_and_labels_keep_their_letters(what, name):
+    assert places.loss_comparison(Path(), what) == Path(f"{name}_comparison.png")
+
+
 @pytest.mark.parametrize(
     ("number", "options", "text"),
     [

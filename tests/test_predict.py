@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import importlib.util
+
 import numpy as np
 import pytest
 import scripts
@@ -117,6 +119,24 @@ def test_the_test_list_is_predicted(place, net):
         x = to_float(read_gray(place / "data" / "Tiny" / "images" / f"{name}.png"))
         np.testing.assert_allclose(probability, predict(net, x[None, None])[0], atol=1e-5)
         assert np.ptp(probability) > 1e-3
+
+
+def test_the_test_list_is_read_once_for_all_models(place, monkeypatch):
+    spec = importlib.util.spec_from_file_location("test_script", scripts.ROOT / "test.py")
+    script = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(script)
+    read, predicted = [], []
+
+    def counted(*args, **options):
+        read.append(load_split(*args, **options))
+        return read[-1]
+
+    monkeypatch.setattr(script, "load_split", counted)
+    monkeypatch.setattr(script, "predict_split", lambda *args: predicted.append(args[:3]))
+    monkeypatch.setattr(script, "weights_of", lambda *_: {"A": "a.npz", "B": "b.npz"})
+    script.main(["--dataset_dir", str(place / "data"), "--dataset_name", "Tiny", "--device", "cpu"])
+    (split,) = read
+    assert predicted == [("A", "a.npz", split), ("B", "b.npz", split)]
 
 
 def test_a_batch_of_mixed_sizes_gives_what_single_images_give(place, tmp_path):

@@ -130,6 +130,19 @@ def test_sirst_aug_as_published_with_names_that_meet(tmp_path):
             np.testing.assert_array_equal(image, np.asarray(Image.open(file)))
 
 
+def test_an_empty_folder_of_a_list_is_refused(tmp_path):
+    source = tmp_path / "data" / "sirst_aug"
+    write(source / "trainval", [(8, 8)] * 2)
+    relay(source / "trainval")
+    for kind in ("images", "masks"):
+        (source / "test" / kind).mkdir(parents=True)
+    with pytest.raises(UserError) as error:
+        load_splits(tmp_path / "data", "sirst_aug")
+    assert str(error.value) == (f"{source}/test/images: no image in this folder (png, bmp, tif, "
+                                "tiff, jpg, jpeg); add those of the list")
+    assert refused(tmp_path, source) == str(error.value)
+
+
 def test_lists_are_drawn_where_there_are_none(tmp_path):
     source = tmp_path / "plain"
     write(source, [(8, 8)] * 10)
@@ -195,6 +208,19 @@ def test_a_zip_cannot_write_outside(tmp_path, irstd, name):
     text = refused(tmp_path, tmp_path.joinpath(path))
     assert f"its file {name} would be written outside" in text and text.startswith(f"{path}: ")
     assert not list(tmp_path.rglob("e*.png")) and not list(tmp_path.rglob("evil*"))
+
+
+def test_a_zip_with_an_entry_for_its_folder_and_names_of_windows(tmp_path, irstd):
+    path = tmp_path / "windows.zip"
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("./", b"")
+        archive.writestr("set\\IRSTD1k_Img\\", b"")
+        for file in irstd.rglob("*.*"):
+            archive.write(file, f"set\\{file.relative_to(irstd)}".replace("/", "\\"))
+    assert "windows.zip: 4 images with masks" in prepare(path, tmp_path / "data" / "NEW")
+    for ours, theirs in zip(load_splits(tmp_path / "data", "NEW"),
+                            load_splits(irstd.parent, irstd.name)):
+        same_arrays(ours, theirs)
 
 
 def test_a_zip_with_links_or_damage(tmp_path, irstd):

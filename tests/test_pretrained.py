@@ -15,6 +15,7 @@ from utils.checkpoint.weights import read_meta
 from utils.data import datasets
 from utils.errors import UserError
 from utils.places import checkpoint_folder
+from utils.report.evaluation_page import versions
 from utils.training.logs import EpochRecord, read_log, write_log
 
 SHIPPED = sorted(pretrained.FOLDER.glob("*/*.npz"))
@@ -74,6 +75,13 @@ def test_publish(place):
 | the same, strict | – | 0.5562 ± 0.0562 | – | 0.6000 ± 0.0000 | 0.7000 ± 0.0000 | \
 2.5e-05 ± 5e-06 |
 """)
+
+
+def test_publish_without_git(place, monkeypatch):
+    monkeypatch.setenv("PATH", str(place))
+    _, card, _ = pretrained.publish(place, "SET", "L2SKNet_UNet")
+    assert ", commit unknown |" in card.read_text("utf-8")
+    assert "this project" not in versions()
 
 
 def test_nothing_to_publish(place):

@@ -248,6 +248,45 @@ def test_mat_files_are_read_as_scipy_reads_them(tmp_path, packed, form):
         assert read.dtype == (np.float32 if full > 1 else array.dtype)
 
 
+def narrow_file(array, flags, number, packed=False):
+    """A MATLAB 5 file of `T`, of the class in `flags`, its numbers in the type of `array`."""
+    parts = [(6, struct.pack("<II", flags, 0)), (5, struct.pack("<ii", *array.shape)), (1, b"T"),
+             (number, array.tobytes("F"))]
+    body = b"".join(struct.pack("<II", code, len(data)) + data + bytes(-len(data) % 8)
+                    for code, data in parts)
+    data = struct.pack("<II", 14, len(body)) + body
+    if packed:
+        data = zlib.compress(data)
+        data = struct.pack("<II", 15, len(data)) + data
+    return b"MATLAB 5.0 MAT-file".ljust(124) + struct.pack("<H", 0x100) + b"IM" + data
+
+
+@pytest.mark.parametrize("packed", [True, False])
+@pytest.mark.parametrize("kind, flags, stored, number", [
+    ("f8", 6, "u1", 2), ("f8", 6, "i2", 3), ("f8", 6, "f8", 9), ("f4", 7, "u1", 2),
+    ("u1", 9, "u1", 2), ("u2", 11, "u1", 2), ("u2", 11, "u2", 4), ("i4", 12, "u1", 2),
+    ("?", 0x209, "u1", 2), ("?", 0x206, "u1", 2),
+])
+def test_small_integers_that_matlab_stores_in_fewer_bytes(
+    tmp_path, packed, kind, flags, stored, number
+):
+    array = np.array([[0, 1, 0], [1, 1, 0]])
+    path = tmp_path / "a.mat"
+    path.write_bytes(narrow_file(array.astype(stored), flags, number, packed))
+    assert loadmat(path, mat_dtype=True)["T"].dtype == kind
+    read = read_prediction(path)
+    full = {"u1": 255, "u2": 65535}.get(kind, 1)
+    np.testing.assert_array_equal(read, array.astype("f4") / np.float32(full))
+    assert read.dtype == (np.float32 if full > 1 else kind)
+
+
+def test_fractions_in_an_array_of_integers_are_refused(tmp_path):
+    path = tmp_path / "a.mat"
+    path.write_bytes(narrow_file(np.array([[0.5]]), 9, 9))
+    with pytest.raises(UserError, match="a.mat: not a .mat file that can be read .*float64"):
+        read_prediction(path)
+
+
 def test_what_is_no_file_is_not_waited_for(tmp_path):
     os.mkfifo(tmp_path / "a.npy")
     with pytest.raises(UserError, match="a.npy: no such file"):

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import re
+
 import numpy as np
 import pytest
 from scipy import ndimage
+from scripts import ROOT
 
 from utils.data import synthetic
 from utils.data.datasets import load_splits
@@ -24,7 +27,9 @@ def test_the_layout_is_read_by_the_loader(sample):
     assert (len(train), len(test)) == (40, 20)
     assert train.describe().startswith("NUDT-SIRST train: 40 images, 160x128, 8 bit; ")
     assert not set(train.names) & set(test.names)
-    assert "NOT the NUDT-SIRST" in (sample / "README.txt").read_text()
+    text = (sample / "README.txt").read_text()
+    assert "NOT the NUDT-SIRST" in text
+    assert (ROOT / re.search(r"written by (\S+)", text)[1]).is_file()
     assert sorted(path.name for path in sample.parent.iterdir()) == [sample.name]
 
 

@@ -10,6 +10,7 @@ import platform
 import sys
 import time
 import traceback
+import warnings
 from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
@@ -223,6 +224,8 @@ def run(main: Callable[[], int | None], many: bool = False) -> NoReturn:
     # A file's name may hold bytes that are no UTF-8: shown so, not a reason to stop.
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")
+    # Pillow's: up to twice this size images are read, see `utils.data.images`.
+    warnings.filterwarnings("ignore", "Image size .* decompression bomb")
     if not ranks.first():
         sys.stdout = sys.stderr = open(os.devnull, "w")
     status, line = 2, ""

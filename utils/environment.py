@@ -133,6 +133,14 @@ def jittor_home() -> str:
 # ------------------------------------------------------------------- the virtual environment
 
 
+def commit() -> str:
+    """The state of this project by git; "" where there is no git, or no checkout."""
+    try:
+        return _output(["git", "describe", "--always", "--dirty"])
+    except (OSError, subprocess.SubprocessError):
+        return ""
+
+
 def ensure() -> str:
     """Makes `.venv/` with the packages of requirements*.txt, or mends it; quick when it is fine.
 

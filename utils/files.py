@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import os
-import tempfile
+import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -42,15 +42,8 @@ def atomic_path(path: str | Path, durable: bool = False) -> Iterator[Path]:
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = None
     try:
-        # The suffix stays last: writers such as Pillow choose the format by it.
-        descriptor, name = tempfile.mkstemp(path.suffix, _prefix(path), path.parent)
-        os.close(descriptor)
-        temporary = Path(name)
+        temporary = _new_file(path)
         yield temporary
-        # mkstemp makes private files; a result is as readable as any other new file.
-        umask = os.umask(0)
-        os.umask(umask)
-        temporary.chmod(0o666 & ~umask)
         if durable:
             _flush(temporary)
         os.replace(temporary, path)
@@ -64,6 +57,14 @@ def atomic_path(path: str | Path, durable: bool = False) -> Iterator[Path]:
     finally:
         if temporary:
             temporary.unlink(missing_ok=True)
+
+
+def _new_file(path):
+    """An empty file beside `path`; not by mkstemp, for a result is as readable as any new file."""
+    # The suffix stays last: writers such as Pillow choose the format by it.
+    file = path.with_name(f"{_prefix(path)}{secrets.token_hex(4)}{path.suffix}")
+    os.close(os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666))
+    return file
 
 
 def _prefix(path):

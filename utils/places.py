@@ -41,7 +41,8 @@ def loss_curve(folder: Path, model_name: str, prefix: str = "") -> Path:
 
 def loss_comparison(folder: Path, what: str) -> Path:
     """The curves of several runs in a `loss_curve_folder`: of a dataset's, or by their labels."""
-    return folder / f"{re.sub('[^a-z0-9.]+', '_', what.lower())}_comparison.png"
+    stem = re.sub(r"([^\w.]|_)+", "_", what.lower())
+    return folder / f"{stem}_comparison.png"
 
 
 # Predictions, by test.py: `folder` is `predictions(...)`, or what --output names.

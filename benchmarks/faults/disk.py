@@ -45,8 +45,14 @@ def fill(folder: Path, seed: int, tries: int) -> Tally:
                 tally.add("refused" if result.returncode else "right")
             else:
                 tally.add(problem or answer, f"{size} bytes")
-    tally.note = f"full in {full} of {tries}, all resumed to the digit"
+    tally.note = note(full, tally)
     return tally
+
+
+def note(full: int, tally: Tally) -> str:
+    """What is said beside the counts, where the disk was full in so many tries."""
+    resumed = tally.right + tally.refused
+    return f"full in {full} of {tally.tries}, {resumed} resumed to the digit"
 
 
 @contextlib.contextmanager

@@ -8,7 +8,6 @@ copies the run's best weights there, writes the card beside them, and the log to
 from __future__ import annotations
 
 import shutil
-import subprocess
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -16,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from utils import cli, places
+from utils import cli, environment, places
 from utils.checkpoint.weights import find_weights, read_meta
 from utils.errors import UserError
 from utils.files import atomic_path, write_text
@@ -80,7 +79,7 @@ def publish(
     for path in (best, last):
         if not path.is_file():
             raise UserError(f"{path}: not there; train and evaluate {model_name} first")
-    meta = read_meta(last)
+    meta, commit = read_meta(last), environment.commit() or "unknown"
     log = places.log_file(output_dir, dataset_name, model_name, meta["started"])
     weights = FOLDER / dataset_name / f"{model_name}.npz"
     card = weights.with_suffix(".md")
@@ -88,7 +87,7 @@ def publish(
     for source, target in ((best, weights), (log, copied_log)):
         with atomic_path(target) as temporary:
             shutil.copyfile(source, temporary)
-    write_text(card, make_card(read_meta(weights), meta, remark, _commit()))
+    write_text(card, make_card(read_meta(weights), meta, remark, commit))
     return weights, card, copied_log
 
 
@@ -134,12 +133,6 @@ def _row(name: str, records: Sequence[Mapping[str, Any]]) -> str:
             cell += " ± " + form.format(np.std(values))
         cells.append(cell)
     return f"| {name} | " + " | ".join(cells) + " |"
-
-
-def _commit() -> str:
-    answer = subprocess.run(["git", "rev-parse", "--short", "HEAD"], cwd=cli.ROOT,
-                            capture_output=True, text=True)
-    return answer.stdout.strip() or "unknown"
 
 
 def main(argv: Sequence[str] | None = None) -> None:

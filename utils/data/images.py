@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 from PIL import Image, UnidentifiedImageError
@@ -22,6 +23,39 @@ _FORMATS = ("PNG", "BMP", "TIFF", "JPEG", "GIF", "WEBP", "PPM")
 
 _COLOUR_MODES = ("RGB", "RGBA", "RGBX", "RGBa", "P", "PA", "CMYK", "YCbCr", "HSV")
 
+_WIDTH, _HEIGHT, _ORIENTATION = 0x100, 0x101, 0x112  # tags of a TIFF
+_TURN = Image.Transpose
+_BACK = {2: _TURN.FLIP_LEFT_RIGHT, 3: _TURN.ROTATE_180, 4: _TURN.FLIP_TOP_BOTTOM,
+         5: _TURN.TRANSPOSE, 6: _TURN.ROTATE_90, 7: _TURN.TRANSVERSE, 8: _TURN.ROTATE_270}
+
+
+class _Stored(NamedTuple):
+    """A picture as its file holds it. Pillow turns a TIFF as its tag says, and no other kind."""
+
+    height: int
+    width: int
+    orientation: int = 1
+
+    @classmethod
+    def of(cls, image: Image.Image) -> _Stored:
+        """By the header: decoding may take the tag away."""
+        if image.format != "TIFF":
+            return cls(image.height, image.width)
+        tags = image.tag_v2
+        return cls(tags[_HEIGHT], tags[_WIDTH], tags.get(_ORIENTATION, 1))
+
+    def restore(self, image: Image.Image) -> Image.Image:
+        """The decoded picture, turned back."""
+        back = _BACK.get(self.orientation)
+        return image if back is None else image.transpose(back)
+
+
+def _header(path: Path) -> Image.Image:
+    """The picture before it is decoded."""
+    image = Image.open(path, formats=_FORMATS)
+    image.filename = ""  # Pillow would map a TIFF into memory at the size that it has when turned
+    return image
+
 
 def _open(path: Path) -> Image.Image:
     """The decoded picture.
@@ -32,25 +66,32 @@ def _open(path: Path) -> Image.Image:
     if path.exists() and not path.is_file():
         raise UserError(f"{path}: a folder, pipe or device, not a file; move it away")
     try:
-        with Image.open(path, formats=_FORMATS) as image:
+        with _header(path) as image:
             if image.format == "PNG":  # decoding alone takes damaged pixels for good ones
                 image.verify()
-        with Image.open(path, formats=_FORMATS) as image:
+        with _header(path) as image:
             frames = getattr(image, "n_frames", 1) if image.format == "TIFF" else 1
+            stored = _Stored.of(image)
             image.load()
     except FileNotFoundError:
         raise UserError(f"{path}: no such file; check the path") from None
     except Exception as error:  # a damaged file makes decoders raise nearly anything
-        unknown = isinstance(error, UnidentifiedImageError)  # its text only repeats the path
-        reason = "unknown format" if unknown else f"{type(error).__name__}: {error}"
-        raise UserError(
-            f"{path}: cannot be read as an image ({' '.join(reason.split())}); "
-            "copy or download the file anew"
-        ) from error
+        raise _refusal(path, error) from error
     if frames > 1:
         raise UserError(f"{path}: a stack of {frames} frames; save each frame as a file of its own "
                         "(test.py --input takes stacks)")
-    return image
+    return stored.restore(image)
+
+
+def _refusal(path: Path | Page, error: Exception) -> UserError:
+    """What the user reads where Pillow has raised an error."""
+    if isinstance(error, Image.DecompressionBombError):
+        return UserError(f"{path}: more than {2 * Image.MAX_IMAGE_PIXELS / 1e6:.0f} megapixels; "
+                         "cut it into pieces")
+    unknown = isinstance(error, UnidentifiedImageError)  # its text only repeats the path
+    reason = "unknown format" if unknown else f"{type(error).__name__}: {error}"
+    return UserError(f"{path}: cannot be read as an image ({' '.join(reason.split())}); "
+                     "copy or download the file anew")
 
 
 def _gray(image: Image.Image, path: Path | Page) -> np.ndarray:
@@ -87,7 +128,7 @@ def read_gray(path: str | Path) -> np.ndarray:
         H×W uint8 or uint16.
 
     Raises:
-        UserError: the file is missing, damaged, a stack of frames, or of another range.
+        UserError: the file is missing, damaged, too large, a stack of frames, or of another range.
     """
     return _gray(_open(Path(path)), Path(path))
 
@@ -106,7 +147,7 @@ class Page:
     def __init__(self, stack: _Stack, number: int):
         self._stack, self.path, self.number = stack, stack.path, number
         self.suffix = self.path.suffix
-        self.stem = f"{self.path.stem}_{number:0{max(4, len(str(len(stack.sizes))))}d}"
+        self.stem = f"{self.path.stem}_{number:0{max(4, len(str(len(stack.stored))))}d}"
         self.name = self.stem + self.suffix
 
     def __str__(self) -> str:
@@ -118,7 +159,7 @@ class Page:
 
     def size(self) -> tuple[int, int]:
         """Height and width."""
-        return self._stack.sizes[self.number - 1]
+        return self._stack.stored[self.number - 1][:2]
 
 
 class _Stack:
@@ -127,24 +168,21 @@ class _Stack:
     To open it for every page would mean to walk through all pages before, each time.
     """
 
-    def __init__(self, path: Path, sizes: list[tuple[int, int]]):
-        self.path, self.sizes = path, sizes
+    def __init__(self, path: Path, stored: list[_Stored]):
+        self.path, self.stored = path, stored
         self._image: Image.Image | None = None
         self._lock = threading.Lock()  # threads read ahead, and the file has one position
 
     def read(self, page: Page) -> np.ndarray:
         with self._lock:
             try:
-                self._image = self._image or Image.open(self.path, formats=_FORMATS)
+                self._image = self._image or _header(self.path)
                 self._image.seek(page.number - 1)
-                image = self._image.copy()
+                image = self.stored[page.number - 1].restore(self._image.copy())
             except Exception as error:  # as in `_open`
-                raise UserError(
-                    f"{page}: cannot be read ({type(error).__name__}: "
-                    f"{' '.join(str(error).split())}); copy or download the file anew"
-                ) from error
+                raise _refusal(page, error) from error
             finally:
-                if self._image and page.number == len(self.sizes):
+                if self._image and page.number == len(self.stored):
                     self._image.close()
                     self._image = None
         return _gray(image, page)
@@ -154,25 +192,25 @@ def pages(files: Sequence[Path]) -> list[Path | Page]:
     """Files of one picture as they are, and in place of a TIFF of several each of its pages."""
     found: list[Path | Page] = []
     for file in files:
-        stack = _Stack(file, _page_sizes(file))
-        several = range(1, len(stack.sizes) + 1) if len(stack.sizes) > 1 else ()
+        stack = _Stack(file, _stored_pages(file))
+        several = range(1, len(stack.stored) + 1) if len(stack.stored) > 1 else ()
         found += [Page(stack, number) for number in several] or [file]
     return found
 
 
-def _page_sizes(file: Path) -> list[tuple[int, int]]:
-    """Height and width of each page of a TIFF; empty for other files."""
+def _stored_pages(file: Path) -> list[_Stored]:
+    """The pages of a TIFF by their headers; empty for other files."""
     if file.suffix.lower() not in (".tif", ".tiff"):
         return []
-    sizes = []
+    stored = []
     try:
-        with Image.open(file, formats=_FORMATS) as image:
+        with _header(file) as image:
             for number in range(getattr(image, "n_frames", 1)):
                 image.seek(number)
-                sizes.append((image.height, image.width))
+                stored.append(_Stored.of(image))
     except Exception:  # `read_gray` will say what is wrong
         return []
-    return sizes
+    return stored
 
 
 def read_frame(frame: Path | Page) -> np.ndarray:
@@ -185,8 +223,8 @@ def read_size(path: str | Path | Page) -> tuple[int, int] | None:
     if isinstance(path, Page):
         return path.size()
     try:
-        with Image.open(path, formats=_FORMATS) as image:
-            return image.height, image.width
+        with _header(path) as image:
+            return _Stored.of(image)[:2]
     except Exception:  # `read_gray` will say what is wrong
         return None
 

@@ -56,8 +56,19 @@ class Layout(NamedTuple):
     list: Path | None  # None: all images of the folder
 
     def names(self) -> list[str]:
-        """The stems that the list names, as often as it names them."""
-        return sorted(index_files(self.images)) if self.list is None else read_names(self.list)
+        """The stems that the list names, as often as it names them.
+
+        Raises:
+            UserError: there are none; or as `read_names`.
+        """
+        if self.list:
+            return read_names(self.list)
+        names = sorted(index_files(self.images))
+        if not names:
+            kinds = ", ".join(extension[1:] for extension in EXTENSIONS)
+            raise UserError(f"{self.images}: no image in this folder ({kinds}); add those of the "
+                            "list")
+        return names
 
 
 def image_folders(folder: Path) -> list[tuple[Path, Path]]:

@@ -137,6 +137,7 @@ def unpack(archive: Path, folder: Path) -> None:
                 raise UserError(f"{archive}: unpacked it has {size / 1e9:.1f} GB, more than is "
                                 f"free in {folder.parent.parent}; make room there")
             for info in tqdm(members, "unpacking", unit="file", leave=False, disable=None):
+                info.filename = _name(info)
                 opened.extract(info, folder)
     except (zipfile.BadZipFile, RuntimeError, NotImplementedError, EOFError) as error:
         reason = " ".join(str(error).split()) or type(error).__name__
@@ -146,9 +147,13 @@ def unpack(archive: Path, folder: Path) -> None:
         raise UserError(f"{archive}: damaged ({error}); download it anew") from error
 
 
+def _name(info: zipfile.ZipInfo) -> str:
+    return info.filename.replace("\\", "/")  # as some programs for Windows write them
+
+
 def _wanted(archive: Path, info: zipfile.ZipInfo) -> bool:
-    path = PurePosixPath(info.filename.replace("\\", "/"))
-    if path.is_absolute() or ".." in path.parts or ":" in path.parts[0]:
+    path = PurePosixPath(_name(info))
+    if path.is_absolute() or ".." in path.parts or any(":" in part for part in path.parts[:1]):
         raise UserError(f"{archive}: its file {info.filename} would be written outside the "
                         "dataset's folder; do not trust this zip")
     if stat.S_ISLNK(info.external_attr >> 16):

@@ -20,7 +20,7 @@ from tqdm import tqdm
 from utils.errors import UserError
 
 _README = """\
-Synthetic sample data, written by utils/synthetic.py of L2SKNet-in-Jittor (seed {seed}).
+Synthetic sample data, written by utils/data/synthetic.py of L2SKNet-in-Jittor (seed {seed}).
 This is NOT the NUDT-SIRST dataset: scores on it say nothing about published ones.
 It has the layout of NUDT-SIRST (images/, masks/, train.txt, test.txt); to work with the real
 dataset, remove this folder and put the real one in its place.

@@ -44,10 +44,10 @@ class Matrix(NamedTuple):
         return self.kind in list(_KINDS.values())[5:]
 
     def array(self) -> np.ndarray:
-        """Its numbers in the type in which they are stored; bool where MATLAB says so.
+        """Its numbers in the type of its kind, in whatever smaller one they are stored; or bool.
 
         Raises:
-            ValueError, zlib.error: the file is damaged.
+            TypeError, ValueError, zlib.error: the file is damaged.
         """
         data = self.data
         if self.packed:
@@ -62,7 +62,7 @@ class Matrix(NamedTuple):
         if size != kind.itemsize * math.prod(self.shape) or start + size > len(data):
             raise ValueError("it does not hold as many numbers as its header says")
         array = np.frombuffer(data, kind, math.prod(self.shape), start)
-        array = array.astype(bool if self.logical else kind.newbyteorder("="))
+        array = array.astype(bool) if self.logical else array.astype(self.kind, casting="same_kind")
         return array.reshape(self.shape, order="F")
 
 

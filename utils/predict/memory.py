@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from tqdm import tqdm
@@ -13,6 +13,10 @@ from utils.data.images import Page, read_size
 from utils.errors import UserError
 from utils.runtime import ranks
 
+SYSTEM = Path("/")  # where proc/ and sys/ lie
+# Of a control group: its limit, what it uses, and of this the cache (in memory.stat).
+_V1 = ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file")
+_V2 = ("memory.max", "memory.current", "inactive_file")
 FIXED = 200_000_000  # bytes that a prediction takes whatever the size of the image
 
 
@@ -22,19 +26,34 @@ def needed_bytes(model_name: str, height: int, width: int) -> int:
 
 
 def free_bytes() -> int | None:
-    """What this machine, or the container around us, can still give; None if it does not say."""
+    """What this machine, container or job can still give; None if it does not say."""
     free = []
-    with contextlib.suppress(OSError, ValueError):
-        lines = Path("/proc/meminfo").read_text().splitlines()
+    with contextlib.suppress(OSError, ValueError, KeyError):
+        lines = (SYSTEM / "proc/meminfo").read_text().splitlines()
         fields = dict(line.split(":", 1) for line in lines)
         free.append(1024 * int(fields["MemAvailable"].split()[0]))
-    with contextlib.suppress(OSError, ValueError):  # "max" is no number: no limit
-        group = Path("/sys/fs/cgroup")
-        limit = int((group / "memory.max").read_text())
-        used = int((group / "memory.current").read_text())
-        stat = dict(line.split() for line in (group / "memory.stat").read_text().splitlines())
-        free.append(limit - used + int(stat["inactive_file"]))  # the last: cache, given back
+    for group, (limit, used, cache) in _groups():
+        with contextlib.suppress(OSError, ValueError, KeyError):  # "max" is no number: no limit
+            stat = dict(line.split() for line in (group / "memory.stat").read_text().splitlines())
+            free.append(int((group / limit).read_text()) - int((group / used).read_text())
+                        + int(stat[cache]))  # which is given back
     return min(free, default=None)
+
+
+def _groups() -> Iterator[tuple[Path, Sequence[str]]]:
+    """The control groups around us, by both versions of them, and the names in `_V1` or `_V2`."""
+    lines: list[str] = []
+    with contextlib.suppress(OSError):
+        lines = (SYSTEM / "proc/self/cgroup").read_text().splitlines()
+    for line in lines:
+        _, kinds, path = line.split(":", 2)
+        if kinds and "memory" not in kinds.split(","):
+            continue
+        root = SYSTEM / "sys/fs/cgroup" / ("memory" if kinds else "")
+        # In a container the path may be that on the host, of which only the root is here.
+        group = root / path.lstrip("/")
+        for place in (group, *group.parents):
+            yield place, _V1 if kinds else _V2
 
 
 def check_memory(files: Sequence[Path | Page], model_names: Sequence[str], tile: int | None) -> str:

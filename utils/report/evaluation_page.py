@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import platform
-import subprocess
 import tempfile
 import time
 from collections.abc import Mapping, Sequence
@@ -14,9 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from evaluation import Evaluator
-from utils import places
+from utils import environment, places
 from utils.checkpoint.weights import read_meta
-from utils.cli import ROOT
 from utils.data.datasets import Split
 from utils.files import write_text
 from utils.report.curves import save_comparison, save_loss_curve
@@ -220,10 +218,5 @@ def versions() -> dict[str, str]:
         except metadata.PackageNotFoundError:
             found[package] = "not installed"
     found["system"] = platform.platform()
-    try:
-        described = subprocess.run(["git", "-C", str(ROOT), "describe", "--always", "--dirty"],
-                                   capture_output=True, text=True, check=True)
-        found["this project"] = described.stdout.strip()
-    except (OSError, subprocess.CalledProcessError):
-        pass
-    return found
+    commit = environment.commit()
+    return {**found, "this project": commit} if commit else found
