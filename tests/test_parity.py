@@ -45,8 +45,8 @@ def test_training_step(case, shape):
 
 
 # Two small images are chaotic: official float32 is 1.5e-4 from its own float64, and we are up to
-# 1.2e-4 from official float32, depending on the number of threads. Even in float64, half of a float32
-# digit on each initial weight moves the FPNs' ten losses by 1e-5 to 1.5e-4.
+# 1.2e-4 from official float32, depending on the number of threads. Even in float64, half a digit of
+# float32 on each initial weight moves the FPNs' ten losses by 1e-5 to 1.5e-4.
 @pytest.mark.parametrize(("shape", "bound"), [("2x64x64", 3e-4), ("8x256x256", 1e-5)])
 def test_adam_steps(case, shape, bound):
     net, fixture = case
