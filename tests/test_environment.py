@@ -138,6 +138,23 @@ def test_unsupported_python_is_refused(monkeypatch, version):
             environment.check_python()
 
 
+def test_paths_with_a_space_are_refused_before_anything_is_made(tmp_path, monkeypatch):
+    project = tmp_path / "my projects"
+    shutil.copytree(ROOT / "utils", project / "utils", ignore=shutil.ignore_patterns("*.pyc"))
+    run = subprocess.run([sys.executable, "-m", "utils.environment"], cwd=project, text=True,
+                         capture_output=True)
+    assert run.returncode == 2
+    assert run.stderr == (f"error: {project}: Jittor cannot compile in a folder whose path has a "
+                          "space: move the project\n")
+    assert not (project / ".venv").exists()
+    monkeypatch.setattr(environment.sys, "prefix", "/a b/.venv")
+    with pytest.raises(UserError, match="^/a b/.venv: Jittor cannot compile"):
+        environment.check_python()
+    monkeypatch.setenv("JITTOR_HOME", str(project))
+    with pytest.raises(UserError, match="export JITTOR_HOME=/tmp"):
+        environment.jittor_home()
+
+
 def test_python_config_knows_the_headers():
     includes = subprocess.run(
         [environment.python_config(), "--includes"], capture_output=True, text=True).stdout

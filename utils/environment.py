@@ -95,6 +95,12 @@ def check_python() -> None:
             "this is Python {}.{}, and Jittor needs 3.9 to 3.12: install one (apt-get install "
             "python3.11-dev python3.11-venv, or conda create -n l2sknet python=3.11) and start "
             "again with it".format(*sys.version_info[:2]))
+    _check_path(sys.prefix, "move it, or the project if it belongs to that")
+
+
+def _check_path(path, cure):
+    if len(path.split()) > 1:
+        raise UserError(f"{path}: Jittor cannot compile in a folder whose path has a space: {cure}")
 
 
 def jittor_home() -> str:
@@ -117,6 +123,7 @@ def jittor_home() -> str:
             remembered = json.load(file)
     home = os.path.abspath(
         os.environ.get("JITTOR_HOME") or remembered.get("JITTOR_HOME") or user_home)
+    _check_path(home, "export JITTOR_HOME=/tmp/jittor-$USER")
     cache = os.path.join(home, ".cache", "jittor")
     try:
         os.makedirs(cache, exist_ok=True)
@@ -181,6 +188,7 @@ def reexec() -> None:
 def _make():
     if not os.access(ROOT, os.W_OK):
         raise UserError(f"{ROOT} cannot be written: copy the project to a folder of your own")
+    _check_path(ROOT, "move the project")
     jittor_home()  # needed later, but better said before the downloads
     # The stamp is absent (an environment of the user's own: keep it, add packages), "unfinished"
     # (interrupted at any point: start afresh), or tells what the environment was made for.
