@@ -19,7 +19,6 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-from model import MODEL_NAMES
 from utils import cli
 from utils.checkpoint.convert import convert
 from utils.runtime import start
@@ -33,8 +32,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     )
     parser.add_argument("source", type=Path, metavar="IN", help="a file of weights")
     parser.add_argument("target", type=Path, metavar="OUT", help="the file to write")
-    parser.add_argument("--model_name", choices=MODEL_NAMES, metavar="MODEL",
-                        help=f"of {', '.join(MODEL_NAMES)}; default the one that the weights fit")
+    parser.add_argument("--model_name", choices=cli.MODEL_NAMES, metavar="MODEL",
+                        help=f"of {', '.join(cli.MODEL_NAMES)}; default the one that the weights "
+                             "fit")
     args = parser.parse_args(argv)
     print(start("cpu").describe())
     print(f"{args.source} -> {args.target}")

@@ -29,6 +29,15 @@ def parse(*words):
     return parser.parse_args([str(word) for word in words])
 
 
+@pytest.mark.parametrize("script", sorted(path.name for path in ROOT.glob("*.py")
+                                          if path.name not in ("demo.py", "run_tests.py")))
+def test_outside_its_environment_a_script_names_the_way_there(script):
+    run = subprocess.run([sys.executable, "-S", script], cwd=ROOT, capture_output=True, text=True)
+    assert (run.returncode, run.stdout) == (2, "")
+    assert re.fullmatch(r"error: numpy is not installed for .*: run `python3 -m utils.environment`,"
+                        r" then use \.venv/bin/python \(source \.venv/bin/activate\)\n", run.stderr)
+
+
 def test_defaults_are_those_of_the_page():
     args = parse()
     assert args.model_names == ["L2SKNet_UNet"] and args.dataset_names == ["NUDT-SIRST"]

@@ -15,8 +15,16 @@ from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
-from model import MODEL_NAMES
+from utils import environment
 from utils.errors import UserError
+
+try:
+    environment.check_packages()
+except UserError as missing:  # before the imports that would say so by a traceback
+    print(f"error: {missing}", file=sys.stderr)
+    raise SystemExit(2) from None
+
+from model import MODEL_NAMES
 from utils.recipe import FIELDS, Recipe
 from utils.runtime import BF16, DEVICES, PRECISIONS, ranks
 

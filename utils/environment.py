@@ -10,6 +10,7 @@ import contextlib
 import ctypes.util
 import fcntl
 import hashlib
+import importlib.util
 import json
 import os
 import shutil
@@ -24,6 +25,7 @@ ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 VENV = os.path.join(ROOT, ".venv")
 VENV_PYTHON = os.path.join(VENV, "bin", "python")
 STAMP = os.path.join(VENV, "l2sknet.stamp")
+PACKAGES = ("numpy", "scipy", "skimage", "PIL", "matplotlib", "tqdm")
 REQUIREMENTS = ("requirements.txt", "requirements-dev.txt", "requirements-onnx.txt")
 
 # Jittor 1.3.11 needs NumPy 1.x, whose last wheels are for Python 3.12.
@@ -96,6 +98,19 @@ def check_python() -> None:
             "python3.11-dev python3.11-venv, or conda create -n l2sknet python=3.11) and start "
             "again with it".format(*sys.version_info[:2]))
     _check_path(sys.prefix, "move it, or the project if it belongs to that")
+
+
+def check_packages() -> None:
+    """Raises a UserError if the running Python lacks a package that scripts need without Jittor."""
+    for name in PACKAGES:
+        if importlib.util.find_spec(name) is None:
+            raise not_installed(name)
+
+
+def not_installed(name: str) -> UserError:
+    """What the user reads where a package is missing."""
+    return UserError(f"{name} is not installed for {sys.executable}: run `python3 -m "
+                     "utils.environment`, then use .venv/bin/python (source .venv/bin/activate)")
 
 
 def _check_path(path, cure):

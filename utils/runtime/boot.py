@@ -164,8 +164,7 @@ def _boot(device: str, precision: str) -> Runtime:
                 quicken_kernels(jittor, onednn_folder(home))
     except ImportError as error:
         if isinstance(error, ModuleNotFoundError) and not str(error.name).endswith("_core"):
-            raise UserError(f"{error.name} is not installed for {sys.executable}: run "
-                            "`python3 -m utils.environment`, then use .venv/bin/python") from None
+            raise environment.not_installed(error.name) from None
         raise UserError(f"Jittor's compiled code cannot be loaded ({error}): "
                         f"remove {home}/.cache/jittor/jt* and run again") from None
     except OSError as error:
