@@ -152,7 +152,7 @@ class Run:
         self.log_path = places.log_file(output_dir, dataset_name, model_name, self.started)
         self.saved_at = time.monotonic()
         self.step_ends: list[float] = []  # of the epoch under way, in this process
-        self.conditions: dict[str, Any] = {}
+        self.conditions: dict[str, Any] = {**saved.meta.get("conditions", {})} if saved else {}
 
     def _find_checkpoint(self, resume: str | Path) -> SavedRun:
         saved = newest_run(self.folder) if resume == "last" else read_run(resume)
