@@ -29,10 +29,16 @@ def parse(*words):
     return parser.parse_args([str(word) for word in words])
 
 
-@pytest.mark.parametrize("script", sorted(path.name for path in ROOT.glob("*.py")
-                                          if path.name not in ("demo.py", "run_tests.py")))
-def test_outside_its_environment_a_script_names_the_way_there(script):
-    run = subprocess.run([sys.executable, "-S", script], cwd=ROOT, capture_output=True, text=True)
+COMMANDS = [[path.name] for path in sorted(ROOT.glob("*.py"))
+            if path.name not in ("demo.py", "run_tests.py")]
+COMMANDS += [["-m", name] for name in (
+    "alignment", "benchmarks.against_pytorch", "benchmarks.definitions", "benchmarks.faults",
+    "benchmarks.parity")]
+
+
+@pytest.mark.parametrize("command", COMMANDS, ids=" ".join)
+def test_outside_its_environment_a_script_names_the_way_there(command):
+    run = subprocess.run([sys.executable, "-S", *command], cwd=ROOT, capture_output=True, text=True)
     assert (run.returncode, run.stdout) == (2, "")
     assert re.fullmatch(r"error: numpy is not installed for .*: run `python3 -m utils.environment`,"
                         r" then use \.venv/bin/python \(source \.venv/bin/activate\)\n", run.stderr)
