@@ -17,6 +17,7 @@ import numpy as np
 from scipy import ndimage
 
 from benchmarks.table import print_head, print_row
+from evaluation.pd_fa import find_regions
 from utils import cli, runtime
 from utils.checkpoint.pretrained import choose_weights
 from utils.data.datasets import Split, load_split, turn
@@ -75,19 +76,20 @@ def brightness_offsets(split: Split) -> np.ndarray:
     """
     found = []
     for image, mask in zip(split.images, split.masks):
-        labels, _ = ndimage.label(mask, SQUARE)
-        for label, box in enumerate(ndimage.find_objects(labels), start=1):
+        targets = find_regions(mask > 0)
+        boxes = ndimage.find_objects(targets.labels)
+        for label, (box, middle) in enumerate(zip(boxes, targets.centroids), start=1):
             if any(side.start < FAR or side.stop + FAR > length
                    for side, length in zip(box, mask.shape)):
                 continue
             window = tuple(slice(side.start - FAR, side.stop + FAR) for side in box)
-            target = labels[window] == label
+            target = targets.labels[window] == label
             near, far = (ndimage.binary_dilation(target, SQUARE, steps) for steps in (NEAR, FAR))
             bright = image[window].astype(float)
             bright = np.clip(bright - np.median(bright[far & ~near]), 0, None) * near
             if bright.any():
-                found.append(np.subtract(ndimage.center_of_mass(bright),
-                                         ndimage.center_of_mass(target)))
+                corner = [side.start for side in window]
+                found.append(np.add(corner, ndimage.center_of_mass(bright)) - middle)
     return np.array(found).reshape(-1, 2)
 
 
