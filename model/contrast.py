@@ -3,6 +3,8 @@ official file model/L2SKNet/L2SKNet.py)."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from model.blocks import ConvStack, conv3x3
 from model.llskm import LLSKM, LLSKM1D
 from model.ops.batch_norm import LEAKY, RELU, BatchNorm
@@ -38,35 +40,44 @@ class Branch(jt.nn.Sequential):
         return kernel.normalised(x, pooled, norm)
 
 
-class ContrastNet(jt.Module):
-    """A network with a contrast stage on each of its four levels; `kernels` is "2D" or "1D".
+class ContrastStage:
+    """The contrast stage of one level, N×C×H×W → N×C×H×W: the sum of its branches, merged.
 
-    The stages live here, rather than in modules of their own, because the official names of their
-    parameters have no level between (`contrast0_1.0.conv.weight`, `contrConV_0.0.weight`).
+    No module of its own, because the official names of its parameters have no level between
+    (`contrast0_1.0.conv.weight`, `contrConV_0.0.weight`): `ContrastNet` holds the parts.
     """
+
+    def __init__(self, branches: Sequence[Branch], merge: ConvStack | None):
+        self.branches, self.merge = branches, merge
+
+    def __call__(self, x: jt.Var) -> jt.Var:
+        averaged, *inputs = share(x, 1 + len(self.branches))
+        pooled = global_average(averaged)
+        first, *others = zip(self.branches, inputs)
+        # The first one last: the order decides how the gradients of x are rounded when added up.
+        *others, first = [branch(x, pooled) for branch, x in (*others, first)]
+        total = add([first, *others])
+        return total if self.merge is None else self.merge(total)
+
+
+class ContrastNet(jt.Module):
+    """A network with a contrast stage on each of its four levels; `kernels` is "2D" or "1D"."""
 
     def __init__(self, kernels: str):
         kernel, levels = KERNEL_FAMILIES[kernels]
-        self.stages = []  # per level its branches, and the ConvStack that merges them or None
+        self.stages = []
         for level, (channels, table) in enumerate(zip(CHANNELS, levels)):
             branches = [Branch(kernel(channels, *arguments), channels) for arguments in table]
             if len(branches) == 1:
                 self.add_module(f"contrast{level}", branches[0])
-                self.stages.append((branches, None))
+                self.stages.append(ContrastStage(branches, None))
                 continue
             for i, branch in enumerate(branches):
                 self.add_module(f"contrast{level}_{i}", branch)
             merge = ConvStack({0: (conv3x3(channels, channels), BatchNorm(channels, RELU))})
             self.add_module(f"contrConV_{level}", merge)
-            self.stages.append((branches, merge))
+            self.stages.append(ContrastStage(branches, merge))
 
     def contrast(self, level: int, x: jt.Var) -> jt.Var:
         """The contrast stage of `level`, N×C×H×W → N×C×H×W."""
-        branches, merge = self.stages[level]
-        averaged, *inputs = share(x, 1 + len(branches))
-        pooled = global_average(averaged)
-        first, *others = zip(branches, inputs)
-        # The first one last: the order decides how the gradients of x are rounded when added up.
-        *others, first = [branch(x, pooled) for branch, x in (*others, first)]
-        total = add([first, *others])
-        return total if merge is None else merge(total)
+        return self.stages[level](x)

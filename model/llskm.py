@@ -14,9 +14,8 @@ from __future__ import annotations
 
 from model.blocks import ConvStack, conv1x1
 from model.ops.batch_norm import EPS, LINEAR, RELU, BatchNorm
-from model.ops.conv import Conv2d, conv2d, conv2d_activated, conv2d_sum_activated
+from model.ops.conv import Conv2d, conv2d_sum_activated, per_image_conv
 from model.ops.elementwise import share, subtract
-from model.ops.layout import block_of, enter, leave, shape_of
 from model.ops.native import code
 from utils.runtime import jt
 
@@ -65,28 +64,6 @@ class ChannelAttention(jt.Module):
             f"{EPS}, {{out0}});")
 
 
-def per_image_conv(
-    x: jt.Var, kernels: jt.Var, padding: int = 0, dilation: int = 1,
-    bias: jt.Var | None = None, slope: float = LINEAR,
-) -> jt.Var:
-    """Convolves each image of `x` (N×C×H×W) with its own of `kernels` (N×C×C×kh×kw).
-
-    Args:
-        bias, slope: if there is a bias, one a channel, it is a `conv2d_activated`.
-    """
-    if x.ndim == 5 and x.shape[4] != block_of(x.shape[0] * shape_of(x)[1]):
-        # So few channels are one block, of which several do not make the form of more channels.
-        return enter(per_image_conv(leave(x), kernels, padding, dilation, bias, slope))
-    n, c, *rest = x.shape  # in blocks of channels as well: the images lie one after the other
-    images, kernels = x.reshape(1, n * c, *rest), kernels.reshape(-1, *kernels.shape[2:])
-    if bias is None:
-        y = conv2d(images, kernels, padding=padding, dilation=dilation, groups=n)
-    else:
-        y = conv2d_activated(images, kernels, jt.concat([bias] * n), slope, padding=padding,
-                             dilation=dilation, groups=n)
-    return y.reshape(x.shape)
-
-
 def _predicted(function, weights, theta, scale):
     """The kernels of each image, times a factor on their output channels, by that of llskm.h.
 
@@ -120,7 +97,7 @@ class LLSKM(jt.Module):
 
     def execute(self, x: jt.Var, pooled: jt.Var) -> jt.Var:
         """N×C×H×W and its `global_average` → N×C×H×W."""
-        kernels = self._kernels(self.attn(pooled))
+        kernels = self.kernels(self.attn(pooled))
         return per_image_conv(x, kernels.float32(), *self._geometry())
 
     def normalised(self, x: jt.Var, pooled: jt.Var, norm: BatchNorm) -> jt.Var:
@@ -135,7 +112,7 @@ class LLSKM(jt.Module):
         """Padding and dilation."""
         return self.dilation * (self.kernel_size // 2), self.dilation
 
-    def _kernels(self, theta):
+    def kernels(self, theta: jt.Var) -> jt.Var:
         """One of each image, N×C×C×k×k in double precision."""
         half = self.kernel_size // 2
         weight = self.conv.weight.float64()
@@ -165,7 +142,7 @@ class LLSKM1D(jt.Module):
     def execute(self, x: jt.Var, pooled: jt.Var) -> jt.Var:
         """N×C×H×W and its `global_average` → N×C×H×W."""
         x, straight = share(x, 2)
-        centre = per_image_conv(x, self._centre(self.attn(pooled)).float32())
+        centre = per_image_conv(x, self.kernels(self.attn(pooled)).float32())
         return subtract(centre, self.conv_nx1(self.conv_1xn(straight)))
 
     def normalised(self, x: jt.Var, pooled: jt.Var, norm: BatchNorm) -> jt.Var:
@@ -180,7 +157,7 @@ class LLSKM1D(jt.Module):
         return conv2d_sum_activated(x, centres, self.conv_1xn(x), weight.float32(), bias.float32(),
                                     norm.slope, self.conv_nx1.padding)
 
-    def _centre(self, theta):
+    def kernels(self, theta: jt.Var) -> jt.Var:
         """The kernel W_sum + θ ∘ W_c of each image, N×C×C×1×1 in double precision."""
         half = self.kernel_size // 2
         row, column = self.conv_1xn.weight.float64(), self.conv_nx1.weight.float64()

@@ -10,12 +10,13 @@ which Jittor's own operators for it do not know.
 from __future__ import annotations
 
 import functools
+from collections.abc import Sequence
 
 import numpy as np
 
-from model.ops.batch_norm import LINEAR, BatchNorm
+from model.ops.batch_norm import LINEAR, BatchNorm, activate
 from model.ops.elementwise import add_bias
-from model.ops.layout import shape_like, shape_of
+from model.ops.layout import block_of, enter, leave, per_channel, shape_like, shape_of
 from model.ops.native import BFLOAT16, code, read_header
 from utils import runtime
 from utils.runtime import jt
@@ -115,6 +116,10 @@ class _ConvCuDNN(jt.Function):
 WIDEST = 14  # oneDNN's fast gradients end there (in height they do not)
 
 
+def _by_onednn():
+    return not jt.flags.use_cuda and jt.mkl_ops is not None
+
+
 def _pair(value):
     return tuple(value) if isinstance(value, (tuple, list)) else (value, value)
 
@@ -132,7 +137,7 @@ def conv2d(
     stride, padding, dilation = _pair(stride), _pair(padding), _pair(dilation)
     if jt.flags.use_cuda and jt.cudnn is not None:
         return _ConvCuDNN(stride, padding, dilation, groups)(x, weight)
-    if not jt.flags.use_cuda and jt.mkl_ops is not None:
+    if _by_onednn():
         width = weight.shape[3]
         wide = (width > WIDEST and width % 2 and stride == (1, 1) and groups == 1
                 and padding[1] >= dilation[1])
@@ -145,12 +150,15 @@ def conv2d_activated(
     x: jt.Var, weight: jt.Var, bias: jt.Var, slope: float = LINEAR, stride: int | Pair = 1,
     padding: int | Pair = 0, dilation: int | Pair = 1, groups: int = 1,
 ) -> jt.Var:
-    """`conv2d`, a bias and an activation, rounded once; without gradient, by oneDNN alone.
+    """`conv2d`, a bias and an activation, rounded once; without gradient.
 
     Args:
-        bias: one a channel of the result.
+        bias: per channel of the result.
         slope: of the activation, as in `BatchNorm`.
     """
+    if not _by_onednn():
+        y = conv2d(x, weight, stride, padding, dilation, groups)
+        return activate(y + per_channel(bias, y), slope)
     conv = _ConvOneDNN(_pair(stride), _pair(padding), _pair(dilation), groups)
     conv.data["slope"] = slope
     return conv.run("activated", conv.output_shape(x, weight), x.dtype, x, weight, bias)
@@ -161,10 +169,35 @@ def conv2d_sum_activated(
     padding: Pair,
 ) -> jt.Var:
     """Each image of x1 with 1×1 `kernels` of its own (N×C×C×1×1), and `conv2d` of x2: their sum, a
-    bias and an activation; without gradient, by oneDNN alone."""
+    bias and an activation; without gradient."""
+    if not _by_onednn():
+        y = per_image_conv(x1, kernels) + conv2d(x2, weight, padding=padding)
+        return activate(y + per_channel(bias, y), slope)
     conv = _ConvOneDNN((1, 1), padding, (1, 1), 1)
     conv.data["slope"] = slope
     return conv.run("activated_sum", x1.shape, x1.dtype, x1, kernels, x2, weight, bias)
+
+
+def per_image_conv(
+    x: jt.Var, kernels: jt.Var, padding: int = 0, dilation: int = 1,
+    bias: jt.Var | None = None, slope: float = LINEAR,
+) -> jt.Var:
+    """Convolves each image of `x` (N×C×H×W) with its own of `kernels` (N×C×C×kh×kw).
+
+    Args:
+        bias, slope: if there is a bias, one a channel, it is a `conv2d_activated`.
+    """
+    if x.ndim == 5 and x.shape[4] != block_of(x.shape[0] * shape_of(x)[1]):
+        # So few channels are one block, of which several do not make the form of more channels.
+        return enter(per_image_conv(leave(x), kernels, padding, dilation, bias, slope))
+    n, c, *rest = x.shape  # in blocks of channels as well: the images lie one after the other
+    images, kernels = x.reshape(1, n * c, *rest), kernels.reshape(-1, *kernels.shape[2:])
+    if bias is None:
+        y = conv2d(images, kernels, padding=padding, dilation=dilation, groups=n)
+    else:
+        y = conv2d_activated(images, kernels, jt.concat([bias] * n), slope, padding=padding,
+                             dilation=dilation, groups=n)
+    return y.reshape(x.shape)
 
 
 def doubled_conv3x3(x: jt.Var, weight: jt.Var) -> jt.Var:

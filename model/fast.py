@@ -1,0 +1,242 @@
+"""Networks for prediction: everything that is constant after training is folded, once.
+
+A batch norm in evaluation is affine, so it goes into the convolution before it. The kernels of an
+LLSKM are affine in θ, K = A + θ∘B, so the formula is evaluated twice, A = K(0) and B = K(1) − K(0),
+and never stated again here. All folding is done in float64; the results are float32.
+
+`fast` rewrites the tree of modules and leaves the way of an image through the network as it is.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections import OrderedDict
+from collections.abc import Sequence
+from itertools import chain
+
+import numpy as np
+
+from model.blocks import ConvStack
+from model.contrast import ContrastNet, ContrastStage
+from model.fpn import Fuse, Head
+from model.llskm import LLSKM, ChannelAttention
+from model.ops.batch_norm import EPS, LINEAR, RELU, BatchNorm, activate
+from model.ops.conv import (
+    Conv2d,
+    conv2d_activated,
+    conv2d_sum_activated,
+    doubled_conv3x3,
+    per_image_conv,
+)
+from model.ops.elementwise import add, global_average, probability
+from model.ops.layout import per_channel
+from model.ops.resize import add_resized
+from model.unet import Up
+from utils.runtime import jt
+
+
+def fast(net: ContrastNet) -> ContrastNet:
+    """The network for prediction, N×1×H×W → N×1×H×W probabilities, without gradients.
+
+    Args:
+        net: a network of `model.build_model` with its weights; it is left as it is. What is done to
+            it later does not change the fast one.
+    """
+    stages = net.stages
+    made = copy.copy(net)
+    for name, part in net.__dict__.items():
+        if any(part in (*stage.branches, stage.merge) for stage in stages):
+            delattr(made, name)
+    made = _rewritten(made)
+    made.stages = [FastStage(stage) for stage in stages]
+    return made
+
+
+class FastConv(jt.Module):
+    """A convolution, its bias and an activation in one operator.
+
+    Args:
+        weight: O×C×kh×kw float64.
+        bias: O float64.
+        slope: of the activation, as in `BatchNorm`.
+    """
+
+    def __init__(self, weight: np.ndarray, bias: np.ndarray, slope: float, stride: int | tuple = 1,
+                 padding: int | tuple = 0):
+        self.weight, self.bias, self.slope = _constant(weight), _constant(bias), slope
+        self.stride, self.padding = stride, padding
+
+    def execute(self, x: jt.Var) -> jt.Var:
+        return conv2d_activated(x, self.weight, self.bias, self.slope, self.stride, self.padding)
+
+
+class FastUp(jt.Module):
+    """`Up`: the doubling and the 3×3 convolution are one transposed convolution."""
+
+    def __init__(self, module: Up):
+        conv, norm = module.up
+        weight, bias = folded(conv, norm)
+        self.weight, self.bias, self.slope = _constant(weight), _constant(bias), norm.slope
+
+    def execute(self, x: jt.Var) -> jt.Var:
+        y = doubled_conv3x3(x, self.weight)
+        return activate(y + per_channel(self.bias, y), self.slope)
+
+
+class FastFuse(jt.Module):
+    """`Fuse`: convolution, norm and resize commute, so the resize comes last, with the sum."""
+
+    def __init__(self, module: Fuse):
+        conv, norm = module.feature_high
+        self.conv = FastConv(*folded(conv, norm), LINEAR)
+
+    def execute(self, coarse: jt.Var, fine: jt.Var) -> jt.Var:
+        return add_resized(self.conv(coarse), fine)
+
+
+class FastHead(jt.Module):
+    """`Head` without its dropout."""
+
+    def __init__(self, module: Head):
+        conv, norm, project = module.block
+        self.conv = FastConv(*folded(conv, norm), norm.slope, conv.stride, conv.padding)
+        self.project = _conv(project)
+
+    def execute(self, x: jt.Var) -> jt.Var:
+        return probability(self.project(self.conv(x)))
+
+
+class FastStage(jt.Module):
+    """`ContrastStage`, with θ of all branches at once."""
+
+    def __init__(self, stage: ContrastStage):
+        kernels, norms = zip(*stage.branches)
+        self.slope = norms[0].slope
+        self.attention = FastAttention([kernel.attn for kernel in kernels])
+        make = FastLLSKM if isinstance(kernels[0], LLSKM) else FastLLSKM1D
+        self.branches = [make(kernel, norm) for kernel, norm in zip(kernels, norms)]
+        self.merge = stage.merge and _rewritten(stage.merge)
+
+    def execute(self, x: jt.Var) -> jt.Var:
+        theta = self.attention(global_average(x))
+        kernels = [branch.kernels(theta[:, i]) for i, branch in enumerate(self.branches)]
+        y = add([branch(x, own, self.slope) for branch, own in zip(self.branches, kernels)])
+        return y if self.merge is None else self.merge(y)
+
+
+class FastAttention(jt.Module):
+    """`ChannelAttention` of the B branches of a stage: pooled N×C×1×1 → θ, N×B×C, float64."""
+
+    def __init__(self, modules: Sequence[ChannelAttention]):
+        parts = zip(*(chain(*(folded(*step) for step in module.avg_channel.steps))
+                      for module in modules))
+        self.parts = [_constant(np.stack(arrays), "float64") for arrays in parts]
+
+    def execute(self, pooled: jt.Var) -> jt.Var:
+        first, hidden_bias, second, bias = self.parts  # B×H×C×1×1, B×H, B×C×H×1×1, B×C
+        n = pooled.shape[0]
+        hidden = (pooled.reshape(n, 1, 1, -1) * first.reshape(1, *first.shape[:3])).sum(3)
+        hidden = activate(hidden + hidden_bias.unsqueeze(0), RELU)
+        values = (hidden.unsqueeze(2) * second.reshape(1, *second.shape[:3])).sum(3)
+        return jt.sigmoid(values + bias.unsqueeze(0))
+
+
+class _Affine(jt.Module):
+    """K = A + θ∘B, times the scale of the norm that follows, whose shift is kept beside it."""
+
+    def __init__(self, kernel: jt.Module, norm: BatchNorm):
+        channels = norm.weight.shape[0]
+        scale, shift = scale_and_shift(norm)
+        at = [kernel.kernels(jt.full((1, channels, 1, 1), theta).float64()).numpy()
+              for theta in (0.0, 1.0)]
+        a, b = (array * scale[:, None, None, None] for array in (at[0], at[1] - at[0]))
+        self.a, self.b = _constant(a, "float64"), _constant(b, "float64")  # 1×C×C×k×k float64
+        self.shift = shift
+
+    def kernels(self, theta: jt.Var) -> jt.Var:
+        """θ (N×C, float64) → the kernels of each image, N×C×C×k×k float32."""
+        return (self.a + theta.reshape(*theta.shape, 1, 1, 1) * self.b).float32()
+
+
+class FastLLSKM(_Affine):
+    """A branch with `LLSKM`."""
+
+    def __init__(self, kernel: LLSKM, norm: BatchNorm):
+        super().__init__(kernel, norm)
+        self.shift, self.dilation = _constant(self.shift), kernel.dilation
+        self.padding = kernel.dilation * (kernel.kernel_size // 2)
+
+    def execute(self, x: jt.Var, kernels: jt.Var, slope: float) -> jt.Var:
+        return per_image_conv(x, kernels, self.padding, self.dilation, self.shift, slope)
+
+
+class FastLLSKM1D(_Affine):
+    """A branch with `LLSKM1D`: K is its 1×1 kernel, and the separable pair is subtracted from it."""
+
+    def __init__(self, kernel: jt.Module, norm: BatchNorm):
+        super().__init__(kernel, norm)
+        scale, _ = scale_and_shift(norm)
+        row, column = kernel.conv_1xn, kernel.conv_nx1
+        self.row = FastConv(_float64(row.weight), _float64(row.bias), LINEAR, 1, row.padding)
+        self.column = _constant(-scale[:, None, None, None] * _float64(column.weight))
+        self.shift = _constant(self.shift - scale * _float64(column.bias))
+        self.padding = column.padding
+
+    def execute(self, x: jt.Var, kernels: jt.Var, slope: float) -> jt.Var:
+        return conv2d_sum_activated(x, kernels, self.row(x), self.column, self.shift, slope,
+                                    self.padding)
+
+
+def scale_and_shift(
+    norm: BatchNorm, conv_bias: jt.Var | None = None
+) -> tuple[np.ndarray, np.ndarray]:
+    """Per-channel scale and shift, float64, that replace this norm and the bias before it."""
+    scale = _float64(norm.weight) / np.sqrt(_float64(norm.running_var) + EPS)
+    mean = _float64(norm.running_mean)
+    if conv_bias is not None:
+        mean = mean - _float64(conv_bias)
+    return scale, _float64(norm.bias) - mean * scale
+
+
+def folded(conv: jt.Module, norm: BatchNorm) -> tuple[np.ndarray, np.ndarray]:
+    """Weight and bias, float64, of a convolution and the norm after it."""
+    scale, shift = scale_and_shift(norm, conv.bias)
+    weight = _float64(conv.weight)
+    return weight * scale[:, None, None, None], shift
+
+
+def _float64(variable: jt.Var) -> np.ndarray:
+    return variable.numpy().astype(np.float64)
+
+
+def _constant(array: np.ndarray, dtype: str = "float32") -> jt.Var:
+    return jt.array(array.astype(dtype), dtype=dtype).stop_grad()
+
+
+# ------------------------------------------------------------------------- the tree of modules
+
+
+def _stack(stack: ConvStack) -> jt.Module:
+    return jt.nn.Sequential(*(
+        FastConv(*folded(conv, norm), norm.slope, conv.stride, conv.padding)
+        for conv, norm in stack.steps))
+
+
+def _conv(conv: Conv2d) -> jt.Module:
+    return FastConv(_float64(conv.weight), _float64(conv.bias), LINEAR, conv.stride, conv.padding)
+
+
+_FAST = {ConvStack: _stack, Up: FastUp, Fuse: FastFuse, Head: FastHead, Conv2d: _conv}
+
+
+def _rewritten(module: jt.Module) -> jt.Module:
+    """The module with all that `_FAST` knows replaced, at any depth."""
+    if type(module) in _FAST:
+        return _FAST[type(module)](module)
+    made = copy.copy(module)
+    made.__dict__ = {
+        name: _rewritten(part) if isinstance(part, jt.Module) else
+        OrderedDict((key, _rewritten(layer)) for key, layer in part.items())
+        if isinstance(part, OrderedDict) else part
+        for name, part in module.__dict__.items()}
+    return made
