@@ -9,10 +9,11 @@ from scipy.signal import correlate2d
 from alignment import official
 from model import MODEL_NAMES, blocks, build_model
 from model.llskm import LLSKM, LLSKM1D
-from model.ops import batch_norm, pool, resize
+from model.ops import batch_norm, conv, pool, resize
 from model.ops.batch_norm import LEAKY, LINEAR, RELU
 from model.ops.conv import Conv2d, conv2d
 from model.ops.elementwise import global_average, probability
+from model.ops.layout import enter, has_blocks, leave
 from utils.checkpoint.weights import get_weights, load_weights
 from utils.runtime import jt
 
@@ -46,6 +47,29 @@ def test_convolution(rng, kernel, dilation, stride, groups):
                 for i in range(4 // groups)
             )
             np.testing.assert_allclose(y[n, o], expected[::stride, ::stride], atol=2e-5)
+
+
+@pytest.mark.parametrize(("kernel", "dilation", "groups", "size"), [
+    ((9, 9), 2, 2, (21, 18)), ((5, 5), 2, 1, (9, 11)), ((3, 3), 2, 2, (7, 8)),
+    ((1, 17), 1, 1, (5, 12)), ((3, 17), 2, 1, (6, 20)),
+])
+def test_convolution_on_cpus_with_avx2_alone(rng, monkeypatch, kernel, dilation, groups, size):
+    """Other kernels of oneDNN, the same sums."""
+    if not has_blocks():
+        pytest.skip("oneDNN computes in blocks of channels only on x86-64 with AVX2")
+    monkeypatch.setattr(conv, "avx2_alone", lambda: True)
+    x = jt.array(normal(rng, 3 - groups, 16 * groups, *size))
+    w = jt.array(normal(rng, 16 * groups, 16, *kernel))
+    padding = tuple(dilation * (k - 1) // 2 for k in kernel)
+    ours = leave(conv2d(enter(x), w, 1, padding, dilation, groups))
+    stock = jt.nn.conv2d(x, w, None, 1, padding, dilation, groups)
+    results = []
+    for y in (ours, stock):
+        gradients = jt.grad(y.sqr().sum(), [x, w])
+        jt.sync_all(True)
+        results.append([value.numpy() for value in (y, *gradients)])
+    for found, expected in zip(*results):
+        np.testing.assert_allclose(found, expected, atol=2e-6 * np.abs(expected).max())
 
 
 @pytest.mark.parametrize(("kernel", "padding", "dilation"), [

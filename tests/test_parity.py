@@ -20,6 +20,9 @@ pytestmark = pytest.mark.usefixtures("cpu")
 FACTORS = {"gradient, largest": 5}
 # Official float32 is by luck sometimes exact to the last digit, where three times nothing is asked.
 FLOORS = {"evaluation output": 2e-7, "training output": 2e-7, "loss": 6e-8}
+# Two small images: a value near zero on the other side of a ReLU moves half of the gradients. On one
+# CPU (Zen 3) PyTorch's own median for L2SKNet_1D_UNet is 1.1e-5 with oneDNN and 7e-7 without.
+SMALL_FLOORS = {"gradient, median": 1.1e-5}
 
 
 @pytest.fixture(scope="module", params=MODEL_NAMES)
@@ -30,7 +33,8 @@ def case(request):
 
 def assert_all_close(fixture, shape, results):
     for name, (ours, official) in golden.errors(fixture, shape, results).items():
-        bound = max(FACTORS.get(name, 3) * official, FLOORS.get(name, 0))
+        floors = FLOORS | SMALL_FLOORS if shape == "2x64x64" else FLOORS
+        bound = max(FACTORS.get(name, 3) * official, floors.get(name, 0))
         assert ours <= bound, f"{name}: {ours:.2e} from the truth, official {official:.2e}"
 
 

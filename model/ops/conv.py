@@ -10,13 +10,20 @@ which Jittor's own operators for it do not know.
 from __future__ import annotations
 
 import functools
-from collections.abc import Sequence
 
 import numpy as np
 
 from model.ops.batch_norm import LINEAR, BatchNorm, activate
 from model.ops.elementwise import add_bias
-from model.ops.layout import block_of, enter, leave, per_channel, shape_like, shape_of
+from model.ops.layout import (
+    avx2_alone,
+    block_of,
+    enter,
+    leave,
+    per_channel,
+    shape_like,
+    shape_of,
+)
 from model.ops.native import BFLOAT16, code, read_header
 from utils import runtime
 from utils.runtime import jt
@@ -95,6 +102,83 @@ class _WideConvOneDNN(_ConvOneDNN):
         return dx, jt.stack(taps, 4).reshape(*channels, kh, kw + 1)[..., :kw]
 
 
+class _ConvAVX2(_ConvOneDNN):
+    """A convolution of stride 1 that oneDNN has only slow kernels for on CPUs with AVX2 alone.
+
+    oneDNN 2.2 has fast AVX2 kernels for a horizontal padding of at most 3, and for gradients of
+    weights that are neither dilated nor wider than 14. The same sums of products in another order.
+    """
+
+    def execute(self, x, weight):
+        self.saved = x, weight
+        return self._padded(x, weight, self._pair("padding"), self.output_shape(x, weight))
+
+    def grad(self, dy):
+        x, weight = self.saved
+        padding, dilation = self._pair("padding"), self._pair("dilation")
+        around = [d * (k - 1) - p for d, k, p in zip(dilation, weight.shape[2:], padding)]
+        if around[1] > AVX2_PADDING:
+            groups = self.data["groups"]
+            turned = weight.reshape(groups, -1, *weight.shape[1:]).permute(0, 2, 1, 3, 4)
+            turned = jt.flip(turned.reshape(-1, *turned.shape[2:]), (2, 3))
+            dx = self._padded(dy, turned, around, x.shape)
+        else:
+            dx = self.run("backward_data", x.shape, x.dtype, dy, weight)
+        return dx, self._weight_gradient(x, dy, weight)
+
+    def _pair(self, name):
+        return self.data[f"{name}_h"], self.data[f"{name}_w"]
+
+    def _like(self, padding, dilation):
+        return _ConvOneDNN((1, 1), padding, dilation, self.data["groups"])
+
+    def _padded(self, x, weight, padding, shape):
+        """The convolution; a wide horizontal padding is made of zeros in memory."""
+        height, width = padding
+        if width > AVX2_PADDING:
+            x, width = _zeros_around(x, (0, 0), (width, width)), 0
+        conv = self._like((height, width), self._pair("dilation"))
+        return conv.run("forward", shape, x.dtype, x, weight)
+
+    def _weight_gradient(self, x, dy, weight):
+        padding, dilation = self._pair("padding"), self._pair("dilation")
+        if dilation == (1, 1):
+            if weight.shape[3] > WIDEST:
+                return self._halves(x, dy, weight)
+            return self.run("backward_weights", weight.shape, weight.dtype, x, dy)
+        # Pixels d apart never meet those between: each of the d×d sets is an image of its own, in
+        # which the kernel is not dilated.
+        ends = [-(h + 2 * p) % d for h, p, d in zip(x.shape[2:4], padding, dilation)]
+        x = _zeros_around(x, *((p, p + e) for p, e in zip(padding, ends)))
+        dy = _zeros_around(dy, *((0, -h % d) for h, d in zip(dy.shape[2:4], dilation)))
+        conv = self._like((0, 0), (1, 1))
+        x, dy = (_every(v, dilation) for v in (x, dy))
+        return conv.run("backward_weights", weight.shape, weight.dtype, x, dy)
+
+    def _halves(self, x, dy, weight):
+        """The gradient of a wide kernel's left and right taps, one after the other."""
+        *rest, width = weight.shape
+        height, columns = self._pair("padding")
+        x = _zeros_around(x, (0, 0), (columns, columns))
+        conv, size = self._like((height, 0), (1, 1)), dy.shape[3]
+        return jt.concat([
+            conv.run("backward_weights", (*rest, count), weight.dtype,
+                     x[:, :, :, first : first + size + count - 1], dy)
+            for first, count in ((0, width // 2), (width // 2, width - width // 2))], 3)
+
+
+def _zeros_around(x, rows, columns):
+    """Activations in blocks of channels with zeros (before, after) along both axes."""
+    return x if not any((*rows, *columns)) else jt.nn.pad(x, [0, 0, *columns, *rows])
+
+
+def _every(x, step):
+    """Activations in blocks of channels, N images → N·step_h·step_w of every step-th pixel."""
+    (n, groups, h, w, b), (down, across) = x.shape, step
+    x = x.reshape(n, groups, h // down, down, w // across, across, b).permute(0, 3, 5, 1, 2, 4, 6)
+    return x.reshape(n * down * across, groups, h // down, w // across, b)
+
+
 class _ConvCuDNN(jt.Function):
     """A convolution and its two gradients as three operators of cuDNN."""
 
@@ -113,6 +197,7 @@ class _ConvCuDNN(jt.Function):
                 ops.cudnn_conv_backward_w(x, dy, *weight.shape[2:], *self.arguments))
 
 
+AVX2_PADDING = 3  # the widest of oneDNN's fast kernels for AVX2
 WIDEST = 14  # oneDNN's fast gradients end there (in height they do not)
 
 
@@ -139,6 +224,9 @@ def conv2d(
         return _ConvCuDNN(stride, padding, dilation, groups)(x, weight)
     if _by_onednn():
         width = weight.shape[3]
+        if (avx2_alone() and x.ndim == 5 and stride == (1, 1)
+                and (padding[1] > AVX2_PADDING or dilation != (1, 1))):
+            return _ConvAVX2(stride, padding, dilation, groups)(x, weight)
         wide = (width > WIDEST and width % 2 and stride == (1, 1) and groups == 1
                 and padding[1] >= dilation[1])
         convolution = _WideConvOneDNN if wide else _ConvOneDNN
@@ -159,9 +247,14 @@ def conv2d_activated(
     if not _by_onednn():
         y = conv2d(x, weight, stride, padding, dilation, groups)
         return activate(y + per_channel(bias, y), slope)
-    conv = _ConvOneDNN(_pair(stride), _pair(padding), _pair(dilation), groups)
+    stride, padding, dilation = _pair(stride), _pair(padding), _pair(dilation)
+    conv = _ConvOneDNN(stride, padding, dilation, groups)
+    shape = conv.output_shape(x, weight)
+    if avx2_alone() and x.ndim == 5 and padding[1] > AVX2_PADDING:
+        x = _zeros_around(x, (0, 0), (padding[1], padding[1]))
+        conv = _ConvOneDNN(stride, (padding[0], 0), dilation, groups)
     conv.data["slope"] = slope
-    return conv.run("activated", conv.output_shape(x, weight), x.dtype, x, weight, bias)
+    return conv.run("activated", shape, x.dtype, x, weight, bias)
 
 
 def conv2d_sum_activated(

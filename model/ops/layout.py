@@ -29,6 +29,11 @@ def has_blocks() -> bool:
     return not jt.flags.use_cuda and jt.mkl_ops is not None and _widest_block() > 1
 
 
+def avx2_alone() -> bool:
+    """Whether this CPU has AVX2 and no AVX-512, for which oneDNN has more fast kernels."""
+    return _widest_block() == 8
+
+
 def block_of(channels: int) -> int:
     """The size b of a block where there are so many channels: all of them if they do not divide."""
     return _widest_block() if channels % _widest_block() == 0 else channels
