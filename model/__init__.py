@@ -61,4 +61,11 @@ def build_model(name: str, dropout: bool = True) -> jt.Module:
     return FPN(network.kernels, dropout)
 
 
-__all__ = ["MODEL_NAMES", "NETWORKS", "Network", "build_model", "soft_iou_loss"]
+def fast_form(net: jt.Module) -> jt.Module:
+    """The network for prediction, its norms and constants folded (`model.fast`); no gradients."""
+    from model.fast import fast
+
+    return fast(net)
+
+
+__all__ = ["MODEL_NAMES", "NETWORKS", "Network", "build_model", "fast_form", "soft_iou_loss"]

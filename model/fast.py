@@ -25,12 +25,11 @@ from model.ops.conv import (
     Conv2d,
     conv2d_activated,
     conv2d_sum_activated,
-    doubled_conv3x3,
     per_image_conv,
 )
 from model.ops.elementwise import add, global_average, probability
 from model.ops.layout import per_channel
-from model.ops.resize import add_resized
+from model.ops.resize import add_resized, doubled_conv3x3
 from model.unet import Up
 from utils.runtime import jt
 
@@ -171,7 +170,7 @@ class FastLLSKM(_Affine):
 
 
 class FastLLSKM1D(_Affine):
-    """A branch with `LLSKM1D`: K is its 1×1 kernel, and the separable pair is subtracted from it."""
+    """A branch with `LLSKM1D`: K is 1×1, and the separable pair is subtracted."""
 
     def __init__(self, kernel: jt.Module, norm: BatchNorm):
         super().__init__(kernel, norm)

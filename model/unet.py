@@ -5,11 +5,11 @@ from __future__ import annotations
 from model.blocks import ConvStack, conv1x1, conv3x3
 from model.contrast import CHANNELS, ContrastNet
 from model.ops.batch_norm import RELU, BatchNorm
-from model.ops.conv import Conv2d, doubled_conv3x3
+from model.ops.conv import Conv2d
 from model.ops.elementwise import join, probability, share, to_float32
 from model.ops.layout import enter, leave
 from model.ops.pool import max_pool2x2
-from model.ops.resize import pad_to_multiple, upsample_nearest2x
+from model.ops.resize import doubled_conv3x3, pad_to_multiple, upsample_nearest2x
 from utils.runtime import jt
 
 

@@ -24,7 +24,7 @@ from model.ops.layout import (
     shape_like,
     shape_of,
 )
-from model.ops.native import BFLOAT16, code, read_header
+from model.ops.native import BFLOAT16, read_header
 from utils import runtime
 from utils.runtime import jt
 
@@ -201,7 +201,8 @@ AVX2_PADDING = 3  # the widest of oneDNN's fast kernels for AVX2
 WIDEST = 14  # oneDNN's fast gradients end there (in height they do not)
 
 
-def _by_onednn():
+def by_onednn() -> bool:
+    """Whether convolutions are computed by oneDNN here."""
     return not jt.flags.use_cuda and jt.mkl_ops is not None
 
 
@@ -222,7 +223,7 @@ def conv2d(
     stride, padding, dilation = _pair(stride), _pair(padding), _pair(dilation)
     if jt.flags.use_cuda and jt.cudnn is not None:
         return _ConvCuDNN(stride, padding, dilation, groups)(x, weight)
-    if _by_onednn():
+    if by_onednn():
         width = weight.shape[3]
         if (avx2_alone() and x.ndim == 5 and stride == (1, 1)
                 and (padding[1] > AVX2_PADDING or dilation != (1, 1))):
@@ -244,7 +245,7 @@ def conv2d_activated(
         bias: per channel of the result.
         slope: of the activation, as in `BatchNorm`.
     """
-    if not _by_onednn():
+    if not by_onednn():
         y = conv2d(x, weight, stride, padding, dilation, groups)
         return activate(y + per_channel(bias, y), slope)
     stride, padding, dilation = _pair(stride), _pair(padding), _pair(dilation)
@@ -263,7 +264,7 @@ def conv2d_sum_activated(
 ) -> jt.Var:
     """Each image of x1 with 1×1 `kernels` of its own (N×C×C×1×1), and `conv2d` of x2: their sum, a
     bias and an activation; without gradient."""
-    if not _by_onednn():
+    if not by_onednn():
         y = per_image_conv(x1, kernels) + conv2d(x2, weight, padding=padding)
         return activate(y + per_channel(bias, y), slope)
     conv = _ConvOneDNN((1, 1), padding, (1, 1), 1)
@@ -293,19 +294,13 @@ def per_image_conv(
     return y.reshape(x.shape)
 
 
-def doubled_conv3x3(x: jt.Var, weight: jt.Var) -> jt.Var:
-    """`conv2d(upsample_nearest2x(x), weight, padding=1)`; without gradient, by oneDNN alone.
-
-    Each value of x meets a tap four times. Added up before, the taps are a 4×4 kernel of a
-    transposed convolution of stride 2, with 4/9 of the multiplications.
-    """
-    n, channels, h, w = shape_of(x)
-    hidden = weight.shape[0]
-    kernel = code((channels, hidden, 4, 4), "float32", [weight], "resize.h",
-                  "resize::doubling_kernel(in0_shape0, in0_shape1, {in0}, {out0});")
+def doubling_conv(x: jt.Var, kernel: jt.Var) -> jt.Var:
+    """Transposed convolution of stride 2 and padding 1 with C×O×4×4: N×C×H×W → N×O×2H×2W; without
+    gradient, by oneDNN alone."""
+    n, _, h, w = shape_of(x)
     transposed = _ConvOneDNN((2, 2), (1, 1), (1, 1), 1)
-    return transposed.run("backward_data", shape_like(x, n, hidden, 2 * h, 2 * w), x.dtype, x,
-                          kernel)
+    shape = shape_like(x, n, kernel.shape[1], 2 * h, 2 * w)
+    return transposed.run("backward_data", shape, x.dtype, x, kernel)
 
 
 def uniform(shape: tuple[int, ...], bound: float) -> jt.Var:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from model.ops.conv import conv2d
+from model.ops.batch_norm import RELU, activate
+from model.ops.conv import by_onednn, conv2d, doubling_conv
 from model.ops.native import BFLOAT16, code
 from utils.runtime import jt
 
@@ -49,8 +50,24 @@ def upsample_nearest2x(x: jt.Var) -> jt.Var:
     return x.reshape(n, c, 2 * h, 2 * w, *block)
 
 
+def doubled_conv3x3(x: jt.Var, weight: jt.Var) -> jt.Var:
+    """`conv2d(upsample_nearest2x(x), weight, padding=1)`; without gradient.
+
+    By oneDNN with 4/9 of the multiplications: each value of x meets a tap four times. Added up
+    before, the taps are a 4×4 kernel of a transposed convolution of stride 2.
+    """
+    if not by_onednn():
+        return conv2d(upsample_nearest2x(x), weight, padding=1)
+    hidden, channels = weight.shape[:2]
+    kernel = code((channels, hidden, 4, 4), "float32", [weight], "resize.h",
+                  "resize::doubling_kernel(in0_shape0, in0_shape1, {in0}, {out0});")
+    return doubling_conv(x, kernel)
+
+
 def add_resized(coarse: jt.Var, fine: jt.Var) -> jt.Var:
-    """fine + ReLU(`resize_bilinear` of coarse) in bfloat16, rounded once; without gradient."""
+    """fine + ReLU(`resize_bilinear` of coarse), rounded once; without gradient."""
+    if fine.ndim == 4:
+        return fine + activate(resize_bilinear(coarse, fine.shape[2:]), RELU)
     block = fine.shape[4]
     sizes = [f"in{i}_shape{axis}" for i in (0, 1) for axis in (2, 3)]
     return code(fine.shape, fine.dtype, [coarse, fine], "resize.h",

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
-from model import build_model
+from model import build_model, fast_form
 from utils import places, runtime
 from utils.checkpoint.weights import load_weights
 from utils.data.datasets import Split, test_batches
@@ -16,7 +16,7 @@ from utils.predict.prediction_files import save_prediction
 
 
 def load_model(model_name: str, weights: str | Path) -> runtime.jt.Module:
-    """A network of that name with the weights of a file, ready to predict.
+    """A network of that name with the weights of a file, ready to predict, in its fast form.
 
     Raises:
         UserError: as `load_weights`.
@@ -24,7 +24,8 @@ def load_model(model_name: str, weights: str | Path) -> runtime.jt.Module:
     net = build_model(model_name)
     load_weights(net, weights)
     net.eval()
-    return net
+    # In bfloat16 the plain network folds its norms by itself.
+    return net if runtime.precision() == runtime.BF16 else fast_form(net)
 
 
 def predict(net: runtime.jt.Module, x: np.ndarray) -> np.ndarray:
