@@ -150,10 +150,12 @@ def write_zip(path, code, storages=(), **options):
             file.writestr(f"archive/data/{key}", data)
 
 
-def write_legacy(path, code):
+def write_legacy(path, code, keys=(), storages=()):
+    """A file as torch.save wrote it before PyTorch 1.6."""
     head = b"".join(pickle.dumps(each, 2) for each in (
         0x1950A86A20F9469CFC6C, 1001, {"little_endian": True}))
-    path.write_bytes(head + code + pickle.dumps([], 2))
+    path.write_bytes(head + code + pickle.dumps(list(keys), 2) + b"".join(
+        struct.pack("<q", len(data) // 4) + data for data in storages))
 
 
 # --------------------------------------------------------------------------------- what it reads
@@ -268,6 +270,14 @@ def test_checkpoints_of_jittor_load(tmp_path, model_name):
         path.write_bytes(broken)
         with pytest.raises(UserError, match=f"400.pth.tar: .*{says}"):
             fitting_weights(path, shapes_of(model_name))
+
+
+def test_a_tensor_in_a_pickle_is_a_file_in_the_file(tmp_path):
+    write_legacy(tmp_path / "w.pth", FLOATS[1:] + b"K\x06tQ.", ["0"], [SIX])
+    storage = Call(Name("torch.storage\n_load_from_bytes"), (tmp_path / "w.pth").read_bytes())
+    made = Call(Name("torch._utils\n_rebuild_tensor_v2"), storage, 0, (2, 3), (3, 1), False, {})
+    (tmp_path / "w.pkl").write_bytes(pickled({"a": made}))
+    assert read_torch_file(tmp_path / "w.pkl")["a"].tolist() == [[0, 1, 2], [3, 4, 5]]
 
 
 def test_what_jittor_writes_for_pytorch_is_read(tmp_path):
@@ -538,7 +548,7 @@ STRANGE = {
     "array without a shape": (ARRAY + b"(" + FLOAT8 + b"\x89tb.", "a NumPy array of unknown kind"),
     "array of too few": (ARRAY + b"(K\x01K\x09\x85" + FLOAT8 + b"\x89C\x08" + b"8" * 8 + b"tb.",
                          "a NumPy array of another size"),
-    "whole network": (b"(" + unicode("module") + b"NNNtQ.", "a reference to other things"),
+    "other reference": (b"(" + unicode("other") + b"NNNNtQ.", "a reference to other things"),
     "past the storage": (tensor(6, 0, (7,), (1,)), "a tensor larger than its storage"),
     "stride past the storage": (tensor(6, 0, (2, 2), (5, 1)), "a tensor larger"),
     "offset past the storage": (tensor(6, 2**61, (1,), (1,)), "a tensor larger"),

@@ -196,14 +196,13 @@ def _read_zip(path):
 
 
 def _read_pickles(data):
-    """A file of Jittor's, of PyTorch's before 1.6, or a pickle."""
+    """A file of Jittor, of PyTorch before 1.6, or a pickle."""
     if data.endswith(_JITTOR_TAIL):
         data, checksum = data[:-28], data[-28:-8]
         if hashlib.sha1(data).digest() != checksum:
             raise _Damaged("its SHA-1 checksum does not match")
     stream = io.BytesIO(data)
-    # With storages only for a clear error: there are none in a pickle.
-    content = unpickle(stream)
+    content = unpickle(stream, load_bytes=_read_pickles)
     if content == _LEGACY_MAGIC and isinstance(content, int):
         return _read_legacy(stream)
     if stream.tell() != len(data):
@@ -233,6 +232,8 @@ def _storages(read: Callable[[Any, np.dtype, int], bytes | None]) -> Callable[[A
     known = {}
 
     def load(reference: Any) -> Storage | StandIn:
+        if isinstance(reference, tuple) and reference[:1] == ("module",):
+            return StandIn("torch.nn.Module")  # the class of a network saved as a whole
         check(isinstance(reference, tuple) and len(reference) in (5, 6)
               and reference[0] == "storage" and reference[5:] in ((), (None,)),
               "a reference to other things than storages")

@@ -51,7 +51,8 @@ _DANGEROUS_BUILTINS = frozenset(
 _HARMLESS = frozenset(
     [f"{module}.{name}" for module in ("builtins", "__builtin__") for name in (
         "bool", "bytearray", "complex", "dict", "float", "frozenset", "getattr", "int",
-        "list", "object", "range", "set", "slice", "str", "tuple", "type")]
+        "list", "long", "object", "range", "set", "slice", "str", "tuple", "type", "unicode",
+        "xrange")]
     + [f"datetime.{name}" for name in ("date", "datetime", "time", "timedelta", "timezone")]
     + ["collections.deque", "functools.partial"]
 )
@@ -233,15 +234,18 @@ class _Reader(pickle._Unpickler):
 
     dispatch = pickle._Unpickler.dispatch.copy()
 
-    def __init__(self, stream: io.BytesIO, load_storage: Callable[[Any], Any] | None):
+    def __init__(self, stream: io.BytesIO, load_storage: Callable[[Any], Any] | None,
+                 load_bytes: Callable[[bytes], Any] | None):
         super().__init__(stream, encoding="latin1")
-        self.load_storage = load_storage
-        self.left = stream.getbuffer().nbytes  # characters that may still be copied into bytes
+        self.load_storage, self.load_bytes = load_storage, load_bytes
+        self.left = stream.getbuffer().nbytes  # bytes that may still be copied or read again
 
     def find_class(self, module: str, name: str) -> Any:
         full = f"{module}.{name}"
         if full == "_codecs.encode":
             return self.encode
+        if full == "torch.storage._load_from_bytes" and self.load_bytes:
+            return self.from_bytes
         if full in _GLOBALS:
             return _GLOBALS[full]
         check(module.split(".")[0] not in _DANGEROUS and not (
@@ -256,9 +260,18 @@ class _Reader(pickle._Unpickler):
     def encode(self, text: Any, encoding: Any = None) -> bytes:
         """How protocol 2 spells bytes: once each, so that all are no longer than the file."""
         check(isinstance(text, str) and encoding == "latin1", "encoded text")
-        self.left -= len(text)
-        check(self.left >= 0, "more bytes than the file has")
+        self._spend(len(text))
         return text.encode("latin1")
+
+    def from_bytes(self, data: Any) -> Any:
+        """A storage as `pickle.dump` of a tensor writes it: a file in the file."""
+        check(isinstance(data, bytes), "a storage of unknown kind")
+        self._spend(len(data))
+        return self.load_bytes(data)
+
+    def _spend(self, count):
+        self.left -= count
+        check(self.left >= 0, "more bytes than the file has")
 
     def load_reduce(self) -> None:
         arguments, function = self.stack.pop(), self.stack.pop()
@@ -343,12 +356,16 @@ def _is_plain(key):
         isinstance(key, int) and abs(key) < 2**60)
 
 
-def unpickle(stream: io.BytesIO, load_storage: Callable[[Any], Any] | None = None) -> Any:
+def unpickle(
+    stream: io.BytesIO, load_storage: Callable[[Any], Any] | None = None,
+    load_bytes: Callable[[bytes], Any] | None = None,
+) -> Any:
     """The object that a pickle describes; the stream is left behind the pickle.
 
     Args:
         stream: the file, or the part of it that holds pickles.
         load_storage: takes a persistent reference and returns its `Storage`; None refuses them.
+        load_bytes: takes a file in the file and returns its content.
 
     Raises:
         Refused: the pickle holds what is not read.
@@ -361,4 +378,4 @@ def unpickle(stream: io.BytesIO, load_storage: Callable[[Any], Any] | None = Non
             raise Refused(f"the pickle opcode {opcode.name} {shown(argument or '')}".rstrip())
         check(count < MOST_OPCODES, "more opcodes than a checkpoint of these networks")
     stream.seek(start)
-    return _Reader(stream, load_storage).load()
+    return _Reader(stream, load_storage, load_bytes).load()
