@@ -39,41 +39,29 @@ _READ_SUFFIXES = (*SUFFIXES, ".ckpt", ".bin", ".pkl", ".pickle")
 _LEGACY_MAGIC = 0x1950A86A20F9469CFC6C  # the first pickle of a file before PyTorch 1.6
 _JITTOR_TAIL = b"HCAJSLHD"  # after the pickle and its SHA-1
 
-_UNPACK = "unpack it, and name the checkpoint in it"
-_STATE_DICT = "save the network's state_dict with torch.save"
-_NPZ = "save its weights as an .npz, under the names of ours"
-_ORIGIN = "take the checkpoint that it was made from"
-_ANEW = "download the file itself"
-_HEADS = (  # how other files begin, what they are, and the cure
-    (b"\x89HDF", "HDF5 (Keras, MATLAB 7.3)", _NPZ),
-    (b"ftrt", "a TensorRT engine", _ORIGIN),
-    (b"ptrt", "a TensorRT engine", _ORIGIN),
-    (b"\x1f\x8b", "a gzip archive", _UNPACK), (b"BZh", "a bzip2 archive", _UNPACK),
-    (b"\xfd7zXZ", "an xz archive", _UNPACK), (b"7z\xbc\xaf", "a 7-Zip archive", _UNPACK),
-    (b"Rar!", "a RAR archive", _UNPACK), (b"\x28\xb5\x2f\xfd", "a zstd archive", _UNPACK),
-    (b"version https://git-lfs", "a Git LFS pointer", "run git lfs pull"),
-    (b"<!DOCTYPE", "a web page", _ANEW), (b"<!doctype", "a web page", _ANEW),
-    (b"<html", "a web page", _ANEW),
-)
-_ENTRIES = (  # the same of zips, by the end of an entry's name
-    ("/constants.pkl", "TorchScript", "save torch.jit.load(file).state_dict() with torch.save"),
-    ("serialized_exported_program.json", "a program of torch.export", _STATE_DICT),
-    ("model.weights.h5", "a Keras model", _NPZ),
-    *((end, "a zip archive", _UNPACK) for end in _READ_SUFFIXES if end != ".pkl"),
-)
-_NAMES = (  # and by the end of the file's own name
-    (".safetensors", "safetensors",
-     "load it with safetensors.torch.load_file, and save that with torch.save"),
-    (".onnx", "ONNX", _ORIGIN),
-    (".engine", "a TensorRT engine", _ORIGIN),
-    (".trt", "a TensorRT engine", _ORIGIN),
-    (".plan", "a TensorRT engine", _ORIGIN),
-    (".tflite", "TensorFlow Lite", _ORIGIN),
-    (".pb", "TensorFlow", _NPZ),
-    (".index", "TensorFlow", _NPZ),
-    (".h5", "Keras", _NPZ),
-    (".keras", "Keras", _NPZ),
-)
+_UNPACK = ("an archive", "unpack it, and name the checkpoint in it")
+_PAGE = ("a web page", "download the file itself")
+_HDF5 = ("HDF5 or Keras", "save its weights as an .npz, under the names of ours")
+_SAFETENSORS = ("safetensors", "save what safetensors.torch.load_file returns with torch.save")
+_ONNX = ("ONNX", "take the checkpoint that it was made from")
+_TENSORRT = ("a TensorRT engine", _ONNX[1])
+_HEADS = {  # how other files begin, what they are, and the cure
+    b"\x89HDF": _HDF5, b"ftrt": _TENSORRT, b"ptrt": _TENSORRT, b"<!DOCTYPE": _PAGE,
+    b"<!doctype": _PAGE, b"<html": _PAGE, b"\x1f\x8b": _UNPACK, b"BZh": _UNPACK, b"Rar!": _UNPACK,
+    b"\xfd7zXZ": _UNPACK, b"7z\xbc\xaf": _UNPACK, b"\x28\xb5\x2f\xfd": _UNPACK,
+    b"version https://git-lfs": ("a Git LFS pointer", "run git lfs pull"),
+}
+_ENTRIES = {  # the same of zips, by the end of an entry's name
+    "/constants.pkl": ("TorchScript", "save torch.jit.load(file).state_dict() with torch.save"),
+    "serialized_exported_program.json": (
+        "a program of torch.export", "save torch.export.load(file).state_dict with torch.save"),
+    "model.weights.h5": _HDF5, **dict.fromkeys((*SUFFIXES, ".ckpt", ".bin"), _UNPACK),
+}
+_NAMES = {  # and by the end of the file's own name
+    ".safetensors": _SAFETENSORS, ".onnx": _ONNX, ".engine": _TENSORRT, ".trt": _TENSORRT,
+    ".plan": _TENSORRT, ".tflite": ("TensorFlow Lite", _ONNX[1]), ".pb": ("TensorFlow", _HDF5[1]),
+    ".h5": _HDF5, ".keras": _HDF5,
+}
 
 
 def check_format(path: str | Path) -> None:
@@ -83,21 +71,21 @@ def check_format(path: str | Path) -> None:
         return
     with open(path, "rb") as file:
         head = file.read(512)
-    found = [each[1:] for each in _HEADS if head.startswith(each[0])]
-    header = int.from_bytes(head[:8], "little")
-    if head[8:9] == b"{" and 2 <= header <= path.stat().st_size - 8:
-        found.append(_NAMES[0][1:])
+    found = [what for start, what in _HEADS.items() if head.startswith(start)]
+    if head[8:9] == b"{" and int.from_bytes(head[:8], "little") <= path.stat().st_size - 8:
+        found.append(_SAFETENSORS)
     elif head[257:262] == b"ustar":
-        found.append(("a tar archive", _UNPACK))
+        found.append(_UNPACK)
     elif re.match(rb"\x08[\x01-\x1f][\x12\x1a\x22\x2a\x32\x3a\x42]", head):
-        found.append(_NAMES[1][1:])  # its version, then another of its fields
+        found.append(_ONNX)  # its version, then another of its fields
     with contextlib.suppress(Exception):  # a damaged zip raises anything, and is named later
         if zipfile.is_zipfile(path):
             with zipfile.ZipFile(path) as file:
                 names = file.namelist()
-            found += [each[1:] for each in _ENTRIES for name in names if name.endswith(each[0])]
+            found += [what for end, what in _ENTRIES.items() for name in names
+                      if name.endswith(end)]
     if not is_torch_file(path):
-        found += [each[1:] for each in _NAMES if path.name.lower().endswith(each[0])]
+        found += [what for end, what in _NAMES.items() if path.name.lower().endswith(end)]
     if found:
         raise UserError(f"{path}: {found[0][0]}, which is not read; {found[0][1]}")
 
@@ -145,12 +133,9 @@ def read_torch_file(path: str | Path) -> Any:
             "are read, so save the state_dict alone"
         ) from None
     except Exception as error:  # a damaged file makes the decoders raise nearly anything
-        raise UserError(f"{path}: not a file of PyTorch or Jittor, or damaged"
-                        f"{_reason(error)}; copy or download it anew") from error
-
-
-def _reason(error):
-    return f" ({error})" if isinstance(error, _Damaged) else ""
+        reason = f" ({error})" if isinstance(error, _Damaged) else ""
+        raise UserError(f"{path}: not a file of PyTorch or Jittor, or damaged{reason}; copy or "
+                        "download it anew") from error
 
 
 def write_torch_file(path: str | Path, content: Any) -> None:
@@ -203,7 +188,7 @@ def _read_pickles(data):
             raise _Damaged("its SHA-1 checksum does not match")
     stream = io.BytesIO(data)
     content = unpickle(stream, load_bytes=_read_pickles)
-    if content == _LEGACY_MAGIC and isinstance(content, int):
+    if isinstance(content, int) and content == _LEGACY_MAGIC:
         return _read_legacy(stream)
     if stream.tell() != len(data):
         raise _Damaged("it goes on after its end")
