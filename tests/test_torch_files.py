@@ -225,7 +225,7 @@ def test_prefixes_that_do_not_fit_are_named(tmp_path):
     del good[f"module.{name}"]
     refused(good, f"after the prefix module. (missing {name})")
     refused({f"net.body.{i}": np.ones(3, "f4") for i in range(3)},
-            "after the prefix net.body. (missing", "more")
+            ", its names begin with net.body. (missing", "more")
     assert find_prefix(["a.b.x", "a.b.y.z", "a.x"], ["x", "y.z"]) == ("a.b.", 2)
 
 
@@ -239,6 +239,7 @@ def test_the_state_dict_is_found_wherever_it_lies():
     moments = {"state": {0: {"exp_avg": a, "step": b}}}
     content = {"optimizer": moments, "teacher": many, "any": {"net": good}, "loss": a}
     assert find_state_dict(content, names) == good
+    assert find_state_dict([3, ("net", content)], names) == good
     wrapped = {f"module.{key}": value for key, value in good.items()}
     assert find_state_dict({"teacher": many, "model": wrapped}, names) == wrapped
     other = dict.fromkeys(good, b)
@@ -562,6 +563,8 @@ STRANGE = {
     "tensor as storage": (
         b"\x80\x02" + TENSOR + b"(" + tensor(6, 0, (6,), (0,))[2:-1]
         + b"K\x00K\x06\x85K\x01\x85\x89}tR.", "a tensor of unknown kind"),
+    "a long name": (b"c" + b"a" * 600 + b"\nb\n.", "a name that is too long"),
+    "many arguments": (b"cmine\nMake\n(" + b"N" * 99 + b"tR.", "too many arguments"),
     "a million opcodes": (b"]0" * 10**6 + b"N.", "more opcodes"),
 }
 

@@ -24,6 +24,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 MOST_OPCODES = 10**6  # of one pickle; the official checkpoints have 10,000
+LONGEST = 500  # characters of a name
 _OPCODES = frozenset(
     "BINBYTES BINBYTES8 BINFLOAT BINGET BININT BININT1 BININT2 BINPERSID BINPUT BINSTRING "
     "BINUNICODE BINUNICODE8 BUILD BYTEARRAY8 EMPTY_DICT EMPTY_LIST EMPTY_SET EMPTY_TUPLE FRAME "
@@ -120,7 +121,7 @@ def _first(value, *others):
     return value
 
 
-def _last_tensor(function, kind, arguments, state):
+def _typed_tensor(function, kind, arguments, state):
     """A tensor with attributes of its own."""
     return _tensor(*arguments) if function is _tensor else StandIn("a tensor of another kind")
 
@@ -197,7 +198,7 @@ def _bytes(*arguments):
 
 
 def _variable(value, *others):
-    """A variable of Jittor."""
+    """A variable of Jittor, or a tensor of another device than PyTorch's own."""
     return value.array if isinstance(value, LateArray) else value
 
 
@@ -210,7 +211,8 @@ _GLOBALS: dict[str, Any] = {
     "torch._utils._rebuild_tensor_v2": _tensor,
     "torch._utils._rebuild_parameter": _first,
     "torch._utils._rebuild_parameter_with_state": _first,
-    "torch._tensor._rebuild_from_type_v2": _last_tensor,
+    "torch._tensor._rebuild_from_type_v2": _typed_tensor,
+    "torch._utils._rebuild_device_tensor_from_numpy": _variable,
     "torch.Size": _torch_size,
     "torch.device": _first,
     "numpy.dtype": _Dtype,
@@ -241,6 +243,7 @@ class _Reader(pickle._Unpickler):
         self.left = stream.getbuffer().nbytes  # bytes that may still be copied or read again
 
     def find_class(self, module: str, name: str) -> Any:
+        check(len(module) + len(name) < LONGEST, "a name that is too long")
         full = f"{module}.{name}"
         if full == "_codecs.encode":
             return self.encode
@@ -276,6 +279,7 @@ class _Reader(pickle._Unpickler):
     def load_reduce(self) -> None:
         arguments, function = self.stack.pop(), self.stack.pop()
         check(callable(function) and isinstance(arguments, tuple), "a call of a value")
+        check(len(arguments) < 64, "a call with too many arguments")
         self.stack.append(function(*arguments))
 
     def load_newobj(self) -> None:

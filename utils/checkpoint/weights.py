@@ -12,7 +12,7 @@ import json
 import os
 import re
 from collections import Counter, OrderedDict
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -236,7 +236,10 @@ def fitting_weights(
         problems += [f"{name} is below zero" for name, array in given.items()
                      if name.endswith("running_var") and (array < 0).any()]
     if problems:
-        after = f" after the prefix {_shown(prefix)}" if prefix else ""
+        # Of names of another network the one that all begin with is told.
+        common = prefix or os.path.commonprefix(list(arrays)).rpartition(".")[0]
+        after = f" after the prefix {_shown(common)}" if prefix else (
+            f", its names begin with {_shown(common)}." if common else "")
         raise UserError(
             f"{where}: not the weights of this network{after} ({listed(problems, 3, '; ')}); "
             "is it another model's file?"
@@ -252,7 +255,7 @@ def _shown(name: str) -> str:
     return f"{ascii(name)[1:-1]:.80}"
 
 
-def find_prefix(keys: Iterable[str], names: Iterable[str]) -> tuple[str, int]:
+def find_prefix(keys: Iterable[str], names: Collection[str]) -> tuple[str, int]:
     """What a wrapper (`module.`, `model.`, `_orig_mod.` …) has put before the names of a network.
 
     Args:
@@ -260,28 +263,24 @@ def find_prefix(keys: Iterable[str], names: Iterable[str]) -> tuple[str, int]:
         names: the network's own.
 
     Returns:
-        The prefix before most of the names, and before how many. Of names of another network, what
-        they all begin with, and 0.
+        The prefix before most of the names, and the number of these names.
     """
-    names, found, keys = set(names), Counter(), list(keys)
+    found = Counter()
     for key in keys:
-        parts = key.rsplit(".", 12)  # a network's own have fewer
+        parts = key[-300:].rsplit(".", 12)  # the network's own names are shorter
         for i in range(len(parts)):
             rest = ".".join(parts[i:])
             if rest in names:
                 found[key[: len(key) - len(rest)]] += 1
                 break
-    if found:
-        return max(found.items(), key=lambda item: (item[1], item[0] == ""))
-    common = os.path.commonprefix(keys) if len(keys) > 1 else ""
-    return common[: common.rfind(".") + 1], 0
+    return max(found.items(), key=lambda item: (item[1], item[0] == ""), default=("", 0))
 
 
-def find_state_dict(content: Any, names: Iterable[str]) -> dict[str, np.ndarray]:
+def find_state_dict(content: Any, names: Collection[str]) -> dict[str, np.ndarray]:
     """The weights in what `read_torch_file` returned, with the prefixes of wrappers.
 
     Args:
-        content: a state_dict, or a dict that holds one at any depth, under any key.
+        content: a state_dict, or a dict or list that holds one at any depth, under any key.
         names: those of the network's parameters. Of several dicts with arrays the one that has most
             of them is taken; of equal ones that called `state_dict`, else the first.
 
@@ -290,9 +289,12 @@ def find_state_dict(content: Any, names: Iterable[str]) -> dict[str, np.ndarray]
     """
     found, queue, seen = [{}], [content], set()
     for item in queue:  # which grows meanwhile
-        if not isinstance(item, dict) or id(item) in seen:
+        if not isinstance(item, (dict, list, tuple)) or id(item) in seen:
             continue
         seen.add(id(item))
+        if not isinstance(item, dict):
+            queue += item
+            continue
         queue += [item[key] for key in sorted(item, key=lambda key: key != "state_dict")]
         arrays = {name: getattr(value, "array", value) for name, value in item.items()
                   if isinstance(name, str)}
@@ -301,7 +303,7 @@ def find_state_dict(content: Any, names: Iterable[str]) -> dict[str, np.ndarray]
     return max(found, key=lambda arrays: (find_prefix(arrays, names)[1], len(arrays)))
 
 
-def _read_weights(path: str | Path, names: Iterable[str]) -> dict[str, np.ndarray]:
+def _read_weights(path: str | Path, names: Collection[str]) -> dict[str, np.ndarray]:
     check_format(path)
     if not is_torch_file(path):
         return read_arrays(path)
