@@ -283,7 +283,7 @@ def test_small_integers_that_matlab_stores_in_fewer_bytes(
 def test_fractions_in_an_array_of_integers_are_refused(tmp_path):
     path = tmp_path / "a.mat"
     path.write_bytes(narrow_file(np.array([[0.5]]), 9, 9))
-    with pytest.raises(UserError, match="a.mat: not a .mat file that can be read .*float64"):
+    with pytest.raises(UserError, match="a.mat: not a .mat file that can be read .*f8"):
         read_prediction(path)
 
 

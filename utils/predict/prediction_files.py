@@ -10,14 +10,14 @@ from pathlib import Path
 
 import numpy as np
 from PIL import Image
-from scipy.io import loadmat, savemat
+from scipy.io import savemat
 
 from utils import places
 from utils.data.datasets import Split
 from utils.data.images import read_gray, to_float
 from utils.errors import UserError, listed
 from utils.files import atomic_path
-from utils.predict.mat_files import Matrix, is_mat5, matrices
+from utils.predict.mat_files import matrices
 
 KEY = "T"  # of the probabilities in a .mat, as the official code has it
 SUFFIXES = (".mat", ".npy", ".png")
@@ -149,29 +149,21 @@ def read_prediction(path: str | Path) -> np.ndarray:
 
 def _read_mat(path: Path) -> np.ndarray:
     with _readable(path, "a .mat"):
-        data = path.read_bytes()
-        if is_mat5(data):
-            found = {matrix.name: matrix for matrix in matrices(data)
-                     if not matrix.name.startswith("__")}
-        else:
-            try:
-                found = {name: array for name, array in loadmat(path).items()
-                         if not name.startswith("__")}
-            except NotImplementedError as error:
-                raise UserError(f"{path}: a MATLAB 7.3 file; save it with -v7") from error
+        try:
+            found = matrices(path)
+        except NotImplementedError as error:
+            raise UserError(f"{path}: a MATLAB 7.3 file; save it with -v7") from error
         if KEY not in found and len(found) != 1:
             raise UserError(
                 f"{path}: holds no array {KEY} but {ascii(listed(list(found)))[1:-1] or 'nothing'};"
                 f" save the probabilities as {KEY}"
             )
-        array = found[KEY] if KEY in found else next(iter(found.values()))
-        if isinstance(array, Matrix):
-            if not array.real:
-                raise UserError(f"{path}: holds a {array.kind}, not real numbers; save the "
-                                f"probabilities as {KEY}")
-            _check_shape(path, array.shape)
-            array = array.array()
-        return array
+        matrix = found[KEY] if KEY in found else next(iter(found.values()))
+        if not matrix.real:
+            raise UserError(f"{path}: holds a {matrix.kind}, not real numbers; save the "
+                            f"probabilities as {KEY}")
+        _check_shape(path, matrix.shape)
+        return matrix.array()
 
 
 @contextlib.contextmanager
