@@ -10,6 +10,8 @@ import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
+# As notebooks do; our environment has no such module, and no figure may want it.
+os.environ["MPLBACKEND"] = "module://matplotlib_inline.backend_inline"
 
 
 @pytest.fixture(scope="session")
