@@ -28,7 +28,7 @@ from utils.data.layouts import (
     split_folder,
 )
 from utils.errors import UserError, listed
-from utils.files import write_text
+from utils.files import link_or_copy, write_text
 
 SPLITS = ("train", "test")
 DEPTH = 4  # folders below the source that are searched for the dataset
@@ -106,7 +106,9 @@ def prepare(
         files, lists = _plan(found, good)
         text = "\n".join(_report(source, found, pairs, lists)) + "\n"
         built = Path(work) / "built"
-        _build(built, files, lists, copy or folder != source)
+        linked = _build(built, files, lists, copy or folder != source)
+        if not linked and not copy and folder == source:
+            text += f"{target.parent}: has no symbolic links, so the files were copied\n"
         if os.path.lexists(target):
             if not _same(built, target):
                 raise UserError(
@@ -289,16 +291,18 @@ def _plan(
 
 def _build(
     folder: Path, files: Mapping[str, Path], lists: Mapping[str, Sequence[str]], copy: bool
-) -> None:
+) -> bool:
+    """Writes the folder; returns whether the files are links."""
     for kind in ("images", "masks"):
         (folder / kind).mkdir(parents=True)
     for place, file in files.items():
         if copy:
             shutil.copyfile(file, folder / place)
         else:
-            (folder / place).symlink_to(file.resolve())
+            copy = not link_or_copy(file.resolve(), folder / place)
     for split, names in lists.items():
         write_text(folder / f"{split}.txt", "".join(f"{name}\n" for name in names))
+    return not copy
 
 
 def _same(built: Path, target: Path) -> bool:
