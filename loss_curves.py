@@ -127,7 +127,9 @@ def newest_run(model: str, read: dict[Path, list[EpochRecord]]) -> list[EpochRec
             f" ({list(read)[-1].name}, up to epoch {records[-1].epoch})"
         )
     bad = [record.epoch for record in records if not math.isfinite(record.loss)]
-    if bad:
+    if len(bad) == len(records):
+        print(f"{model}: no finite loss in {', '.join(path.name for path in read)}")
+    elif bad:
         print(f"{model}: the loss is not finite in {len(bad)} epochs, first in epoch {bad[0]}")
     return records
 

@@ -21,6 +21,7 @@ from utils.predict.mat_files import Matrix, is_mat5, matrices
 
 KEY = "T"  # of the probabilities in a .mat, as the official code has it
 SUFFIXES = (".mat", ".npy", ".png")
+NO_PREDICTION = ("_gt", "_mask", "_label", "_fuse", "_overlay")  # what stands beside some
 LARGEST = 2**27  # pixels of a prediction that is read: 16384×8192
 
 
@@ -84,12 +85,32 @@ def prediction_folders(
                    for model in models} for name in dataset_names}
 
 
-def find_predictions(folder: str | Path) -> dict[str, Path]:
-    """The files of predictions in a folder, by stem; of one stem .mat before .npy before .png."""
+def find_predictions(folder: str | Path, names: Sequence[str] = ()) -> dict[str, Path]:
+    """The files of predictions in a folder, by stem; of one stem .mat before .npy before .png.
+
+    A suffix that the predictions of all `names` have, as DNANet's `NAME_Pred.png`, is taken off
+    their stems.
+
+    Raises:
+        UserError: several suffixes might be that of the predictions.
+    """
     files = [path for path in sorted(Path(folder).iterdir())
              if path.suffix.lower() in SUFFIXES and not path.name.startswith(".")]
     files.sort(key=lambda path: -SUFFIXES.index(path.suffix.lower()))
-    return {path.stem: path for path in files}
+    found = {path.stem: path for path in files}
+    first = next(iter(names), "")
+    shared = [suffix for suffix in {stem[len(first):] for stem in found if stem.startswith(first)}
+              if names and all(name + suffix in found for name in names)]
+    # Before NAME.png, which DNANet copies there too: it is the image.
+    likely = [suffix for suffix in shared if "pred" in suffix.lower()]
+    if not likely and "" not in shared:
+        likely = [suffix for suffix in shared if suffix.lower() not in NO_PREDICTION]
+    if len(likely) > 1:
+        raise UserError(f"{folder}: the predictions may be NAME{' or NAME'.join(sorted(likely))}; "
+                        "leave one of them there")
+    if not likely:
+        return found
+    return {**found, **{name: found[name + likely[0]] for name in names}}
 
 
 def predictions_of(names: Sequence[str], folder: str | Path) -> dict[str, Path]:
@@ -101,7 +122,7 @@ def predictions_of(names: Sequence[str], folder: str | Path) -> dict[str, Path]:
     folder = Path(folder)
     if not folder.is_dir():
         raise UserError(_no_folder(folder))
-    files = find_predictions(folder)
+    files = find_predictions(folder, names)
     missing = [name for name in names if name not in files]
     if missing:
         raise UserError(
@@ -223,8 +244,12 @@ def read_predictions(split: Split, folder: str | Path, rows: Sequence[int]) -> l
 
 def describe_predictions(split: Split, folder: str | Path) -> str:
     """How many predictions of which kind there are for a split, where, and which others beside."""
-    files = find_predictions(folder)
-    kinds = Counter(files[name].suffix for name in split.names)
+    files = find_predictions(folder, split.names)
+    used = {name: files[name] for name in split.names}
+    kinds = Counter(path.suffix for path in used.values())
     line = " and ".join(f"{count} {suffix}" for suffix, count in kinds.items()) + f" in {folder}"
-    stale = sorted(path.name for name, path in files.items() if name not in set(split.names))
+    first = split.names[0]
+    if used[first].stem != first:
+        line += f"\ntaken off the names of the predictions: {used[first].stem[len(first):]}"
+    stale = sorted({path.name for path in files.values()} - {path.name for path in used.values()})
     return line + (f"\nignored, not in the {split.split} list: {listed(stale)}" if stale else "")

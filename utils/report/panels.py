@@ -13,7 +13,7 @@ from evaluation import Evaluator
 from evaluation.pd_fa import centroid_distances, find_regions, match_optimally
 from utils import places
 from utils.data.datasets import Split
-from utils.predict.prediction_files import find_predictions, read_prediction, read_predictions
+from utils.predict.prediction_files import predictions_of, read_prediction, read_predictions
 from utils.report.drawing import save_figure, settings
 from utils.report.tables import describe_image, worst_first
 
@@ -86,7 +86,7 @@ def save_worst(
     Returns:
         The pictures, the worst first: 01_NAME.png, 02_...
     """
-    files = find_predictions(folder)
+    files = predictions_of(split.names, folder)
     worst = places.worst_folder(output_dir, split.name, model_name)
     for old in worst.glob("[0-9]*_*.png"):
         old.unlink()
