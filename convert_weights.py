@@ -3,6 +3,7 @@
     python convert_weights.py model/checkpoints/NUDT-SIRST/L2SKNet_UNet/best.npz unet.pth.tar
     python convert_weights.py official.pth.tar official.npz
     python convert_weights.py model/pretrained/NUDT-SIRST/L2SKNet_UNet.npz net.onnx
+    python convert_weights.py model/pretrained/NUDT-SIRST/L2SKNet_UNet.npz net.onnx --size 480 640
 
 The endings decide. What is written for PyTorch has the official names and all that the official
 networks' strict load_state_dict wants, and loads with torch.load(…, weights_only=True): .pth.tar
@@ -10,7 +11,8 @@ holds a dict of `state_dict`, `epoch` and scores, .pth and .pt the bare state_di
 file is executed, and PyTorch is not needed. test.py --weights takes all of these files as they are.
 
 .onnx (opset 17) is the network itself, for any batch and size, with its name, training data,
-threshold and input convention inside; it needs `pip install -r requirements-onnx.txt`.
+threshold and input convention inside; it needs `pip install -r requirements-onnx.txt`. With --size
+it is for one image of that size, for runtimes that know fixed shapes only.
 """
 
 from __future__ import annotations
@@ -35,10 +37,15 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--model_name", choices=cli.MODEL_NAMES, metavar="MODEL",
                         help=f"of {', '.join(cli.MODEL_NAMES)}; default the one that the weights "
                              "fit")
+    parser.add_argument("--size", type=cli.positive(int), nargs="+", metavar="PIXELS",
+                        help="of .onnx: the side of a square, or height and width")
     args = parser.parse_args(argv)
+    if args.size and len(args.size) > 2:
+        parser.error("--size: give one side, or height and width")
+    size = args.size and (args.size[0], args.size[-1])
     print(start("cpu").describe())
     print(f"{args.source} -> {args.target}")
-    print(convert(args.source, args.target, args.model_name))
+    print(convert(args.source, args.target, args.model_name, size))
 
 
 if __name__ == "__main__":

@@ -246,7 +246,8 @@ PEERS = {
     "DRPCA-Net": (
         "2025-03-13 16:45:39,704 Robust PCA Network INFO: Namespace(base_size=256, epochs=400)\n"
         + "".join(
-            f"2025-03-13 16:46:0{n},000 Robust PCA Network INFO: Epoch-Iter: [{epoch}/400]-[{n}0/83]"
+            f"2025-03-13 16:46:0{n},000 Robust PCA Network INFO: Epoch-Iter: "
+            f"[{epoch}/400]-[{n}0/83]"
             f" || Lr: 0.000100 || Loss: {loss}=0.9+0.4274 || Cost Time: 0:00:15 ||"
             " Estimated Time: 1 day, 14:31:14\n"
             + (f"2025-03-13 16:49:20,357 Robust PCA Network INFO: Data: nudt, mIoU: {n / 8}/0.9999,"
