@@ -106,8 +106,8 @@ def prepare(
         files, lists = _plan(found, good)
         text = "\n".join(_report(source, found, pairs, lists)) + "\n"
         built = Path(work) / "built"
-        linked = _build(built, files, lists, copy or folder != source)
-        if not linked and not copy and folder == source:
+        _build(built, files, lists, copy or folder != source)
+        if not copy and folder == source and not any(map(Path.is_symlink, built.rglob("*"))):
             text += f"{target.parent}: has no symbolic links, so the files were copied\n"
         if os.path.lexists(target):
             if not _same(built, target):
@@ -291,18 +291,16 @@ def _plan(
 
 def _build(
     folder: Path, files: Mapping[str, Path], lists: Mapping[str, Sequence[str]], copy: bool
-) -> bool:
-    """Writes the folder; returns whether the files are links."""
+) -> None:
     for kind in ("images", "masks"):
         (folder / kind).mkdir(parents=True)
     for place, file in files.items():
         if copy:
             shutil.copyfile(file, folder / place)
         else:
-            copy = not link_or_copy(file.resolve(), folder / place)
+            link_or_copy(file.resolve(), folder / place)
     for split, names in lists.items():
         write_text(folder / f"{split}.txt", "".join(f"{name}\n" for name in names))
-    return not copy
 
 
 def _same(built: Path, target: Path) -> bool:
