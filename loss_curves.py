@@ -1,8 +1,9 @@
-"""Draws the loss curves from the training logs: ours, or those of the official PyTorch code.
+"""Draws the loss curves from training logs: ours, the official PyTorch code's, some peers'.
 
     python loss_curves.py                                    # the logs of the four models in log/
     python loss_curves.py PYTORCH/log --framework PyTorch    # a folder of logs, or single files
     python loss_curves.py A.txt B.txt --labels plain augment # single runs over each other
+    python loss_curves.py DRPCA-Net/log.txt                  # of DNANet and MSHNet as well
 
 Writes loss_curves/<framework>/<model>_loss_curve.png (loss on a linear and on a log scale, and
 mIoU) and loss_curves/<framework>/nudt_sirst_comparison.png, all models together; with --labels

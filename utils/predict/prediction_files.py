@@ -85,36 +85,18 @@ def prediction_folders(
                    for model in models} for name in dataset_names}
 
 
-def find_predictions(folder: str | Path, names: Sequence[str] = ()) -> dict[str, Path]:
-    """The files of predictions in a folder, by stem; of one stem .mat before .npy before .png.
-
-    A suffix that the predictions of all `names` have, as DNANet's `NAME_Pred.png`, is taken off
-    their stems.
-
-    Raises:
-        UserError: several suffixes might be that of the predictions.
-    """
+def find_predictions(folder: str | Path) -> dict[str, Path]:
+    """The files of predictions in a folder, by stem; of one stem .mat before .npy before .png."""
     files = [path for path in sorted(Path(folder).iterdir())
              if path.suffix.lower() in SUFFIXES and not path.name.startswith(".")]
     files.sort(key=lambda path: -SUFFIXES.index(path.suffix.lower()))
-    found = {path.stem: path for path in files}
-    first = next(iter(names), "")
-    shared = [suffix for suffix in {stem[len(first):] for stem in found if stem.startswith(first)}
-              if names and all(name + suffix in found for name in names)]
-    # Before NAME.png, which DNANet copies there too: it is the image.
-    likely = [suffix for suffix in shared if "pred" in suffix.lower()]
-    if not likely and "" not in shared:
-        likely = [suffix for suffix in shared if suffix.lower() not in NO_PREDICTION]
-    if len(likely) > 1:
-        raise UserError(f"{folder}: the predictions may be NAME{' or NAME'.join(sorted(likely))}; "
-                        "leave one of them there")
-    if not likely:
-        return found
-    return {**found, **{name: found[name + likely[0]] for name in names}}
+    return {path.stem: path for path in files}
 
 
 def predictions_of(names: Sequence[str], folder: str | Path) -> dict[str, Path]:
     """The files of predictions in a folder, by stem; those of all `names` are there.
+
+    A suffix that the predictions of all `names` have, as DNANet's `NAME_Pred.png`, is taken off.
 
     Raises:
         UserError: there is no such folder, or predictions are missing; says which.
@@ -122,7 +104,10 @@ def predictions_of(names: Sequence[str], folder: str | Path) -> dict[str, Path]:
     folder = Path(folder)
     if not folder.is_dir():
         raise UserError(_no_folder(folder))
-    files = find_predictions(folder, names)
+    files = find_predictions(folder)
+    suffix = _shared_suffix(names, files, folder)
+    if suffix:
+        files.update({name: files[name + suffix] for name in names})
     missing = [name for name in names if name not in files]
     if missing:
         raise UserError(
@@ -130,6 +115,21 @@ def predictions_of(names: Sequence[str], folder: str | Path) -> dict[str, Path]:
             f"({', '.join(SUFFIXES)}); predict with test.py first"
         )
     return files
+
+
+def _shared_suffix(names, files, folder):
+    """What the predictions of all names have after the name; "" if nothing."""
+    first = next(iter(names), "")
+    shared = [suffix for suffix in {name[len(first):] for name in files if name.startswith(first)}
+              if names and all(name + suffix in files for name in names)]
+    # Before NAME.png, which DNANet copies there too: it is the image.
+    likely = [suffix for suffix in shared if "pred" in suffix.lower()]
+    if not likely and "" not in shared:
+        likely = [suffix for suffix in shared if suffix.lower() not in NO_PREDICTION]
+    if len(likely) > 1:
+        raise UserError(f"{folder}: the predictions may be NAME{' or NAME'.join(sorted(likely))}; "
+                        "leave one of them there")
+    return likely[0] if likely else ""
 
 
 def _no_folder(folder: Path) -> str:
@@ -244,12 +244,11 @@ def read_predictions(split: Split, folder: str | Path, rows: Sequence[int]) -> l
 
 def describe_predictions(split: Split, folder: str | Path) -> str:
     """How many predictions of which kind there are for a split, where, and which others beside."""
-    files = find_predictions(folder, split.names)
-    used = {name: files[name] for name in split.names}
-    kinds = Counter(path.suffix for path in used.values())
+    files, found = predictions_of(split.names, folder), find_predictions(folder)
+    used = {files[name] for name in split.names}
+    kinds = Counter(files[name].suffix for name in split.names)
     line = " and ".join(f"{count} {suffix}" for suffix, count in kinds.items()) + f" in {folder}"
-    first = split.names[0]
-    if used[first].stem != first:
-        line += f"\ntaken off the names of the predictions: {used[first].stem[len(first):]}"
-    stale = sorted({path.name for path in files.values()} - {path.name for path in used.values()})
+    suffix = _shared_suffix(split.names, found, folder)
+    line += f"\ntaken off the names of the predictions: {suffix}" if suffix else ""
+    stale = sorted(path.name for path in found.values() if path not in used)
     return line + (f"\nignored, not in the {split.split} list: {listed(stale)}" if stale else "")
