@@ -135,7 +135,8 @@ def add_pred(
     parser.add_argument(
         "--pred", nargs="+", type=Path, metavar="DIR",
         help="folders with predictions (NAME.mat, .npy or .png; what all have after NAME is "
-        "taken off) of any method, called as --model_name says, else by the folders' names; or one folder that holds a folder for each "
+        "taken off) of any method, called as --model_name says, else by the folders' names; "
+        "or one folder that holds a folder for each "
         f"--model_name; default {default}",
     )
 
