@@ -67,11 +67,14 @@ def test_an_installed_font_has_the_chinese_names_else_one_line_says_so(
 
 
 def test_neither_mplbackend_nor_a_matplotlibrc_changes_a_figure(tmp_path):
-    code = ("import sys; from tests.test_drawing import HISTORY, save_comparison; "
+    code = ("import sys; from alignment.figures import save_curves; "
+            "from tests.test_drawing import HISTORY, save_comparison; "
+            "save_curves(sys.argv[2], [1], 'x', [('loss', {'a': [1]}, 'log', None)], 'first'); "
             "save_comparison(sys.argv[1], HISTORY, 'title')")
     (tmp_path / "matplotlibrc").write_text("backend: tkagg\nfont.size: 30\ntext.usetex: True\n")
     save_comparison(tmp_path / "plain.png", HISTORY, "title")
-    subprocess.run([sys.executable, "-c", code, tmp_path / "other.png"], check=True,
+    pictures = tmp_path / "other.png", tmp_path / "alignment.png"
+    subprocess.run([sys.executable, "-c", code, *pictures], check=True,
                    env={"MPLBACKEND": "module://not.installed",
                         "PYTHONPATH": f"{ROOT}:{ROOT}/tests",
                         "MATPLOTLIBRC": str(tmp_path / "matplotlibrc")})
