@@ -87,7 +87,7 @@ def test_a_file_for_one_size_equals_the_one_for_all(sources, tmp_path, name):
         one, every = (session(path).run(None, {"image": x})[0]
                       for path in (fixed, tmp_path / "any.onnx"))
         assert one.shape == x.shape
-        np.testing.assert_allclose(one, every, rtol=0, atol=1e-6)
+        np.testing.assert_allclose(one, every, rtol=0, atol=BOUND)
 
 
 @needs_onnx
