@@ -329,6 +329,25 @@ def test_pred_takes_mat_png_and_npy_of_any_folder(place):
     assert (place.folder / "result" / "Tiny_theirs.mat").is_file()
 
 
+def test_a_suffix_of_all_predictions_is_taken_off_and_said(place):
+    folder = place.folder / "DNANet"  # as it writes them: prediction, truth, and the image
+    folder.mkdir()
+    for name in NAMES:
+        detected = np.uint8(255 * (place.preds[name] > 0.5))
+        Image.fromarray(detected).save(folder / f"{name}_Pred.png")
+        Image.fromarray(255 * place.masks[name]).save(folder / f"{name}_GT.png")
+        Image.fromarray(255 - detected).save(folder / f"{name}.png")
+    shown = place.score("--pred", folder, "--worst", 1, model="DNANet").stdout
+    assert "taken off the names of the predictions: _Pred\n" in shown
+    for heading in ("mIoU", "Pd", "Fa"):
+        assert value(shown, heading) == value(place.score().stdout, heading)
+    for name in NAMES:
+        Image.fromarray(255 * place.masks[name]).save(folder / f"{name}_pred2.png")
+    for path in (place.folder / "result").glob("Tiny_*"):
+        path.unlink()
+    assert "NAME_Pred or NAME_pred2" in place.refused("--pred", folder, model="DNANet")
+
+
 def test_eight_bits_and_the_order_of_formats(place, tmp_path):
     grey = np.arange(256, dtype=np.uint8).reshape(16, 16)
     Image.fromarray(grey).save(tmp_path / "x.png")

@@ -28,7 +28,10 @@ from utils.files import atomic_path
 ONNX = ".onnx"  # written, not read
 
 
-def convert(source: str | Path, target: str | Path, model_name: str | None = None) -> str:
+def convert(
+    source: str | Path, target: str | Path, model_name: str | None = None,
+    size: tuple[int, int] | None = None,
+) -> str:
     """Reads weights, checks them against the network and writes them.
 
     Args:
@@ -37,6 +40,7 @@ def convert(source: str | Path, target: str | Path, model_name: str | None = Non
             saves it; `.pth`, `.pt`: a state_dict of the network alone; `.onnx`: the network itself,
             for evaluation.
         model_name: one of MODEL_NAMES; by default what the weights fit.
+        size: of `make_onnx`.
 
     Returns:
         One line that says what was written.
@@ -48,6 +52,8 @@ def convert(source: str | Path, target: str | Path, model_name: str | None = Non
     source, target = Path(source), Path(target)
     if not target.name.endswith((".npz", ONNX, *SUFFIXES)):
         raise UserError(f"{target}: unknown ending; name it .npz, .pth.tar, .pth, .pt or .onnx")
+    if size and target.suffix != ONNX:
+        raise UserError(f"--size: {target} holds weights, for images of any size; leave it out")
     if target.suffix == ONNX:
         require_onnx(str(target))
     check_format(source)
@@ -67,7 +73,7 @@ def convert(source: str | Path, target: str | Path, model_name: str | None = Non
         meta.pop("scheduler", None)  # without the optimizer it is no run to resume
         save_weights(net, target, meta)
     elif target.suffix == ONNX:
-        made = make_onnx(net, model_name, _conventions(model_name, meta))
+        made = make_onnx(net, model_name, _conventions(model_name, meta, size), size)
         with atomic_path(target) as temporary:
             temporary.write_bytes(made.SerializeToString())
     elif target.name.endswith(".pth.tar"):
@@ -81,15 +87,16 @@ def convert(source: str | Path, target: str | Path, model_name: str | None = Non
             f"{sum(array.size for array in weights.values()):,} numbers{beside}")
 
 
-def _conventions(model_name, meta):
+def _conventions(model_name, meta, size):
     """What one must know to use a network, as text."""
+    shape, sizes = ("1×1×{}×{}".format(*size), "") if size else ("N×1×H×W", ", any size")
     return {
         "name": model_name,
         "training_data": meta.get("dataset") or "unknown",
         "threshold": "0.5",
-        "input": "N×1×H×W float32 in [0, 1], any size: grey levels (of colours 0.299 R + 0.587 G + "
+        "input": f"{shape} float32 in [0, 1]{sizes}: grey levels (of colours 0.299 R + 0.587 G + "
                  "0.114 B) over 255, of 16-bit images over 65535",
-        "output": "N×1×H×W float32: the probability of a target, which is where it exceeds the "
+        "output": f"{shape} float32: the probability of a target, which is where it exceeds the "
                   "threshold",
     }
 
