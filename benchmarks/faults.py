@@ -33,7 +33,7 @@ from PIL import Image
 from scipy.io import savemat
 
 from benchmarks.table import print_head, print_row
-from utils import cli, places
+from utils import cli
 from utils.checkpoint.torch_files import write_torch_file
 from utils.checkpoint.weights import fitting_weights
 from utils.data.images import read_gray, read_mask
@@ -185,7 +185,7 @@ import random, runpy, sys, time
 rng, folder, sys.argv = random.Random(sys.argv[1]), sys.argv[2], sys.argv[3:]
 def pause(event, arguments):
     if event in ("open", "os.rename", "os.link") and folder in str(arguments[0]):
-        time.sleep(rng.uniform(0, 0.15))
+        time.sleep(rng.uniform(0, 0.4))
 sys.addaudithook(pause)
 runpy.run_path(sys.argv[0], run_name="__main__")
 """
@@ -193,8 +193,7 @@ runpy.run_path(sys.argv[0], run_name="__main__")
 
 def training(folder: Path, output: Path, slowed: int | None = None) -> list[str]:
     """The command line of a training that begins, or goes on with what is in `output`."""
-    run_folder = places.checkpoint_folder(output, DATASET, MODEL)
-    there = any((run_folder / name).exists() for name in (places.LAST, places.BEFORE))
+    there = any(path.name in ("last.npz", "before.npz") for path in output.rglob("*.npz"))
     start = [] if slowed is None else ["-c", SLOWED, str(slowed), str(output)]
     return [sys.executable, "-u", *start, "train_device0.py", "--dataset_dir",
             str(folder / "data"), "--dataset_name", DATASET, "--model_name", MODEL, "--output_dir",
@@ -226,10 +225,10 @@ def _ended(words, seconds=None):
 
 
 def contents(folder: Path) -> dict[str, Any]:
-    """File → content without times of day, temporary files left out; raises if one is not whole."""
+    """File → content without times; no temporary files, no earlier run. Raises at half a file."""
     found = {}
     for path in sorted(folder.rglob("*.*")):
-        if path.name.startswith(".") or path.name == places.BEFORE:
+        if path.name.startswith(".") or path.name == "before.npz" or "earlier_" in path.parent.name:
             continue
         if path.suffix == ".npz":
             with np.load(path) as arrays:
