@@ -20,8 +20,8 @@ pytestmark = pytest.mark.usefixtures("cpu")
 FACTORS = {"gradient, largest": 5}
 # Official float32 is by luck sometimes exact to the last digit, where three times nothing is asked.
 FLOORS = {"evaluation output": 2e-7, "training output": 2e-7, "loss": 6e-8}
-# Two small images: a value near zero on the other side of a ReLU moves half of the gradients. On one
-# CPU (Zen 3) PyTorch's own median for L2SKNet_1D_UNet is 1.1e-5 with oneDNN and 7e-7 without.
+# Two small images: a value near zero on the other side of a ReLU moves half of the gradients. On
+# one CPU (Zen 3) PyTorch's own median for L2SKNet_1D_UNet is 1.1e-5 with oneDNN, 7e-7 without.
 SMALL_FLOORS = {"gradient, median": 1.1e-5}
 
 

@@ -368,7 +368,11 @@ def test_masks_of_0_and_1_in_8_bits_are_refused(place):
     assert "save masks with 0 and 255" in place.refused()
 
 
-@pytest.mark.parametrize("content", [b"", b"no array", np.array([{"an": "object"}])])
+# The last one claims 4 TB.
+@pytest.mark.parametrize("content", [
+    b"", b"no array", np.array([{"an": "object"}]),
+    b"\x93NUMPY\x01\x00\x46\x00{'descr': '<f4', 'fortran_order': False, "
+    b"'shape': (1000000, 1000000)}\n"])
 def test_unusable_npy_is_named(place, content):
     (place.mat / "b.mat").unlink()
     path = place.mat / "b.npy"
