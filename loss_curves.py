@@ -1,8 +1,9 @@
-"""Draws the loss curves from the training logs: ours, or those of the official PyTorch code.
+"""Draws the loss curves from training logs: ours, the official PyTorch code's, some peers'.
 
     python loss_curves.py                                    # the logs of the four models in log/
     python loss_curves.py PYTORCH/log --framework PyTorch    # a folder of logs, or single files
     python loss_curves.py A.txt B.txt --labels plain augment # single runs over each other
+    python loss_curves.py DRPCA-Net/log.txt                  # of DNANet and MSHNet as well
 
 Writes loss_curves/<framework>/<model>_loss_curve.png (loss on a linear and on a log scale, and
 mIoU) and loss_curves/<framework>/nudt_sirst_comparison.png, all models together; with --labels
@@ -127,7 +128,9 @@ def newest_run(model: str, read: dict[Path, list[EpochRecord]]) -> list[EpochRec
             f" ({list(read)[-1].name}, up to epoch {records[-1].epoch})"
         )
     bad = [record.epoch for record in records if not math.isfinite(record.loss)]
-    if bad:
+    if len(bad) == len(records):
+        print(f"{model}: no finite loss in {', '.join(path.name for path in read)}")
+    elif bad:
         print(f"{model}: the loss is not finite in {len(bad)} epochs, first in epoch {bad[0]}")
     return records
 

@@ -113,7 +113,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     cli.add_batch_size(parser)
     cli.add_skip_bad(parser)
     parser.add_argument("--weights", type=Path, metavar="FILE",
-                        help="weights: .npz, or PyTorch's .pth.tar, .pth, .pt; default the best of "
+                        help="an .npz, or a checkpoint of PyTorch or Jittor; default the best of "
                              "the training run")
     parser.add_argument("--shard", type=shards.parse_shard, metavar="K/N",
                         help="predict every N-th image only (of a test list every N-th batch), "

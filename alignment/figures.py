@@ -20,11 +20,11 @@ def save_stages(path: Path, rows: Sequence[Mapping], title: str) -> None:
     Args:
         rows: of `bounds.judge`.
     """
-    from matplotlib.ticker import NullFormatter
-
     in_order = sorted(rows, key=lambda row: row["kind"] != "gradients")  # they have all but EXTRA
     stages = list(dict.fromkeys(row["stage"] for row in in_order))
     with stacked_panels(path, len(FACTORS), 1.15, legend_rows=8, width=FULL_WIDTH) as axes:
+        from matplotlib.ticker import NullFormatter
+
         for axis, kind in zip(axes, FACTORS):
             chosen = [row for row in rows if row["kind"] == kind]
             for index, (side, label) in enumerate(SIDES.items()):
@@ -57,9 +57,9 @@ def save_curves(
     Args:
         panels: (what, label → values, scale of the axis, a bound to draw or None).
     """
-    from matplotlib.ticker import MaxNLocator
-
     with stacked_panels(path, len(panels), 1.4, legend_rows=1) as axes:
+        from matplotlib.ticker import MaxNLocator
+
         for axis, (what, curves, scale, bound) in zip(axes, panels):
             for (label, values), (color, dashes) in zip(curves.items(), STYLES):
                 axis.plot(x, values, color=color, linestyle=dashes, label=label, marker="o")

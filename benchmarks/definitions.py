@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+from scipy import ndimage
 
 from benchmarks.table import print_head, print_row
 from evaluation import Evaluator
@@ -108,6 +109,19 @@ def by_any_pixel(pred: np.ndarray, targets: Regions) -> Counts:
     return Counts(len(hit), len(targets.areas), false, np.count_nonzero(background))
 
 
+def by_shooting(pred: np.ndarray, targets: Regions) -> Counts:
+    """DTUM's shooting rule, as pyirstdmetrics has it.
+
+    A target is detected if a detected pixel lies in the 3×3 pixels around one of its own. False
+    are the detected pixels outside the 9×9 pixels around all of them.
+    """
+    detected, target = pred > THRESHOLD, targets.labels > 0
+    near = ndimage.maximum_filter(detected, 3)
+    hit = np.unique(targets.labels[near & target])
+    false = np.count_nonzero(detected & ~ndimage.maximum_filter(target, 9))
+    return Counts(len(hit), len(targets.areas), false, pred.size)
+
+
 FIELD = "Pd / Fa: centroids within 3 px, in order, equal areas forgiven"
 
 # What Pd and Fa are → how they are counted, and who uses it.
@@ -124,6 +138,8 @@ PD_FA = {
         by_regions(strict_counts), "ours, strict"),
     "Pd / Fa: IoU of at least 0.5, else centroids; every unmatched region false": (
         by_regions(overlap_counts), "pyirstdmetrics (OPDC)"),
+    "Pd / Fa: any pixel within 1 px of the target; pixels beyond 4 px false": (
+        by_shooting, "pyirstdmetrics (shooting rule of DTUM)"),
     "Pd / Fa: any pixel of the target; every pixel beside targets false, divided by maximum": (
         by_any_pixel, "RPCANet"),
 }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import subprocess
 import sys
 from pathlib import Path
 
@@ -10,6 +11,8 @@ import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
+# As notebooks do; our environment has no such module, and no figure may want it.
+os.environ["MPLBACKEND"] = "module://matplotlib_inline.backend_inline"
 
 
 @pytest.fixture(scope="session")
@@ -27,3 +30,12 @@ def nudt() -> Path:
     if not (folder / "images" / "000001.png").is_file():
         pytest.skip(f"the real NUDT-SIRST is not at {folder} (set NUDT_SIRST to its folder)")
     return folder
+
+
+@pytest.fixture(scope="session")
+def poor_disk(tmp_path_factory) -> str:
+    """What $LD_PRELOAD names to make any disk one without links and locks, see poor_files.c."""
+    library = tmp_path_factory.mktemp("poor") / "poor.so"
+    subprocess.run(["g++", "-shared", "-fPIC", "-x", "c", ROOT / "tests" / "poor_files.c",
+                    "-o", library], check=True)
+    return str(library)

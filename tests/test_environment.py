@@ -86,6 +86,15 @@ def test_interrupted_environment_is_made_afresh_by_one_of_two_processes(tmp_path
     assert not (project / ".venv/lib/debris").exists()
 
 
+def test_a_project_on_a_disk_without_links_and_locks_gets_its_environment(tmp_path, poor_disk):
+    run = ensure(make_project(tmp_path / "project"), LD_PRELOAD=poor_disk)
+    assert run.returncode == 0, run.stderr
+    assert "No symbolic links can be made here: files are copied\n" in run.stdout
+    venv = tmp_path / "project/.venv"
+    assert not any(path.is_symlink() for path in venv.rglob("*"))
+    assert subprocess.run([venv / "bin/python", "-m", "pip", "--version"]).returncode == 0
+
+
 def test_moved_project_gets_its_own_environment(made, tmp_path):
     moved = tmp_path / "moved"
     shutil.copytree(made, moved, symlinks=True)

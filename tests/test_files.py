@@ -12,10 +12,11 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
-from scripts import ROOT
+from scripts import ROOT, SMALL, succeeds
+from test_datasets import write
 
 from utils.errors import UserError
-from utils.files import atomic_path, keep_as, only_one, remove_leftovers, write_text
+from utils.files import atomic_path, keep_as, link_or_copy, only_one, remove_leftovers, write_text
 
 
 def test_a_failed_write_names_the_file_and_leaves_the_one_before(tmp_path):
@@ -127,3 +128,28 @@ def test_only_one_process_is_in_a_folder(tmp_path):
         other.kill()
     with only_one(folder):  # the dead hold no locks, nor do the children that they leave
         pass
+
+
+def test_a_disk_without_links_locks_and_flushed_folders_will_do(tmp_path, poor_disk, monkeypatch):
+    monkeypatch.setenv("LD_PRELOAD", poor_disk)
+    for split in "train", "test":
+        write(tmp_path / "source", [(16, 16)] * 4, split)
+    output = succeeds("prepare_dataset.py", tmp_path, tmp_path / "source", "--name", "Tiny")
+    data = tmp_path / "data"
+    assert f"{data}: has no symbolic links, so the files were copied\n" in output
+    assert output.startswith((data / "Tiny/prepared.txt").read_text())
+    assert not any(path.is_symlink() for path in data.rglob("*"))
+    for path in (tmp_path / "source").rglob("*.png"):
+        assert (data / "Tiny" / path.parent.name / path.name).read_bytes() == path.read_bytes()
+    succeeds("train_device0.py", tmp_path, "--epochs", 1, *SMALL)
+    weights = tmp_path / "out/model/checkpoints/Tiny/L2SKNet_UNet"
+    assert sorted(path.name for path in weights.iterdir()) == ["best.npz", "last.npz"]
+
+
+def test_links_say_what_they_are_asked_to_and_replace_nothing(tmp_path):
+    (tmp_path / "a").write_text("a")
+    assert link_or_copy("a", tmp_path / "b") and os.readlink(tmp_path / "b") == "a"
+    with pytest.raises(FileExistsError):
+        link_or_copy("b", tmp_path / "a")
+    with pytest.raises(FileNotFoundError):
+        link_or_copy("a", tmp_path / "none" / "b")

@@ -11,10 +11,6 @@ import sys
 import pytest
 from scripts import ROOT
 
-from benchmarks import first_start
-from utils import environment
-from utils.errors import UserError
-
 # An operator that nobody has compiled yet, for its text has the number of this process in it.
 NEW_OPERATOR = """
 import os
@@ -65,17 +61,3 @@ def test_the_core_is_compiled_with_little_optimisation(compiled):
     levels = {re.findall("/core(-O[01]).h", command)[0] for command in commands}
     assert levels == {"-O0", "-O1"}
     assert all(len(re.findall(r" (-O\S+) ", command)) == 1 for command in commands)
-
-
-def test_the_stages_of_the_first_start(capsys):
-    """In the usual home, where nearly everything is compiled."""
-    first_start.main(["--device", "cpu", "--home", environment.jittor_home()])
-    rows = [line.split(" | ") for line in capsys.readouterr().out.splitlines()[2:]]
-    names = [row[0].strip("| ") for row in rows]
-    assert names == ["Jittor's core", "first prediction, its operators", "second prediction"]
-    assert all(float(row[1]) > 0.1 and float(row[2].strip("| ")) > 0.1 for row in rows)
-
-
-def test_a_command_that_fails_is_named(tmp_path):
-    with pytest.raises(UserError, match="test.py --input nowhere failed: error: .*nowhere"):
-        first_start.measure("fails", ["test.py", "--input", "nowhere"], tmp_path)

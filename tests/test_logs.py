@@ -234,3 +234,35 @@ def test_joining_continues_a_run_and_starts_anew_where_epochs_restart():
     newest, left_out = join_logs([run(range(1, 6), 0.9), run([6], 0.8), run([1, 2], 0.7)])
     assert losses(newest) == {1: 0.7, 2: 0.7}
     assert left_out == 1
+
+
+# As these projects write them, shortened; MSHNet logs an epoch where its IoU is a new best one.
+PEERS = {
+    "DNANet": (
+        "30/07/2021 14:50:57 - 0000:\t - train_loss: 0.981250:\t - test_loss: 0.970000:\t"
+        " mIoU 0.1234\n"
+        "30/07/2021 14:52:57 - 0001:\t - train_loss: 0.5:\t - test_loss: 0.6:\t mIoU 0.4321\n",
+        [(1, 0.98125, 0.1234, None, None), (2, 0.5, 0.4321, None, None)]),
+    "DRPCA-Net": (
+        "2025-03-13 16:45:39,704 Robust PCA Network INFO: Namespace(base_size=256, epochs=400)\n"
+        + "".join(
+            f"2025-03-13 16:46:0{n},000 Robust PCA Network INFO: Epoch-Iter: "
+            f"[{epoch}/400]-[{n}0/83]"
+            f" || Lr: 0.000100 || Loss: {loss}=0.9+0.4274 || Cost Time: 0:00:15 ||"
+            " Estimated Time: 1 day, 14:31:14\n"
+            + (f"2025-03-13 16:49:20,357 Robust PCA Network INFO: Data: nudt, mIoU: {n / 8}/0.9999,"
+               " F1: 0.3/0.4 \n")
+            for n, epoch, loss in ((1, 1, 0.8), (2, 1, 0.6), (3, 2, 0.5))),
+        [(1, 0.7, 0.25, None, None), (2, 0.5, 0.375, None, None)]),
+    "MSHNet": (
+        "2024-04-21-22-02-40 - 0003\t - IoU 0.5123\t - PD 0.8123\t - FA 45.6000\n"
+        "2024-04-21-23-02-40 - 0010\t - IoU 0.6000\t - PD 0.9000\t - FA 4.5000\n",
+        [(4, math.nan, 0.5123, 0.8123, 45.6e-6), (11, math.nan, 0.6, 0.9, 4.5e-6)]),
+}
+
+
+@pytest.mark.parametrize("peer", PEERS)
+def test_logs_of_other_projects_are_read(read, peer):
+    text, expected = PEERS[peer]
+    found = [(r.epoch, r.loss, r.mIoU, r.Pd, r.Fa) for r in read(text)]
+    assert found == [tuple(pytest.approx(value, nan_ok=True) for value in row) for row in expected]

@@ -69,6 +69,39 @@ def test_onnxruntime_gives_our_output(sources, tmp_path, name):
 
 @needs_onnx
 @pytest.mark.parametrize("name", MODEL_NAMES)
+def test_a_file_for_one_size_equals_the_one_for_all(sources, tmp_path, name):
+    import onnx
+
+    convert(sources / f"{name}.npz", tmp_path / "any.onnx")
+    for size in ((64, 64), (40, 72)) if "UNet" in name else ((64, 64), (37, 51)):
+        fixed = tmp_path / "fixed.onnx"
+        convert(sources / f"{name}.npz", fixed, size=size)
+        made = onnx.shape_inference.infer_shapes(onnx.load(fixed), strict_mode=True)
+        assert not {"Shape", "Pad", "Slice"} & {node.op_type for node in made.graph.node}
+        assert len(made.graph.value_info) == len(made.graph.node) - 1  # all but the output
+        for value in (*made.graph.input, *made.graph.value_info, *made.graph.output):
+            assert all(dim.dim_value > 0 for dim in value.type.tensor_type.shape.dim)
+        texts = {each.key: each.value for each in made.metadata_props}
+        assert texts["input"].startswith(f"1×1×{size[0]}×{size[1]} float32 in [0, 1]: ")
+        x = golden.images(1, *size)
+        one, every = (session(path).run(None, {"image": x})[0]
+                      for path in (fixed, tmp_path / "any.onnx"))
+        assert one.shape == x.shape
+        np.testing.assert_allclose(one, every, rtol=0, atol=BOUND)
+
+
+@needs_onnx
+def test_sizes_that_do_not_fit_are_refused_with_those_that_do(sources, tmp_path):
+    with pytest.raises(UserError, match=r"--size 250 321: L2SKNet_UNet takes multiples of 8; "
+                                        r"take --size 256 328 "):
+        convert(sources / "L2SKNet_UNet.npz", tmp_path / "net.onnx", size=(250, 321))
+    with pytest.raises(UserError, match=r"--size: .*net\.npz holds weights"):
+        convert(sources / "L2SKNet_UNet.npz", tmp_path / "net.npz", size=(256, 256))
+    assert not any(tmp_path.iterdir())
+
+
+@needs_onnx
+@pytest.mark.parametrize("name", MODEL_NAMES)
 def test_other_runtimes_can_take_the_file(sources, tmp_path, name):
     import onnx
 
@@ -103,9 +136,8 @@ def test_trained_weights_find_the_same_pixels(nudt, tmp_path):
 
 @needs_onnx
 @pytest.mark.parametrize("depth", [8, 16])
-@pytest.mark.parametrize("page", ["docs/onnx.md", "docs/onnx.zh-CN.md"])
-def test_the_lines_of_the_page_run_without_jittor(tmp_path, page, depth):
-    blocks = re.findall(r"```python\n(.*?)```", (ROOT / page).read_text("utf-8"), re.S)
+def test_the_lines_of_the_page_run_without_jittor(tmp_path, depth):
+    blocks = re.findall(r"```python\n(.*?)```", (ROOT / "docs/onnx.md").read_text("utf-8"), re.S)
     (lines,) = (block for block in blocks if "onnxruntime" in block)
     weights = save_brightness_weights(tmp_path / "weights.npz")
     convert(weights, tmp_path / "net.onnx")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -35,6 +36,39 @@ def compiled_core():
     """The core that Jittor compiles once, which takes a minute or two, is not part of any test."""
     run = python("from utils.runtime import start; start('cpu')")
     assert run.returncode == 0, run.stderr
+
+
+def test_a_conda_mpicc_without_a_compiler_is_named(tmp_path):
+    mpicc = tmp_path / "mpicc"
+    mpicc.write_text('#!/bin/sh\n[ "$1" = --showme:compile ] && exit\n'
+                     'echo "mpicc: line 301: x86_64-conda-linux-gnu-cc: command not found" >&2\n'
+                     "exit 127\n")
+    mpicc.chmod(0o755)
+    done = python("import train_device0; from utils import cli; cli.run(train_device0.main, True)",
+                  PATH=f"{tmp_path}:{os.environ['PATH']}", OMPI_COMM_WORLD_SIZE="2",
+                  OMPI_COMM_WORLD_RANK="0")
+    assert done.stderr.startswith(
+        f"error: {mpicc}: this mpicc cannot compile Jittor's MPI (mpicc: line 301: "
+        "x86_64-conda-linux-gnu-cc: command not found); apt-get install libopenmpi-dev, "), done
+    assert "export mpicc_path=/usr/bin/mpicc" in done.stderr and done.returncode
+
+
+def test_an_older_libstdcxx_in_front_is_named(tmp_path):
+    """It is g++'s own, whose newest version, that of g++ 12, has another name."""
+    own = subprocess.run(["g++", "-print-file-name=libstdc++.so.6"], capture_output=True, text=True)
+    content = Path(own.stdout.strip()).read_bytes()
+    newest = max(re.findall(rb"GLIBCXX_3\.4\.(\d\d)\0", content), key=int)
+    name = b"GLIBCXX_3.4." + newest
+    old = tmp_path / "libstdc++.so.6"
+    old.write_bytes(content.replace(name + b"\0", b"GLIBCXX_3.9.99\0"))
+    done = python("from utils import cli, runtime; cli.run(lambda: print(runtime.start('cpu')))",
+                  LD_LIBRARY_PATH=str(tmp_path))
+    if done.returncode == 0:
+        pytest.skip(f"Jittor's core does not need {name.decode()} here")
+    assert done.stderr == (
+        f"error: {old}: is older than the libstdc++ of g++ (it lacks {name.decode()}), and is "
+        "loaded in its place; `unset LD_LIBRARY_PATH`, or for conda's `conda install -c "
+        "conda-forge libstdcxx-ng`\n"), done
 
 
 def test_import_of_the_modules_does_no_work():

@@ -283,7 +283,7 @@ def test_small_integers_that_matlab_stores_in_fewer_bytes(
 def test_fractions_in_an_array_of_integers_are_refused(tmp_path):
     path = tmp_path / "a.mat"
     path.write_bytes(narrow_file(np.array([[0.5]]), 9, 9))
-    with pytest.raises(UserError, match="a.mat: not a .mat file that can be read .*float64"):
+    with pytest.raises(UserError, match="a.mat: not a .mat file that can be read .*f8"):
         read_prediction(path)
 
 
@@ -329,6 +329,25 @@ def test_pred_takes_mat_png_and_npy_of_any_folder(place):
     assert (place.folder / "result" / "Tiny_theirs.mat").is_file()
 
 
+def test_a_suffix_of_all_predictions_is_taken_off_and_said(place):
+    folder = place.folder / "DNANet"  # as it writes them: prediction, truth, and the image
+    folder.mkdir()
+    for name in NAMES:
+        detected = np.uint8(255 * (place.preds[name] > 0.5))
+        Image.fromarray(detected).save(folder / f"{name}_Pred.png")
+        Image.fromarray(255 * place.masks[name]).save(folder / f"{name}_GT.png")
+        Image.fromarray(255 - detected).save(folder / f"{name}.png")
+    shown = place.score("--pred", folder, "--worst", 1, model="DNANet").stdout
+    assert "taken off the names of the predictions: _Pred\n" in shown
+    for heading in ("mIoU", "Pd", "Fa"):
+        assert value(shown, heading) == value(place.score().stdout, heading)
+    for name in NAMES:
+        Image.fromarray(255 * place.masks[name]).save(folder / f"{name}_pred2.png")
+    for path in (place.folder / "result").glob("Tiny_*"):
+        path.unlink()
+    assert "NAME_Pred or NAME_pred2" in place.refused("--pred", folder, model="DNANet")
+
+
 def test_eight_bits_and_the_order_of_formats(place, tmp_path):
     grey = np.arange(256, dtype=np.uint8).reshape(16, 16)
     Image.fromarray(grey).save(tmp_path / "x.png")
@@ -349,7 +368,11 @@ def test_masks_of_0_and_1_in_8_bits_are_refused(place):
     assert "save masks with 0 and 255" in place.refused()
 
 
-@pytest.mark.parametrize("content", [b"", b"no array", np.array([{"an": "object"}])])
+# The last one claims 4 TB.
+@pytest.mark.parametrize("content", [
+    b"", b"no array", np.array([{"an": "object"}]),
+    b"\x93NUMPY\x01\x00\x46\x00{'descr': '<f4', 'fortran_order': False, "
+    b"'shape': (1000000, 1000000)}\n"])
 def test_unusable_npy_is_named(place, content):
     (place.mat / "b.mat").unlink()
     path = place.mat / "b.npy"

@@ -146,6 +146,15 @@ def test_an_interrupted_run_ends_like_an_uninterrupted_one(
     assert_same_state(whole[0], other, model_name)
 
 
+def test_a_killed_run_ends_like_one_left_alone(whole, tmp_path):
+    other = beside(whole[0], tmp_path)
+    flags = ("--model_name", MODELS[0], *SMALL, "--epochs", EPOCHS, "--lr", 2e-3)
+    status, _ = signalled(signal.SIGKILL, "epoch 1/", "train_device0.py", other, *flags)
+    assert status == -signal.SIGKILL
+    assert "resumed after epoch" in succeeds("train_device0.py", other, *flags, "--resume")
+    assert_same_state(whole[0], other, MODELS[0])
+
+
 def stop_at(call):
     """A check that raises Interrupted when it is called for the `call`-th time."""
     calls = iter(range(call - 1))

@@ -134,8 +134,9 @@ def add_pred(
     parser.set_defaults(model_names=None, default_models=parser.get_default("model_names"))
     parser.add_argument(
         "--pred", nargs="+", type=Path, metavar="DIR",
-        help="folders with predictions (NAME.mat, .npy or .png) of any method, called as "
-        "--model_name says, else by the folders' names; or one folder that holds a folder for each "
+        help="folders with predictions (NAME.mat, .npy or .png; what all have after NAME is "
+        "taken off) of any method, called as --model_name says, else by the folders' names; "
+        "or one folder that holds a folder for each "
         f"--model_name; default {default}",
     )
 

@@ -142,14 +142,26 @@ def jittor_home() -> str:
     cache = os.path.join(home, ".cache", "jittor")
     try:
         os.makedirs(cache, exist_ok=True)
-        with tempfile.TemporaryFile(dir=cache):
-            pass
+        with tempfile.TemporaryFile(dir=cache) as file:
+            if not _has_locks(file):
+                os.environ["disable_lock"] = "1"  # read by Jittor, which would stop at its lock
     except OSError as error:
         raise UserError(
             f"Jittor cannot keep its compiled code in {cache} ({error.strerror}): choose a folder "
             "that can be written, `export JITTOR_HOME=/tmp/jittor-$USER`, or if another user "
             f"owns this one, `sudo chown -R $USER {cache}`") from None
     return home
+
+
+def _has_locks(file):
+    """Whether the file system has both kinds of locks: network and shared folders may not."""
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        fcntl.flock(file, fcntl.LOCK_UN)
+        fcntl.lockf(file, fcntl.LOCK_EX)
+    except OSError:
+        return False
+    return True
 
 
 # ------------------------------------------------------------------- the virtual environment
@@ -214,6 +226,13 @@ def _make():
         if os.path.lexists(VENV):
             _remove(VENV)
         os.makedirs(VENV)
+        lib64 = os.path.join(VENV, "lib64")
+        try:
+            os.symlink("lib", lib64)
+            os.remove(lib64)
+        except OSError:  # venv would stop where it makes this link; it copies the other files
+            print("No symbolic links can be made here: files are copied", flush=True)
+            os.mkdir(lib64)
         _write_stamp({"for": "unfinished"})
         if _call([base, "-m", "venv", VENV]):
             raise UserError(f"`{base} -m venv {VENV}` failed, see above")
@@ -296,6 +315,8 @@ def _lock():
         except BlockingIOError:
             print("Waiting for another process that makes the environment", flush=True)
             fcntl.flock(folder, fcntl.LOCK_EX)
+        except OSError:
+            pass  # a file system without locks
         yield
     finally:
         os.close(folder)

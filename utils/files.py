@@ -6,6 +6,7 @@ import contextlib
 import fcntl
 import os
 import secrets
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -48,7 +49,8 @@ def atomic_path(path: str | Path, durable: bool = False) -> Iterator[Path]:
             _flush(temporary)
         os.replace(temporary, path)
         if durable:
-            _flush(path.parent)
+            with contextlib.suppress(OSError):  # EINVAL: a shared folder cannot be flushed
+                _flush(path.parent)
     except OSError as error:
         if error.filename and Path(error.filename).parent != path.parent:
             raise  # of another file, which it names
@@ -109,6 +111,29 @@ def keep_as(path: str | Path, other: str | Path) -> None:
         os.replace(link, other)
     finally:
         link.unlink(missing_ok=True)  # which is still there if both were one file already
+
+
+def link_or_copy(file: str | Path, place: str | Path) -> bool:
+    """Makes `place` a symbolic link to `file`, or a copy where the file system has no links.
+
+    Args:
+        file: what the link is to say; a relative path counts from the folder of `place`.
+        place: the new name.
+
+    Returns:
+        Whether it is a link.
+
+    Raises:
+        FileExistsError: `place` is there already.
+    """
+    try:
+        os.symlink(file, place)
+    except FileExistsError:
+        raise
+    except OSError:  # exFAT, Google Drive, shared folders: one of half a dozen error numbers
+        shutil.copyfile(Path(place).parent / file, place)
+        return False
+    return True
 
 
 @contextmanager

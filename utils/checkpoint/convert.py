@@ -8,12 +8,14 @@ from model import MODEL_NAMES, build_model
 from utils.checkpoint.onnx_graph import make_onnx, require_onnx
 from utils.checkpoint.torch_files import (
     SUFFIXES,
-    find_state_dict,
+    check_format,
     is_torch_file,
     read_torch_file,
     write_torch_file,
 )
 from utils.checkpoint.weights import (
+    find_prefix,
+    find_state_dict,
     get_weights,
     load_weights,
     official_state_dict,
@@ -26,15 +28,19 @@ from utils.files import atomic_path
 ONNX = ".onnx"  # written, not read
 
 
-def convert(source: str | Path, target: str | Path, model_name: str | None = None) -> str:
+def convert(
+    source: str | Path, target: str | Path, model_name: str | None = None,
+    size: tuple[int, int] | None = None,
+) -> str:
     """Reads weights, checks them against the network and writes them.
 
     Args:
-        source: an .npz of ours, or a .pth, .pth.tar or .pt of PyTorch's.
-        target: its name decides. `.npz`; `.pth.tar`: a dict of `state_dict` and the numbers that
-            stand beside it in the source (`epoch`, loss and scores); `.pth`, `.pt`: a state_dict;
-            `.onnx`: the network itself, for evaluation.
+        source: an .npz of ours, or a file of PyTorch's or Jittor's.
+        target: its name decides. `.npz`; `.pth.tar`: a checkpoint as the official training script
+            saves it; `.pth`, `.pt`: a state_dict of the network alone; `.onnx`: the network itself,
+            for evaluation.
         model_name: one of MODEL_NAMES; by default what the weights fit.
+        size: of `make_onnx`.
 
     Returns:
         One line that says what was written.
@@ -46,8 +52,11 @@ def convert(source: str | Path, target: str | Path, model_name: str | None = Non
     source, target = Path(source), Path(target)
     if not target.name.endswith((".npz", ONNX, *SUFFIXES)):
         raise UserError(f"{target}: unknown ending; name it .npz, .pth.tar, .pth, .pt or .onnx")
+    if size and target.suffix != ONNX:
+        raise UserError(f"--size: {target} holds weights, for images of any size; leave it out")
     if target.suffix == ONNX:
         require_onnx(str(target))
+    check_format(source)
     from_torch = is_torch_file(source)
     content, meta = (read_torch_file(source), {}) if from_torch else read_checkpoint(source)
 
@@ -59,47 +68,59 @@ def convert(source: str | Path, target: str | Path, model_name: str | None = Non
     load_weights(net, source)
 
     weights = get_weights(net)
-    numbers = {}
+    beside = ""
     if target.suffix == ".npz":
         meta.pop("scheduler", None)  # without the optimizer it is no run to resume
         save_weights(net, target, meta)
     elif target.suffix == ONNX:
-        made = make_onnx(net, model_name, _conventions(model_name, meta))
+        made = make_onnx(net, model_name, _conventions(model_name, meta, size), size)
         with atomic_path(target) as temporary:
             temporary.write_bytes(made.SerializeToString())
     elif target.name.endswith(".pth.tar"):
-        numbers = _numbers(content if from_torch else (meta.get("history") or [{}])[-1])
-        write_torch_file(target, {**numbers, "state_dict": official_state_dict(weights)})
+        epoch, losses = _progress(content) if from_torch else _progress_of_run(meta)
+        state = official_state_dict(weights, "model.")
+        write_torch_file(target, {"epoch": epoch, "state_dict": state, "total_loss": losses})
+        beside = f", epoch {epoch}, {len(losses)} losses"
     else:
         write_torch_file(target, official_state_dict(weights))
-    beside = f", with {', '.join(f'{name} {value:g}' for name, value in numbers.items())}"
     return (f"{target}: {model_name}, {len(weights)} arrays, "
-            f"{sum(array.size for array in weights.values()):,} numbers{beside if numbers else ''}")
+            f"{sum(array.size for array in weights.values()):,} numbers{beside}")
 
 
-def _conventions(model_name, meta):
+def _conventions(model_name, meta, size):
     """What one must know to use a network, as text."""
+    shape, sizes = ("1×1×{}×{}".format(*size), "") if size else ("N×1×H×W", ", any size")
     return {
         "name": model_name,
         "training_data": meta.get("dataset") or "unknown",
         "threshold": "0.5",
-        "input": "N×1×H×W float32 in [0, 1], any size: grey levels (of colours 0.299 R + 0.587 G + "
+        "input": f"{shape} float32 in [0, 1]{sizes}: grey levels (of colours 0.299 R + 0.587 G + "
                  "0.114 B) over 255, of 16-bit images over 65535",
-        "output": "N×1×H×W float32: the probability of a target, which is where it exceeds the "
+        "output": f"{shape} float32: the probability of a target, which is where it exceeds the "
                   "threshold",
     }
 
 
 def _fit(own, weights):
     """How many entries of a network are among the weights, less those that it lacks."""
-    fitting = sum(name in weights and weights[name].shape == tuple(own[name].shape) for name in own)
-    return 2 * fitting - len(own)
+    prefix, _ = find_prefix(weights, own)
+    shapes = {name: weights[prefix + name].shape for name in own if prefix + name in weights}
+    return 2 * sum(shapes[name] == tuple(own[name].shape) for name in shapes) - len(own)
 
 
-def _numbers(record):
-    """The numbers beside a state_dict, or those of an epoch in our meta."""
-    if not isinstance(record, dict):
-        return {}
-    return {"total_loss" if name == "loss" else name: value for name, value in record.items()
-            if isinstance(name, str) and isinstance(value, (int, float))
-            and not isinstance(value, bool) and name != "time"}
+def _progress(content):
+    """The epoch of a checkpoint of PyTorch's or Jittor's, and the training loss of each epoch."""
+    content = content if isinstance(content, dict) else {}
+    losses = content.get("total_loss", content.get("loss", []))
+    losses = [float(loss) for loss in (losses if isinstance(losses, list) else [losses])
+              if isinstance(loss, (int, float)) and not isinstance(loss, bool)]
+    epoch = content.get("epoch")
+    counts = isinstance(epoch, int) and not isinstance(epoch, bool)
+    return epoch if counts else len(losses), losses
+
+
+def _progress_of_run(meta):
+    """The same of a checkpoint of ours."""
+    history = meta.get("history") or []
+    return _progress({"epoch": history[-1].get("epoch") if history else None,
+                      "total_loss": [record.get("loss") for record in history]})

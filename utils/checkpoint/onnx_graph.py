@@ -7,7 +7,8 @@ leaves zero padding as it was. So LLSKM is not one convolution with a kernel for
 
     Conv(x, δ_centre · W_sum − W)  +  θ(x) ∘ Conv1×1(x, W_c)
 
-Batch, height and width are free.
+Batch, height and width are free, unless a size is asked for: then the batch is one, and there is no
+Shape, Pad or Slice, which runtimes with fixed shapes lack.
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
 INPUT, OUTPUT = "image", "probability"
 OPSET, IR_VERSION = 17, 8  # of the same release
 EPS = 1e-5  # of all batch norms
+UNET_MULTIPLE = 8  # of the sides of an image
 
 
 def require_onnx(wanted_by: str) -> None:
@@ -38,21 +40,33 @@ def require_onnx(wanted_by: str) -> None:
                         "pip install -r requirements-onnx.txt") from error
 
 
-def make_onnx(net: jt.Module, model_name: str, metadata: Mapping[str, str]) -> onnx.ModelProto:
+def make_onnx(
+    net: jt.Module, model_name: str, metadata: Mapping[str, str],
+    size: tuple[int, int] | None = None,
+) -> onnx.ModelProto:
     """The network in evaluation mode, N×1×H×W `image` → N×1×H×W `probability`, float32.
 
     Args:
         net: of `model.build_model(model_name)`.
         metadata: text that the file shall hold, by name.
+        size: height and width, the only ones that the file takes, of one image.
+
+    Raises:
+        UserError: the network does not take images of that size without padding.
     """
     import onnx
     from onnx import TensorProto, helper
 
     graph = _Graph()
     architecture = {"UNet": _unet, "FPN": _fpn}[NETWORKS[model_name].architecture]
-    graph.op("Sigmoid", architecture(graph, net, INPUT), name=OUTPUT)
+    if size and architecture is _unet and any(side % UNET_MULTIPLE for side in size):
+        fitting = " ".join(str(-(-side // UNET_MULTIPLE) * UNET_MULTIPLE) for side in size)
+        raise UserError(f"--size {size[0]} {size[1]}: {model_name} takes multiples of "
+                        f"{UNET_MULTIPLE}; take --size {fitting} and pad the images by their edges")
+    graph.op("Sigmoid", architecture(graph, net, INPUT, size), name=OUTPUT)
     image, probability = (
-        helper.make_tensor_value_info(name, TensorProto.FLOAT, ["N", 1, "H", "W"])
+        helper.make_tensor_value_info(name, TensorProto.FLOAT,
+                                      [1, 1, *size] if size else ["N", 1, "H", "W"])
         for name in (INPUT, OUTPUT)
     )
     made = helper.make_model(
@@ -202,15 +216,21 @@ def _contrast(graph, net, level, x):
 # -------------------------------------------------------------------------------------- networks
 
 
-def _unet(graph, net, image):
+def _unet(graph, net, image, fixed):
     """`UNet` without its sigmoid: padded to multiples of 8 by its edge, and cropped back."""
+    if fixed:
+        return _unet_body(graph, net, image)
     size = graph.size(image)
-    eight = graph.constant([8])
-    eights = graph.op("Div", graph.op("Add", size, graph.constant([7])), eight)
+    eight = graph.constant([UNET_MULTIPLE])
+    eights = graph.op("Div", graph.op("Add", size, graph.constant([UNET_MULTIPLE - 1])), eight)
     missing = graph.op("Sub", graph.op("Mul", eights, eight), size)
     pads = graph.op("Concat", graph.constant([0] * 6), missing, axis=0)
-    x = graph.op("Pad", image, pads, mode="edge")
+    y = _unet_body(graph, net, graph.op("Pad", image, pads, mode="edge"))
+    start, axes = graph.constant([0, 0]), graph.constant([2, 3])
+    return graph.op("Slice", y, start, size, axes)
 
+
+def _unet_body(graph, net, x):
     levels = []
     for level, block in enumerate((net.Conv1, net.Conv2, net.Conv3, net.Conv4)):
         if level:
@@ -224,12 +244,11 @@ def _unet(graph, net, image):
                            coordinate_transformation_mode="asymmetric", nearest_mode="floor")
         y = graph.op("Concat", fine, _stack(graph, up.up, doubled), axis=1)
         y = _stack(graph, merge.conv, y)
-    start, axes = graph.constant([0, 0]), graph.constant([2, 3])
-    return graph.op("Slice", _plain(graph, net.Conv, y), start, size, axes)
+    return _plain(graph, net.Conv, y)
 
 
-def _fpn(graph, net, image):
-    """`FPN` without its sigmoid."""
+def _fpn(graph, net, image, fixed):
+    """`FPN` without its sigmoid; each level has half the rows and columns, rounded up."""
     x, levels = image, []
     for level, blocks in enumerate((net.layer0, net.layer1, net.layer2, net.layer3)):
         for block in blocks:
@@ -237,18 +256,24 @@ def _fpn(graph, net, image):
             x = graph.op("Relu", graph.op("Add", _stack(graph, block.body, x), skip))
         levels.append(_contrast(graph, net, level, x))
     *finer, y = levels
-    for fuse, fine in zip((net.fuse32, net.fuse21, net.fuse10), reversed(finer)):
-        y = _fuse(graph, fuse, y, fine)
+    fuses = enumerate(zip((net.fuse32, net.fuse21, net.fuse10), reversed(finer)))
+    for steps, (fuse, fine) in fuses:
+        scale = 2 ** (2 - steps)
+        y = _fuse(graph, fuse, y, fine, fixed and [-(-side // scale) for side in fixed])
     conv, norm, project = net.head.block
     y = graph.activation(graph.conv(y, *_folded(conv, norm)), norm.slope)
     return _plain(graph, project, y)
 
 
-def _fuse(graph, fuse, coarse, fine):
+def _fuse(graph, fuse, coarse, fine, size):
     """`Fuse`; the shift may come before the resize, whose weights add up to one."""
     conv, norm = fuse.feature_high
-    y = graph.conv(coarse, *_folded(conv, norm))
-    shape = graph.op("Concat", graph.op("Shape", y, end=2), graph.size(fine), axis=0)
+    weight, shift = _folded(conv, norm)
+    y = graph.conv(coarse, weight, shift)
+    if size:
+        shape = graph.constant([1, len(weight), *size])
+    else:
+        shape = graph.op("Concat", graph.op("Shape", y, end=2), graph.size(fine), axis=0)
     y = graph.op("Resize", y, "", "", shape, mode="linear",
                  coordinate_transformation_mode="half_pixel")
     return graph.op("Add", graph.activation(y, norm.slope), fine)

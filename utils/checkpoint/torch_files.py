@@ -1,108 +1,141 @@
-"""PyTorch's files of weights (.pth, .pth.tar, .pt), read and written without PyTorch.
+"""Files of weights of PyTorch and of Jittor: read without either, PyTorch's also written.
 
-Such a file is a pickle, and a pickle may call any function. Here none is unpickled: a small machine
-goes through its opcodes, knows those that make tensors, numbers, strings and containers, and
-refuses all else by name. It imports nothing and looks up no attribute of anything. What it makes
-takes no more memory than a small multiple of the file's size, whatever the file claims.
-
-Both formats of `torch.save` are read: the zip of PyTorch 1.6 and later, and the one before.
+Read are both formats of `torch.save` (the zip of PyTorch 1.6 and later, and the one before),
+`jittor.save`, and plain pickles, whatever the file is called. Nothing in a file is executed, see
+`utils.checkpoint.unpickle`. What is made takes no more memory than a small multiple of the file.
 """
 
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import io
-import math
-import pickletools
+import pickle
 import re
 import struct
 import zipfile
-from collections.abc import Iterable
+from collections import OrderedDict
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
+from utils.checkpoint.unpickle import (
+    BFLOAT16,
+    STORAGES,
+    Refused,
+    StandIn,
+    Storage,
+    check,
+    unpickle,
+)
 from utils.errors import UserError
 from utils.files import atomic_path
 
-SUFFIXES = (".pth", ".pth.tar", ".pt")
-_LEGACY_HEAD = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."  # the magic number, pickled
+SUFFIXES = (".pth", ".pth.tar", ".pt")  # that are written
+LARGEST = 2**30  # bytes of a file; the networks and all their moments are 13 MB
+_READ_SUFFIXES = (*SUFFIXES, ".ckpt", ".bin", ".pkl", ".pickle")
+_LEGACY_MAGIC = 0x1950A86A20F9469CFC6C  # the first pickle of a file before PyTorch 1.6
+_JITTOR_TAIL = b"HCAJSLHD"  # after the pickle and its SHA-1
 
-_DTYPES = {
-    "DoubleStorage": "<f8", "FloatStorage": "<f4", "HalfStorage": "<f2", "LongStorage": "<i8",
-    "IntStorage": "<i4", "ShortStorage": "<i2", "CharStorage": "i1", "ByteStorage": "u1",
-    "BoolStorage": "?",
-    "BFloat16Storage": "<u2",  # the upper half of a float32; no other storage has this type
+_UNPACK = ("an archive", "unpack it, and name the checkpoint in it")
+_PAGE = ("a web page", "download the file itself")
+_HDF5 = ("HDF5 or Keras", "save its weights as an .npz, under the names of ours")
+_SAFETENSORS = ("safetensors", "save what safetensors.torch.load_file returns with torch.save")
+_ONNX = ("ONNX", "take the checkpoint that it was made from")
+_TENSORRT = ("a TensorRT engine", _ONNX[1])
+_HEADS = {  # how other files begin, what they are, and the cure
+    b"\x89HDF": _HDF5, b"ftrt": _TENSORRT, b"ptrt": _TENSORRT, b"<!DOCTYPE": _PAGE,
+    b"<!doctype": _PAGE, b"<html": _PAGE, b"\x1f\x8b": _UNPACK, b"BZh": _UNPACK, b"Rar!": _UNPACK,
+    b"\xfd7zXZ": _UNPACK, b"7z\xbc\xaf": _UNPACK, b"\x28\xb5\x2f\xfd": _UNPACK,
+    b"version https://git-lfs": ("a Git LFS pointer", "run git lfs pull"),
 }
-_BFLOAT16 = np.dtype("<u2")
+_ENTRIES = {  # the same of zips, by the end of an entry's name
+    "/constants.pkl": ("TorchScript", "save torch.jit.load(file).state_dict() with torch.save"),
+    "serialized_exported_program.json": (
+        "a program of torch.export", "save torch.export.load(file).state_dict with torch.save"),
+    "model.weights.h5": _HDF5, **dict.fromkeys((*SUFFIXES, ".ckpt", ".bin"), _UNPACK),
+}
+_NAMES = {  # and by the end of the file's own name
+    ".safetensors": _SAFETENSORS, ".onnx": _ONNX, ".engine": _TENSORRT, ".trt": _TENSORRT,
+    ".plan": _TENSORRT, ".tflite": ("TensorFlow Lite", _ONNX[1]), ".pb": ("TensorFlow", _HDF5[1]),
+    ".h5": _HDF5, ".keras": _HDF5,
+}
+
+
+def check_format(path: str | Path) -> None:
+    """Raises UserError, with its name and a cure, for a file of a format that is not read."""
+    path = Path(path)
+    if not path.is_file():
+        return
+    with open(path, "rb") as file:
+        head = file.read(512)
+    found = [what for start, what in _HEADS.items() if head.startswith(start)]
+    if head[8:9] == b"{" and int.from_bytes(head[:8], "little") <= path.stat().st_size - 8:
+        found.append(_SAFETENSORS)
+    elif head[257:262] == b"ustar":
+        found.append(_UNPACK)
+    elif re.match(rb"\x08[\x01-\x1f][\x12\x1a\x22\x2a\x32\x3a\x42]", head):
+        found.append(_ONNX)  # its version, then another of its fields
+    with contextlib.suppress(Exception):  # a damaged zip raises anything, and is named later
+        if zipfile.is_zipfile(path):
+            with zipfile.ZipFile(path) as file:
+                names = file.namelist()
+            found += [what for end, what in _ENTRIES.items() for name in names
+                      if name.endswith(end)]
+    if not is_torch_file(path):
+        found += [what for end, what in _NAMES.items() if path.name.lower().endswith(end)]
+    if found:
+        raise UserError(f"{path}: {found[0][0]}, which is not read; {found[0][1]}")
 
 
 def is_torch_file(path: str | Path) -> bool:
-    """Whether a file is one of PyTorch's: by its content, else by its name."""
+    """Whether a file is one of PyTorch's or Jittor's: by its content, else by its name."""
     path = Path(path)
     if not path.is_file():  # a pipe would be waited for
-        return path.name.endswith(SUFFIXES)
+        return path.name.endswith(_READ_SUFFIXES)
     if zipfile.is_zipfile(path):
         # Of a damaged one anything can be raised.
         with contextlib.suppress(Exception), zipfile.ZipFile(path) as file:
-            return any(name.endswith("/data.pkl") for name in file.namelist())
+            return any(name.endswith("data.pkl") for name in file.namelist())
     else:
         with open(path, "rb") as file:
-            if file.read(len(_LEGACY_HEAD)) == _LEGACY_HEAD:
+            head = file.read(2)
+            if head[:1] == b"\x80" and 2 <= head[-1] <= pickle.HIGHEST_PROTOCOL:
                 return True
-    return path.name.endswith(SUFFIXES)
+    return path.name.endswith(_READ_SUFFIXES)
 
 
 def read_torch_file(path: str | Path) -> Any:
-    """What `torch.save` wrote, tensors as read-only NumPy arrays (bfloat16 as float32).
+    """What `torch.save` or `jittor.save` wrote, tensors as NumPy arrays (bfloat16 as float32).
 
     Tensors that share a storage share memory here as well. Parameters become arrays, an OrderedDict
-    a dict, numbers of NumPy become Python's, devices and dtypes strings.
+    a dict, numbers of NumPy become Python's, devices and dtypes strings, NumPy's arrays
+    `unpickle.LateArray`, and objects of other classes `unpickle.StandIn`.
 
     Raises:
-        UserError: the file is missing, damaged, of another format, or holds anything else.
+        UserError: the file is missing, damaged, of another format, asks for a call of a function,
+            or is larger than any checkpoint.
     """
     path = Path(path)
     if not path.is_file():
         raise UserError(f"{path}: no such file")
+    size = path.stat().st_size
+    if size > LARGEST:
+        raise UserError(f"{path}: would take {size / 1e9:.1f} GB of memory, which is no checkpoint "
+                        "of these networks; take another one")
     try:
-        return _read_zip(path) if zipfile.is_zipfile(path) else _read_legacy(path)
-    except _Refused as refused:
+        return _read_zip(path) if zipfile.is_zipfile(path) else _read_pickles(path.read_bytes())
+    except Refused as refused:
         raise UserError(
             f"{path}: refused, it holds {refused}; only tensors, numbers, strings and containers "
             "are read, so save the state_dict alone"
         ) from None
     except Exception as error:  # a damaged file makes the decoders raise nearly anything
-        raise UserError(
-            f"{path}: not a file of PyTorch, or damaged; copy or download it anew"
-        ) from error
-
-
-def find_state_dict(content: Any, names: Iterable[str]) -> dict[str, np.ndarray]:
-    """The weights in what `read_torch_file` returned.
-
-    Args:
-        content: a state_dict, or a dict that holds one at any depth, under any key, with or without
-            the `module.` of DataParallel.
-        names: those of the network's parameters. Of several dicts with arrays the one that has most
-            of them is taken, of equal ones that called `state_dict`.
-
-    Returns:
-        Name → array; empty if there are no named arrays.
-    """
-    found, queue, seen = [{}], [content], set()
-    for item in queue:  # which grows meanwhile
-        if not isinstance(item, dict) or id(item) in seen:
-            continue
-        seen.add(id(item))
-        queue += [item[key] for key in sorted(item, key=lambda key: key != "state_dict")]
-        arrays = {name: array for name, array in item.items()
-                  if isinstance(name, str) and isinstance(array, np.ndarray)}
-        if all(name.startswith("module.") for name in arrays):
-            arrays = {name[len("module."):]: array for name, array in arrays.items()}
-        found.append(arrays)
-    return max(found, key=lambda arrays: (len(arrays.keys() & set(names)), len(arrays)))
+        reason = f" ({error})" if isinstance(error, _Damaged) else ""
+        raise UserError(f"{path}: not a file of PyTorch or Jittor, or damaged{reason}; copy or "
+                        "download it anew") from error
 
 
 def write_torch_file(path: str | Path, content: Any) -> None:
@@ -111,13 +144,14 @@ def write_torch_file(path: str | Path, content: Any) -> None:
     Args:
         path: of the file.
         content: nested dicts, lists and tuples of strings, numbers and arrays, which become
-            tensors. Dicts become OrderedDicts, as state_dicts are.
+            tensors.
     """
-    storages = []
-    code = b"\x80\x02" + _pickle(content, storages) + b"."
+    stream = io.BytesIO()
+    writer = _Writer(stream, protocol=2)
+    writer.dump(content)
     # The archive has no time of its own: equal weights make equal files.
-    entries = {"data.pkl": code, "byteorder": b"little", "version": b"3\n"}
-    entries.update({f"data/{key}": array.tobytes() for key, array in enumerate(storages)})
+    entries = {"data.pkl": stream.getvalue(), "byteorder": b"little", "version": b"3\n"}
+    entries.update({f"data/{key}": array.tobytes() for key, array in enumerate(writer.arrays)})
     with atomic_path(path) as temporary, zipfile.ZipFile(temporary, "w") as file:
         for name, data in entries.items():
             file.writestr(zipfile.ZipInfo(f"archive/{name}"), data)
@@ -126,270 +160,128 @@ def write_torch_file(path: str | Path, content: Any) -> None:
 # ---------------------------------------------------------------------------------------- reading
 
 
-class _Refused(Exception):
-    """What a file holds and shall not."""
-
-
-class _Storage(NamedTuple):
-    """The numbers that tensors are views of; `data` is None where they are not read yet."""
-
-    data: bytes | None
-    dtype: np.dtype
-    size: int
+class _Damaged(Exception):
+    """What shows that a file is damaged."""
 
 
 def _read_zip(path):
     with zipfile.ZipFile(path) as file:
         entries = file.infolist()
-        # torch.save compresses nothing, so all entries together are no larger than the file.
+        # Nothing is compressed, so all entries together are no larger than the file.
         if any(entry.compress_type != zipfile.ZIP_STORED for entry in entries) or sum(
             entry.file_size for entry in entries
         ) > path.stat().st_size:
-            raise _Refused("compressed or overlapping entries, which PyTorch does not write")
-        (code,) = (entry.filename for entry in entries if entry.filename.endswith("/data.pkl"))
+            raise Refused("compressed or overlapping entries, which PyTorch does not write")
+        (code,) = (entry.filename for entry in entries if entry.filename.endswith("data.pkl"))
         folder = code[: -len("data.pkl")]
         if f"{folder}byteorder" in file.namelist():
-            _check(file.read(f"{folder}byteorder") == b"little", "big-endian numbers")
+            check(file.read(f"{folder}byteorder") == b"little", "big-endian numbers")
         read = _storages(lambda key, dtype, size: file.read(f"{folder}data/{key}"))
-        return _interpret(io.BytesIO(file.read(code)), read)
+        return unpickle(io.BytesIO(file.read(code)), read)
 
 
-def _read_legacy(path):
-    """Magic number, version, system, content, keys of the storages: five pickles. The storages."""
-    stream = io.BytesIO(path.read_bytes())
-    if stream.read(len(_LEGACY_HEAD)) != _LEGACY_HEAD or _interpret(stream) != 1001:
-        raise ValueError("another format")
-    _check(_interpret(stream)["little_endian"], "big-endian numbers")
+def _read_pickles(data):
+    """A file of Jittor, of PyTorch before 1.6, or a pickle."""
+    if data.endswith(_JITTOR_TAIL):
+        data, checksum = data[:-28], data[-28:-8]
+        if hashlib.sha1(data).digest() != checksum:
+            raise _Damaged("its SHA-1 checksum does not match")
+    stream = io.BytesIO(data)
+    content = unpickle(stream, load_bytes=_read_pickles)
+    if isinstance(content, int) and content == _LEGACY_MAGIC:
+        return _read_legacy(stream)
+    if stream.tell() != len(data):
+        raise _Damaged("it goes on after its end")
+    return content
+
+
+def _read_legacy(stream):
+    """After the magic number version, system, content, keys of the storages; then the storages."""
+    if unpickle(stream) != 1001:
+        raise ValueError("another version")
+    check(unpickle(stream)["little_endian"], "big-endian numbers")
     start, claims, data = stream.tell(), {}, {}
     # How long a storage is stands in the content before it: that is gone through twice.
-    _interpret(stream, _storages(lambda key, *claim: claims.update({key: claim})))
-    for key in _interpret(stream):
+    unpickle(stream, _storages(lambda key, *claim: claims.update({key: claim})))
+    for key in unpickle(stream):
         dtype, size = claims[key]
         if struct.unpack("<q", stream.read(8)) != (size,):
             raise ValueError("storages of other sizes than claimed")
         data[key] = stream.read(size * dtype.itemsize)
     stream.seek(start)
-    return _interpret(stream, _storages(lambda key, *_: data[key]))
+    return unpickle(stream, _storages(lambda key, *_: data[key]))
 
 
-def _storages(read):
-    """A pickle's reference → its _Storage; `read(key, type, size)` returns the bytes, once."""
+def _storages(read: Callable[[Any, np.dtype, int], bytes | None]) -> Callable[[Any], Any]:
+    """A pickle's reference → its Storage; `read(key, type, size)` returns the bytes, once."""
     known = {}
 
-    def load(reference):
-        _check(isinstance(reference, tuple) and len(reference) in (5, 6)
-               and reference[0] == "storage" and reference[5:] in ((), (None,)),
-               "a reference to other things than storages")
+    def load(reference: Any) -> Storage | StandIn:
+        if isinstance(reference, tuple) and reference[:1] == ("module",):
+            return StandIn("torch.nn.Module")  # the class of a network saved as a whole
+        check(isinstance(reference, tuple) and len(reference) in (5, 6)
+              and reference[0] == "storage" and reference[5:] in ((), (None,)),
+              "a reference to other things than storages")
         _, dtype, key, _, size = reference[:5]
-        _check(isinstance(dtype, np.dtype) and isinstance(key, str) and isinstance(size, int)
-               and size >= 0, "a storage of unknown kind")
+        if isinstance(dtype, StandIn):
+            return dtype
+        check(isinstance(dtype, np.dtype) and isinstance(key, (str, int))
+              and isinstance(size, int) and size >= 0, "a storage of unknown kind")
         if (key, dtype) not in known:
             data = read(key, dtype, size)
             if data is not None and len(data) != size * dtype.itemsize:
                 raise ValueError("a storage of another size than claimed")
             kept = dtype
-            if data is not None and dtype == _BFLOAT16:
+            if data is not None and dtype == BFLOAT16:
                 data = np.left_shift(np.frombuffer(data, dtype), 16, dtype="<u4").tobytes()
                 kept = np.dtype("<f4")
-            known[key, dtype] = _Storage(data, kept, size)
-        _check(known[key, dtype].size == size, "a storage of two sizes")
+            known[key, dtype] = Storage(data, kept, size)
+        check(known[key, dtype].size == size, "a storage of two sizes")
         return known[key, dtype]
 
     return load
 
 
-def _check(fine, what):
-    if not fine:
-        raise _Refused(what)
-
-
-def _tensor(storage, offset, size, stride, requires_grad=False, hooks=None, metadata=None):
-    _check(isinstance(storage, _Storage) and not metadata and isinstance(size, tuple)
-           and isinstance(stride, tuple) and len(size) == len(stride) <= 32
-           and all(isinstance(n, int) and n >= 0 for n in (offset, *size, *stride)),
-           "a tensor of unknown kind")
-    count = math.prod(size)
-    end = offset + sum((n - 1) * step for n, step in zip(size, stride)) + 1 if count else offset
-    # A tensor with more elements than its storage (expanded) could exhaust the memory.
-    _check(end <= storage.size and count <= storage.size, "a tensor larger than its storage")
-    if storage.data is None:
-        return None
-    if not count:
-        return np.empty(size, storage.dtype)
-    step = storage.dtype.itemsize
-    return np.ndarray(size, storage.dtype, storage.data, offset * step, [n * step for n in stride])
-
-
-def _parameter(tensor, requires_grad, hooks):
-    return tensor
-
-
-def _ordered_dict():
-    return {}
-
-
-def _torch_size(size):
-    _check(isinstance(size, tuple), "a size of unknown kind")
-    return size
-
-
-def _device(kind, index=None):
-    return kind
-
-
-def _numpy_dtype(code, align=False, copy=True):
-    _check(isinstance(code, str) and re.fullmatch("b1|[iu][1248]|f[248]", code),
-           f"NumPy's type {_shown(code)}")
-    return np.dtype(code).newbyteorder("<")
-
-
-def _numpy_number(dtype, data):
-    _check(isinstance(dtype, np.dtype) and isinstance(data, bytes) and len(data) == dtype.itemsize,
-           "a NumPy number of unknown kind")
-    return np.frombuffer(data, dtype)[0].item()
-
-
-def _encode(text, encoding):
-    """How pickles of protocol 2 spell bytes; those of a number are few."""
-    _check(isinstance(text, str) and len(text) <= 8 and encoding == "latin1", "encoded text")
-    return text.encode("latin1")
-
-
-# All that a pickle may name. None of these copies what may be long: a pickle can call them a
-# million times on one argument.
-_GLOBALS = {
-    "collections.OrderedDict": _ordered_dict,
-    "torch._utils._rebuild_tensor": _tensor,
-    "torch._utils._rebuild_tensor_v2": _tensor,
-    "torch._utils._rebuild_parameter": _parameter,
-    "torch.Size": _torch_size,
-    "torch.device": _device,
-    "numpy.dtype": _numpy_dtype,
-    "numpy.core.multiarray.scalar": _numpy_number,
-    "numpy._core.multiarray.scalar": _numpy_number,
-    "_codecs.encode": _encode,
-    **{f"torch.{name}": np.dtype(code) for name, code in _DTYPES.items()},
-    **{f"torch.{name}": name for name in (
-        "float64", "float32", "float16", "bfloat16", "int64", "int32", "int16", "int8", "uint8",
-        "bool")},
-}
-
-_ARGUMENTS = {  # opcodes that push what they carry
-    "BININT", "BININT1", "BININT2", "LONG1", "LONG4", "BINFLOAT", "BINUNICODE", "BINUNICODE8",
-    "SHORT_BINUNICODE", "BINSTRING", "SHORT_BINSTRING", "BINBYTES", "BINBYTES8", "SHORT_BINBYTES",
-}
-_CONSTANTS = {"NONE": None, "NEWTRUE": True, "NEWFALSE": False, "EMPTY_TUPLE": ()}
-_TUPLES = {"TUPLE1": 1, "TUPLE2": 2, "TUPLE3": 3}
-
-
-def _interpret(stream, load_storage=None):
-    """The object that a pickle describes; the stream is left behind it."""
-    stack, marks, memo = [], [], {}
-
-    def take(count=None):
-        """The last `count` items, or those since the mark."""
-        start = marks.pop() if count is None else len(stack) - count
-        if not 0 <= start <= len(stack):
-            raise ValueError("too few items")
-        items = stack[start:]
-        del stack[start:]
-        return items
-
-    for opcode, argument, _ in pickletools.genops(stream):
-        name = opcode.name
-        if name in _ARGUMENTS:
-            stack.append(argument)
-        elif name in _CONSTANTS:
-            stack.append(_CONSTANTS[name])
-        elif name in ("EMPTY_DICT", "EMPTY_LIST"):
-            stack.append({} if name == "EMPTY_DICT" else [])
-        elif name == "MARK":
-            marks.append(len(stack))
-        elif name == "TUPLE" or name in _TUPLES:
-            stack.append(tuple(take(_TUPLES.get(name))))
-        elif name in ("SETITEM", "SETITEMS"):
-            items = take(2 if name == "SETITEM" else None)
-            for key, value in zip(items[::2], items[1::2]):
-                # Tuples of tuples of … take for ever to hash.
-                _check(isinstance(key, (str, int, float, bytes)) and isinstance(stack[-1], dict),
-                       f"a {type(stack[-1]).__name__} with keys of type {type(key).__name__}")
-                stack[-1][key] = value
-        elif name in ("APPEND", "APPENDS"):
-            items = take(1 if name == "APPEND" else None)
-            _check(isinstance(stack[-1], list), f"a {type(stack[-1]).__name__} to append to")
-            stack[-1].extend(items)
-        elif name in ("GLOBAL", "STACK_GLOBAL"):
-            words = argument.split(" ") if name == "GLOBAL" else take(2)
-            full_name = ".".join(map(str, words))
-            _check(full_name in _GLOBALS, _shown(full_name))
-            stack.append(_GLOBALS[full_name])
-        elif name == "REDUCE":
-            function, arguments = take(2)
-            _check(callable(function) and isinstance(arguments, tuple), "a call of a value")
-            stack.append(function(*arguments))
-        elif name == "BUILD":
-            (state,) = take(1)
-            if isinstance(stack[-1], np.dtype):
-                _check(isinstance(state, tuple) and state[1] in ("<", "|"), "big-endian numbers")
-            else:  # the versions that PyTorch writes beside a state_dict say nothing of the weights
-                _check(isinstance(stack[-1], dict) and isinstance(state, dict), "an object's state")
-        elif name == "BINPERSID":
-            _check(load_storage, "a reference in a strange place")
-            stack.append(load_storage(stack.pop()))
-        elif name in ("BINPUT", "LONG_BINPUT", "MEMOIZE"):
-            memo[len(memo) if name == "MEMOIZE" else argument] = stack[-1]
-        elif name in ("BINGET", "LONG_BINGET"):
-            stack.append(memo[argument])
-        elif name == "STOP":
-            return stack.pop()
-        elif name not in ("PROTO", "FRAME"):
-            raise _Refused(f"the pickle opcode {name} {_shown(argument or '')}".rstrip())
-
-
-def _shown(name):
-    """A name from a file as a part of one line, whatever it holds."""
-    return ascii(name)[:80].strip("'\"")
-
-
 # ---------------------------------------------------------------------------------------- writing
 
 
-def _pickle(value, storages):
-    """The opcodes (protocol 2) of a value; arrays are appended to `storages`."""
-    def joined(values):
-        return b"(" + b"".join(_pickle(each, storages) for each in values)
+class _Name(str):
+    """A name of PyTorch's in the form of a pickle: the module, a line end, and what is in it."""
 
-    if value is None or isinstance(value, bool):
-        return {None: b"N", True: b"\x88", False: b"\x89"}[value]
-    if isinstance(value, int):
-        data = value.to_bytes(value.bit_length() // 8 + 1, "little", signed=True)
-        return b"\x8a" + bytes([len(data)]) + data
-    if isinstance(value, float):
-        return b"G" + struct.pack(">d", value)
-    if isinstance(value, str):
-        data = value.encode()
-        return b"X" + struct.pack("<I", len(data)) + data
-    if isinstance(value, tuple):
-        return joined(value) + b"t"
-    if isinstance(value, list):
-        return b"]" + joined(value) + b"e"
-    if isinstance(value, dict):
-        return _global("collections", "OrderedDict") + b")R" + joined(
-            each for item in value.items() for each in item) + b"u"
-    array = np.ascontiguousarray(value).reshape(np.shape(value))  # the former makes 0-d 1-d
-    kinds = {np.dtype(code): name for name, code in _DTYPES.items()}
-    kind = kinds.get(array.dtype) if array.dtype != _BFLOAT16 else None
-    if kind is None:
-        raise TypeError(f"no PyTorch storage for {array.dtype} ({type(value).__name__})")
-    storages.append(array)
-    strides = tuple(n // array.itemsize for n in array.strides)
-    return (
-        _global("torch._utils", "_rebuild_tensor_v2")
-        + b"((" + _pickle("storage", storages) + _global("torch", kind)
-        + joined([str(len(storages) - 1), "cpu", array.size])[1:] + b"tQ"
-        + joined([0, array.shape, strides, False, {}])[1:] + b"tR"
-    )
+    def __call__(self):
+        """A pickler asks whether it could be called."""
+        raise TypeError(self)
 
 
-def _global(module, name):
-    return f"c{module}\n{name}\n".encode()
+class _Writer(pickle._Pickler):
+    """A pickler that writes arrays as tensors, without PyTorch; `arrays` are their storages."""
+
+    dispatch = pickle._Pickler.dispatch.copy()
+    dispatch[_Name] = lambda self, name: self.write(f"c{name}\n".encode())
+
+    def __init__(self, *arguments: Any, **named: Any):
+        super().__init__(*arguments, **named)
+        self.arrays = []
+
+    def persistent_id(self, value: Any) -> tuple | None:
+        return value.reference if isinstance(value, _Reference) else None
+
+    def reducer_override(self, value: Any) -> Any:
+        if not isinstance(value, (np.ndarray, np.generic)):
+            return NotImplemented
+        array = np.ascontiguousarray(value).reshape(np.shape(value))  # the former makes 0-d 1-d
+        kinds = {np.dtype(code): name for name, code in STORAGES.items()}
+        if array.dtype not in kinds or array.dtype == BFLOAT16:
+            raise TypeError(f"no PyTorch storage for {array.dtype}")
+        storage = _Reference(("storage", _Name(f"torch\n{kinds[array.dtype]}"),
+                              str(len(self.arrays)), "cpu", array.size))
+        self.arrays.append(array)
+        strides = tuple(n // array.itemsize for n in array.strides)
+        return (_Name("torch._utils\n_rebuild_tensor_v2"),
+                (storage, 0, array.shape, strides, False, OrderedDict()))
+
+
+class _Reference(NamedTuple):
+    """What stands in a pickle for a storage."""
+
+    reference: tuple

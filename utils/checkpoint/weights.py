@@ -1,23 +1,25 @@
 """Weights and checkpoints: .npz files of plain arrays under the official parameter names.
 
-A file is read without unpickling anything, so one from a stranger can do no harm. Beside the
+A file is read without executing anything, so one from a stranger can do no harm. Beside the
 weights it may hold `meta` (JSON) and, to resume training, entries that begin with `optimizer/`.
-Weights alone are read from PyTorch's files as well, see `utils.checkpoint.torch_files`.
+Weights alone are read from PyTorch's and Jittor's files too, see `utils.checkpoint.torch_files`.
 """
 
 from __future__ import annotations
 
 import io
 import json
+import os
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections import Counter, OrderedDict
+from collections.abc import Callable, Collection, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from utils import places, runtime
-from utils.checkpoint.torch_files import find_state_dict, is_torch_file, read_torch_file
+from utils.checkpoint.torch_files import check_format, is_torch_file, read_torch_file
 from utils.errors import UserError, listed
 from utils.files import atomic_path
 
@@ -26,6 +28,9 @@ LARGEST = 2**30  # bytes of the arrays of one file; the networks and all their m
 
 # Entries of official files that take no part in the output.
 _BATCHES_TRACKED = "num_batches_tracked"
+_AVERAGES = "n_averaged"  # of PyTorch's AveragedModel
+# Biases that a variant of the 1-D networks does without; it predicts as with zeros.
+_OPTIONAL_BIASES = (".conv_1xn.bias", ".conv_nx1.bias")
 _DEAD_KERNEL = re.compile(r"contrast\d(_\d)?\.0\.conv\.weight")
 
 # How the official networks register their parts; all others come after, in the order of ours.
@@ -161,13 +166,12 @@ def load_weights(
 
     Args:
         net: a network of `model.build_model`.
-        source: the path of an .npz file or of one of PyTorch's (a state_dict, alone or in a
-            checkpoint), or a dict of official names → arrays.
+        source: the path of an .npz file or of one of PyTorch's or Jittor's (a state_dict, alone or
+            in a checkpoint), or a dict of official names → arrays.
 
     Raises:
         UserError (a ValueError): the file cannot be read; an entry is missing, unexpected or
-            misshaped. The network is then as it was. The unused `conv.weight` of the official 1-D
-            models and `num_batches_tracked` are passed over.
+            misshaped. The network is then as it was.
     """
     own = net.state_dict()
     given = fitting_weights(source, {name: tuple(own[name].shape) for name in own})
@@ -180,6 +184,10 @@ def fitting_weights(
 ) -> dict[str, np.ndarray]:
     """The float32 weights of a network whose entries have these shapes; without Jittor.
 
+    The prefix that a wrapper has put before all names is taken off. The unused `conv.weight` of the
+    official 1-D networks and `num_batches_tracked` are passed over. Where the 1-D networks have no
+    biases at all, those are zero, and a line says so.
+
     Args:
         source: of `load_weights`.
         shapes: official name → shape.
@@ -190,14 +198,26 @@ def fitting_weights(
     from_file = not isinstance(source, Mapping)
     where = str(source) if from_file else "weights"
     arrays = _read_weights(source, shapes) if from_file else source
+    given = {name: np.asarray(array) for name, array in arrays.items()
+             if name not in (META, _AVERAGES) and not name.startswith(OPTIMIZER)}
+    prefix, _ = find_prefix(given, shapes)
+    lacking = [name for name in given if not name.startswith(prefix)]
+    if lacking:
+        raise UserError(f"{where}: {_shown(lacking[0])} lacks the prefix {_shown(prefix)} of the "
+                        "other names; save the state_dict of one network")
     given = {
-        name: np.asarray(array) for name, array in arrays.items()
-        if name != META and not name.startswith(OPTIMIZER)
-        and not name.endswith(_BATCHES_TRACKED)
+        name: array for name, array in ((name[len(prefix):], given[name]) for name in given)
+        if not name.endswith(_BATCHES_TRACKED)
         and not (_DEAD_KERNEL.fullmatch(name) and _is_separable(name, shapes))
     }
+    zeros = {
+        name: np.zeros(shapes[name], np.float32) for kind in _OPTIONAL_BIASES
+        if not any(name.endswith(kind) for name in given)
+        for name in shapes if name.endswith(kind)
+    }
+    given.update(zeros)
     problems = [f"missing {name}" for name in shapes if name not in given]
-    problems += [f"unexpected {ascii(name)[1:-1]:.80}" for name in given if name not in shapes]
+    problems += [f"unexpected {_shown(name)}" for name in given if name not in shapes]
     problems += [
         f"{name} is {given[name].shape} and not {shape}"
         for name, shape in shapes.items() if name in given and given[name].shape != shape
@@ -216,27 +236,92 @@ def fitting_weights(
         problems += [f"{name} is below zero" for name, array in given.items()
                      if name.endswith("running_var") and (array < 0).any()]
     if problems:
+        # Of names of another network the one that all begin with is told.
+        common = prefix or os.path.commonprefix(list(arrays)).rpartition(".")[0]
+        after = f" after the prefix {_shown(common)}" if prefix else (
+            f", its names begin with {_shown(common)}." if common else "")
         raise UserError(
-            f"{where}: not the weights of this network ({listed(problems, 3, '; ')}); "
+            f"{where}: not the weights of this network{after} ({listed(problems, 3, '; ')}); "
             "is it another model's file?"
         )
+    if zeros:
+        kinds = sorted({name.rsplit(".", 2)[1] for name in zeros})
+        print(f"{where}: no bias in any {' or '.join(kinds)}, as in a variant of the 1-D networks; "
+              "they count as zero")
     return given
 
 
-def _read_weights(path: str | Path, names: Iterable[str]) -> dict[str, np.ndarray]:
+def _shown(name: str) -> str:
+    return f"{ascii(name)[1:-1]:.80}"
+
+
+def find_prefix(keys: Iterable[str], names: Collection[str]) -> tuple[str, int]:
+    """What a wrapper (`module.`, `model.`, `_orig_mod.` …) has put before the names of a network.
+
+    Args:
+        keys: the names in a file.
+        names: the network's own.
+
+    Returns:
+        The prefix before most of the names, and the number of these names.
+    """
+    found = Counter()
+    for key in keys:
+        parts = key[-300:].rsplit(".", 12)  # the network's own names are shorter
+        for i in range(len(parts)):
+            rest = ".".join(parts[i:])
+            if rest in names:
+                found[key[: len(key) - len(rest)]] += 1
+                break
+    return max(found.items(), key=lambda item: (item[1], item[0] == ""), default=("", 0))
+
+
+def find_state_dict(content: Any, names: Collection[str]) -> dict[str, np.ndarray]:
+    """The weights in what `read_torch_file` returned, with the prefixes of wrappers.
+
+    Args:
+        content: a state_dict, or a dict or list that holds one at any depth, under any key.
+        names: those of the network's parameters. Of several dicts with arrays the one that has most
+            of them is taken; of equal ones that called `state_dict`, else the first.
+
+    Returns:
+        Name → array; empty if there are no named arrays.
+    """
+    found, queue, seen = [{}], [content], set()
+    for item in queue:  # which grows meanwhile
+        if not isinstance(item, (dict, list, tuple)) or id(item) in seen:
+            continue
+        seen.add(id(item))
+        if not isinstance(item, dict):
+            queue += item
+            continue
+        queue += [item[key] for key in sorted(item, key=lambda key: key != "state_dict")]
+        arrays = {name: getattr(value, "array", value) for name, value in item.items()
+                  if isinstance(name, str)}
+        found.append({name: array for name, array in arrays.items()
+                      if isinstance(array, np.ndarray)})
+    return max(found, key=lambda arrays: (find_prefix(arrays, names)[1], len(arrays)))
+
+
+def _read_weights(path: str | Path, names: Collection[str]) -> dict[str, np.ndarray]:
+    check_format(path)
     if not is_torch_file(path):
         return read_arrays(path)
     weights = find_state_dict(read_torch_file(path), names)
     if not weights:
-        raise UserError(f"{path}: holds no named tensors; save the network's state_dict")
+        raise UserError(f"{path}: holds no named tensors; save the network's state_dict, not the "
+                        "network")
     return weights
 
 
-def official_state_dict(weights: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+def official_state_dict(
+    weights: Mapping[str, np.ndarray], prefix: str = ""
+) -> OrderedDict[str, np.ndarray]:
     """Weights as the official networks expect them in a strict `load_state_dict`.
 
     Args:
         weights: of `get_weights`, official name → array.
+        prefix: before all names: "model." for the official `Net`, which holds the network so.
 
     Returns:
         The same in the official order, with what takes no part in the output: the counts of
@@ -246,7 +331,7 @@ def official_state_dict(weights: Mapping[str, np.ndarray]) -> dict[str, np.ndarr
         first = (i for i, part in enumerate(_FIRST_PARTS) if name.startswith(part))
         return next(first, len(_FIRST_PARTS))
 
-    official = {}
+    official = OrderedDict()
     for name in sorted(weights, key=place):
         if name.endswith(".conv_1xn.weight"):
             channels, _, _, size = weights[name].shape
@@ -255,7 +340,7 @@ def official_state_dict(weights: Mapping[str, np.ndarray]) -> dict[str, np.ndarr
         official[name] = weights[name]
         if name.endswith(".running_var"):
             official[name.replace("running_var", _BATCHES_TRACKED)] = np.zeros((), np.int64)
-    return official
+    return OrderedDict((prefix + name, array) for name, array in official.items())
 
 
 def _is_separable(name: str, own: Mapping[str, Any]) -> bool:

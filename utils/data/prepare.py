@@ -28,7 +28,7 @@ from utils.data.layouts import (
     split_folder,
 )
 from utils.errors import UserError, listed
-from utils.files import write_text
+from utils.files import link_or_copy, write_text
 
 SPLITS = ("train", "test")
 DEPTH = 4  # folders below the source that are searched for the dataset
@@ -107,6 +107,8 @@ def prepare(
         text = "\n".join(_report(source, found, pairs, lists)) + "\n"
         built = Path(work) / "built"
         _build(built, files, lists, copy or folder != source)
+        if not copy and folder == source and not any(map(Path.is_symlink, built.rglob("*"))):
+            text += f"{target.parent}: has no symbolic links, so the files were copied\n"
         if os.path.lexists(target):
             if not _same(built, target):
                 raise UserError(
@@ -296,7 +298,7 @@ def _build(
         if copy:
             shutil.copyfile(file, folder / place)
         else:
-            (folder / place).symlink_to(file.resolve())
+            link_or_copy(file.resolve(), folder / place)
     for split, names in lists.items():
         write_text(folder / f"{split}.txt", "".join(f"{name}\n" for name in names))
 

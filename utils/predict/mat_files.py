@@ -1,117 +1,94 @@
-"""Arrays of MATLAB 5 files (save -v6, -v7, and what SciPy writes).
+"""Arrays of real numbers in MATLAB's files, read by SciPy once their headers have been looked at.
 
-SciPy's own reader ends the whole interpreter on a damaged type of number and on cells nested a
-thousand deep, and unpacks whatever a file claims. Here the header of an array comes first, and only
-arrays of real numbers are unpacked.
+SciPy unpacks whatever a file claims, and ends the whole interpreter on cells nested a thousand
+deep and on an unknown type of numbers. So the one array that is wanted is read, after a look at its
+kind, size and type of numbers.
 """
 
 from __future__ import annotations
 
-import math
 import struct
+import warnings
 import zlib
 from collections.abc import Iterator
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+from scipy.io import loadmat, whosmat
 
-HEAD = 128  # bytes before the first element
-_MATRIX, _PACKED = 14, 15
-_NUMBERS = {1: "i1", 2: "u1", 3: "i2", 4: "u2", 5: "i4", 6: "u4", 7: "f4", 9: "f8", 12: "i8",
-            13: "u8"}
-_KINDS = {1: "cell", 2: "struct", 3: "object", 4: "char", 5: "sparse", 6: "double", 7: "single",
-          8: "int8", 9: "uint8", 10: "int16", 11: "uint16", 12: "int32", 13: "uint32", 14: "int64",
-          15: "uint64"}
-_LOGICAL, _COMPLEX = 0x200, 0x800  # flags of an array
-_HEADER = 2**16  # bytes in which an array's name and size stand
+_HEAD = 128  # bytes before the first element of a MATLAB 5 file
+_PACKED = 15  # the type of a compressed element
+_NUMBERS = (1, 2, 3, 4, 5, 6, 7, 9, 12, 13)  # the types of numbers, int8 to uint64
+_COMPLEX = 0x800  # among the flags of an array
+_HEADER = 2**16  # bytes in which an array's header stands
+_KINDS = {"double": "f8", "single": "f4", "logical": "?",
+          **{name: name for size in (8, 16, 32, 64) for name in (f"int{size}", f"uint{size}")}}
 
 
 class Matrix(NamedTuple):
-    """An array as its header describes it; `start` is where its numbers begin in `data`."""
+    """An array of a file, as its header describes it."""
 
+    path: Path
     name: str
     shape: tuple[int, ...]
     kind: str
-    logical: bool
-    order: str
-    data: bytes
-    packed: bytes
-    start: int
 
     @property
     def real(self) -> bool:
-        """Whether it holds real numbers."""
-        return self.kind in list(_KINDS.values())[5:]
+        """Whether it holds numbers."""
+        return self.kind in _KINDS
 
     def array(self) -> np.ndarray:
-        """Its numbers in the type of its kind, in whatever smaller one they are stored; or bool.
+        """Its numbers in the type of its kind, in whatever smaller one they are stored.
 
         Raises:
-            TypeError, ValueError, zlib.error: the file is damaged.
+            Exception: of nearly any kind, the file is damaged.
         """
-        data = self.data
-        if self.packed:
-            unpacker = zlib.decompressobj()
-            data = unpacker.decompress(self.packed, self.start + 8 * math.prod(self.shape) + 64)
-            if not unpacker.eof:  # where the checksum stands
-                raise ValueError("it is cut off, or longer than its header says")
-        code, start, size, _ = _element(data, self.start, self.order)
-        if code not in _NUMBERS:
-            raise ValueError(f"numbers of the unknown type {code}")
-        kind = np.dtype(self.order + _NUMBERS[code])
-        if size != kind.itemsize * math.prod(self.shape) or start + size > len(data):
-            raise ValueError("it does not hold as many numbers as its header says")
-        array = np.frombuffer(data, kind, math.prod(self.shape), start)
-        array = array.astype(bool) if self.logical else array.astype(self.kind, casting="same_kind")
-        return array.reshape(self.shape, order="F")
+        data = self.path.read_bytes()
+        modern = 0 not in data[:4]  # MATLAB 5
+        for name, flags, code in _headers(data) if modern else ():
+            if name == self.name.encode("latin1") and flags & _COMPLEX:
+                raise ValueError("complex numbers")
+            if name == self.name.encode("latin1") and code not in _NUMBERS:
+                raise ValueError(f"numbers of the unknown type {code}")
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of two arrays of one name the last is taken
+            array = loadmat(self.path, variable_names=[self.name])[self.name]
+        if not modern:
+            return array
+        return array != 0 if self.kind == "logical" else array.astype(
+            _KINDS[self.kind], casting="same_kind")
 
 
-def is_mat5(data: bytes) -> bool:
-    """Whether a file that begins so is one of MATLAB 5."""
-    return data[124:128] in (b"\x00\x01IM", b"\x01\x00MI")
-
-
-def matrices(data: bytes) -> Iterator[Matrix]:
-    """The arrays of a MATLAB 5 file, by their headers.
+def matrices(path: Path) -> dict[str, Matrix]:
+    """The arrays of a file, by name.
 
     Raises:
-        ValueError, struct.error, zlib.error: the file is damaged.
+        NotImplementedError: a MATLAB 7.3 file.
+        Exception: of nearly any kind, the file is damaged.
     """
+    return {name: Matrix(path, name, shape, kind) for name, shape, kind in whosmat(path)
+            if not name.startswith("__")}
+
+
+def _headers(data: bytes) -> Iterator[tuple[bytes, int, int]]:
+    """Name, flags and type of the numbers of each array in a MATLAB 5 file."""
     order = "<" if data[126:128] == b"IM" else ">"
-    place = HEAD
-    while place < len(data):
-        code, start, size, place = _element(data, place, order)
-        if start + size > len(data):
-            raise ValueError("it is cut off")
-        inside, packed = data[start : start + size], b""
+    end = _HEAD
+    while end < len(data):
+        code, start, size, _ = _element(data, end, order)
+        end = start + size
+        inside, place = data[start:end], 0
         if code == _PACKED:
-            place = start + size  # these are not padded
-            packed, inside = inside, zlib.decompressobj().decompress(inside, _HEADER)
-            code, start, size, _ = _element(inside, 0, order)
-        else:
-            start = 0
-        if code != _MATRIX:
-            raise ValueError(f"an element of the unknown type {code}")
-        if size:
-            yield _matrix(inside, packed, start, order)
-
-
-def _matrix(data, packed, place, order):
-    code, start, size, place = _element(data, place, order)
-    if (code, size) != (6, 8):
-        raise ValueError("an array without flags")
-    (flags,) = struct.unpack_from(f"{order}I", data, start)
-    code, start, size, place = _element(data, place, order)
-    if code != 5 or size % 4 or not 8 <= size <= 128:
-        raise ValueError("an array without sizes")
-    shape = struct.unpack_from(f"{order}{size // 4}i", data, start)
-    code, start, size, place = _element(data, place, order)
-    if code not in (1, 16) or size > 256:
-        raise ValueError("an array without a name")
-    kind = _KINDS.get(flags & 0xFF, "thing of an unknown kind")
-    return Matrix(data[start : start + size].decode("latin1"), shape,
-                  f"complex {kind}" if flags & _COMPLEX else kind, bool(flags & _LOGICAL), order,
-                  data, packed, place)
+            inside = zlib.decompressobj().decompress(inside, _HEADER)
+            _, place, _, _ = _element(inside, 0, order)
+        if inside[place:]:
+            _, flags, _, place = _element(inside, place, order)
+            _, _, _, place = _element(inside, place, order)  # the sizes
+            _, start, size, place = _element(inside, place, order)
+            yield (inside[start : start + size], *struct.unpack_from(f"{order}I", inside, flags),
+                   _element(inside, place, order)[0] if len(inside) > place else 0)
 
 
 def _element(data, place, order):

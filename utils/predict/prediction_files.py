@@ -10,17 +10,18 @@ from pathlib import Path
 
 import numpy as np
 from PIL import Image
-from scipy.io import loadmat, savemat
+from scipy.io import savemat
 
 from utils import places
 from utils.data.datasets import Split
 from utils.data.images import read_gray, to_float
 from utils.errors import UserError, listed
 from utils.files import atomic_path
-from utils.predict.mat_files import Matrix, is_mat5, matrices
+from utils.predict.mat_files import matrices
 
 KEY = "T"  # of the probabilities in a .mat, as the official code has it
 SUFFIXES = (".mat", ".npy", ".png")
+NO_PREDICTION = ("_gt", "_mask", "_label", "_fuse", "_overlay")  # what stands beside some
 LARGEST = 2**27  # pixels of a prediction that is read: 16384×8192
 
 
@@ -95,6 +96,8 @@ def find_predictions(folder: str | Path) -> dict[str, Path]:
 def predictions_of(names: Sequence[str], folder: str | Path) -> dict[str, Path]:
     """The files of predictions in a folder, by stem; those of all `names` are there.
 
+    A suffix that the predictions of all `names` have, as DNANet's `NAME_Pred.png`, is taken off.
+
     Raises:
         UserError: there is no such folder, or predictions are missing; says which.
     """
@@ -102,6 +105,9 @@ def predictions_of(names: Sequence[str], folder: str | Path) -> dict[str, Path]:
     if not folder.is_dir():
         raise UserError(_no_folder(folder))
     files = find_predictions(folder)
+    suffix = _shared_suffix(names, files, folder)
+    if suffix:
+        files.update({name: files[name + suffix] for name in names})
     missing = [name for name in names if name not in files]
     if missing:
         raise UserError(
@@ -109,6 +115,21 @@ def predictions_of(names: Sequence[str], folder: str | Path) -> dict[str, Path]:
             f"({', '.join(SUFFIXES)}); predict with test.py first"
         )
     return files
+
+
+def _shared_suffix(names, files, folder):
+    """What the predictions of all names have after the name; "" if nothing."""
+    first = next(iter(names), "")
+    shared = [suffix for suffix in {name[len(first):] for name in files if name.startswith(first)}
+              if names and all(name + suffix in files for name in names)]
+    # Before NAME.png, which DNANet copies there too: it is the image.
+    likely = [suffix for suffix in shared if "pred" in suffix.lower()]
+    if not likely and "" not in shared:
+        likely = [suffix for suffix in shared if suffix.lower() not in NO_PREDICTION]
+    if len(likely) > 1:
+        raise UserError(f"{folder}: the predictions may be NAME{' or NAME'.join(sorted(likely))}; "
+                        "leave one of them there")
+    return likely[0] if likely else ""
 
 
 def _no_folder(folder: Path) -> str:
@@ -149,29 +170,21 @@ def read_prediction(path: str | Path) -> np.ndarray:
 
 def _read_mat(path: Path) -> np.ndarray:
     with _readable(path, "a .mat"):
-        data = path.read_bytes()
-        if is_mat5(data):
-            found = {matrix.name: matrix for matrix in matrices(data)
-                     if not matrix.name.startswith("__")}
-        else:
-            try:
-                found = {name: array for name, array in loadmat(path).items()
-                         if not name.startswith("__")}
-            except NotImplementedError as error:
-                raise UserError(f"{path}: a MATLAB 7.3 file; save it with -v7") from error
+        try:
+            found = matrices(path)
+        except NotImplementedError as error:
+            raise UserError(f"{path}: a MATLAB 7.3 file; save it with -v7") from error
         if KEY not in found and len(found) != 1:
             raise UserError(
                 f"{path}: holds no array {KEY} but {ascii(listed(list(found)))[1:-1] or 'nothing'};"
                 f" save the probabilities as {KEY}"
             )
-        array = found[KEY] if KEY in found else next(iter(found.values()))
-        if isinstance(array, Matrix):
-            if not array.real:
-                raise UserError(f"{path}: holds a {array.kind}, not real numbers; save the "
-                                f"probabilities as {KEY}")
-            _check_shape(path, array.shape)
-            array = array.array()
-        return array
+        matrix = found[KEY] if KEY in found else next(iter(found.values()))
+        if not matrix.real:
+            raise UserError(f"{path}: holds a {matrix.kind}, not real numbers; save the "
+                            f"probabilities as {KEY}")
+        _check_shape(path, matrix.shape)
+        return matrix.array()
 
 
 @contextlib.contextmanager
@@ -223,8 +236,11 @@ def read_predictions(split: Split, folder: str | Path, rows: Sequence[int]) -> l
 
 def describe_predictions(split: Split, folder: str | Path) -> str:
     """How many predictions of which kind there are for a split, where, and which others beside."""
-    files = find_predictions(folder)
+    files, found = predictions_of(split.names, folder), find_predictions(folder)
+    used = {files[name] for name in split.names}
     kinds = Counter(files[name].suffix for name in split.names)
     line = " and ".join(f"{count} {suffix}" for suffix, count in kinds.items()) + f" in {folder}"
-    stale = sorted(path.name for name, path in files.items() if name not in set(split.names))
+    suffix = _shared_suffix(split.names, found, folder)
+    line += f"\ntaken off the names of the predictions: {suffix}" if suffix else ""
+    stale = sorted(path.name for path in found.values() if path not in used)
     return line + (f"\nignored, not in the {split.split} list: {listed(stale)}" if stale else "")

@@ -1,7 +1,4 @@
-"""Curves of training and of scores, at the size of a paper's columns, 300 dots per inch.
-
-Matplotlib is imported when a figure is made, and draws to files only (no window, no pyplot).
-"""
+"""Curves of training and of scores, at the size of a paper's columns, 300 dots per inch."""
 
 from __future__ import annotations
 
@@ -14,7 +11,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from evaluation import Evaluator
-from utils.files import atomic_path
+from utils.report.drawing import save_figure, settings
 from utils.training.logs import EpochRecord
 
 if TYPE_CHECKING:
@@ -136,10 +133,9 @@ def save_score_curves(
         evaluators: By the name that the legend shows.
         dataset_name: Whose test list was scored.
     """
-    import matplotlib
-    from matplotlib.figure import Figure
+    with settings(RC):
+        from matplotlib.figure import Figure
 
-    with matplotlib.rc_context(RC):
         rows = math.ceil(len(evaluators) / 2)
         figure = Figure(figsize=(FULL_WIDTH, 2.35 + 0.14 * rows), layout="constrained")
         linear, log, pixels = figure.subplots(1, 3)
@@ -178,8 +174,7 @@ def save_score_curves(
                       title=f"{dataset_name}, test list; each map divided by its maximum; dots: "
                       f"threshold {threshold:g}", title_fontsize=8)
         for path in paths:
-            with atomic_path(path) as temporary:
-                figure.savefig(temporary, dpi=DPI)
+            save_figure(figure, path, DPI)
 
 
 @contextmanager
@@ -187,15 +182,13 @@ def stacked_panels(
     path: str | Path, rows: int, panel_height: float, legend_rows: int = 0, width: float = WIDTH
 ) -> Iterator[list[Axes]]:
     """Yields panels that stand on each other and share an axis; writes the figure at the end."""
-    import matplotlib
-    from matplotlib.figure import Figure
+    with settings(RC):
+        from matplotlib.figure import Figure
 
-    with matplotlib.rc_context(RC):
         height = rows * panel_height + 0.45 + 0.14 * legend_rows
         figure: Figure = Figure(figsize=(width, height), layout="constrained")
         yield list(figure.subplots(rows, 1, sharex=True, squeeze=False)[:, 0])
-        with atomic_path(path) as temporary:
-            figure.savefig(temporary, dpi=DPI, format="png")
+        save_figure(figure, path, DPI)
 
 
 def _losses(records: Sequence[EpochRecord]) -> tuple[np.ndarray, np.ndarray]:

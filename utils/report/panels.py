@@ -13,8 +13,8 @@ from evaluation import Evaluator
 from evaluation.pd_fa import centroid_distances, find_regions, match_optimally
 from utils import places
 from utils.data.datasets import Split
-from utils.files import atomic_path
-from utils.predict.prediction_files import find_predictions, read_prediction, read_predictions
+from utils.predict.prediction_files import predictions_of, read_prediction, read_predictions
+from utils.report.drawing import save_figure, settings
 from utils.report.tables import describe_image, worst_first
 
 if TYPE_CHECKING:
@@ -86,7 +86,7 @@ def save_worst(
     Returns:
         The pictures, the worst first: 01_NAME.png, 02_...
     """
-    files = find_predictions(folder)
+    files = predictions_of(split.names, folder)
     worst = places.worst_folder(output_dir, split.name, model_name)
     for old in worst.glob("[0-9]*_*.png"):
         old.unlink()
@@ -103,6 +103,7 @@ def save_worst(
     return paths
 
 
+@settings({})
 def detection_figure(
     paths: str | Path | Sequence[str | Path],
     names: Sequence[str],
@@ -132,7 +133,6 @@ def detection_figure(
         zoom_on_errors: the inset shows the largest region that a network has wrong; otherwise,
             and where there is none, the largest target.
     """
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
     from matplotlib.lines import Line2D
 
@@ -142,7 +142,6 @@ def detection_figure(
     heights = [size * min(image.shape[0] / image.shape[1], 2) for image in images]
     width, height = size * len(columns) + 0.25, sum(heights) + 0.35 + head
     figure = Figure(figsize=(width, height))
-    FigureCanvasAgg(figure)  # no display needed, and pyplot's settings stay untouched
     grid = figure.subplots(len(images), len(columns), squeeze=False,
                            gridspec_kw={"height_ratios": heights})
     for row, (name, image, mask) in enumerate(zip(names, images, masks)):
@@ -180,6 +179,7 @@ def detection_figure(
     _save(figure, paths)
 
 
+@settings({"font.size": 6, "grid.linewidth": 0.3, "axes.linewidth": 0.4})
 def surface_figure(
     paths: str | Path | Sequence[str | Path],
     names: Sequence[str],
@@ -194,16 +194,13 @@ def surface_figure(
     pixels would lose a target of two pixels, and their mean would pale it.
     """
     import matplotlib
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
     columns = ["image", "ground truth", *predictions]
     size = 1.9
     figure = Figure(figsize=(size * len(columns) + 0.25, size * len(images) + 0.25))
-    FigureCanvasAgg(figure)
-    with matplotlib.rc_context({"font.size": 6, "grid.linewidth": 0.3, "axes.linewidth": 0.4}):
-        grid = figure.subplots(len(images), len(columns), squeeze=False,
-                               subplot_kw={"projection": "3d"})
+    grid = figure.subplots(len(images), len(columns), squeeze=False,
+                           subplot_kw={"projection": "3d"})
     for row, (name, image, mask) in enumerate(zip(names, images, masks)):
         image = (image - float(np.min(image))) / max(float(np.ptp(image)), 1e-6)
         for column, (axes, panel) in enumerate(
@@ -241,8 +238,7 @@ def _coarse(panel: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 
 def _save(figure: Figure, paths: str | Path | Sequence[str | Path]) -> None:
     for path in [paths] if isinstance(paths, (str, Path)) else paths:
-        with atomic_path(path) as temporary:
-            figure.savefig(temporary, dpi=300 if temporary.suffix == ".pdf" else 150)
+        save_figure(figure, path, 300 if Path(path).suffix == ".pdf" else 150)
 
 
 def _largest(*maps: np.ndarray) -> np.ndarray:

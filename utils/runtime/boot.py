@@ -163,11 +163,13 @@ def _boot(device: str, precision: str) -> Runtime:
             if not toolkit:
                 quicken_kernels(jittor, onednn_folder(home))
     except ImportError as error:
+        _check_libstdcxx(error)
         if isinstance(error, ModuleNotFoundError) and not str(error.name).endswith("_core"):
             raise environment.not_installed(error.name) from None
         raise UserError(f"Jittor's compiled code cannot be loaded ({error}): "
                         f"remove {home}/.cache/jittor/jt* and run again") from None
     except OSError as error:
+        _check_libstdcxx(error)
         raise UserError(f"Jittor cannot be set up: {error}; is {home}/.cache/jittor full or "
                         "not yours? JITTOR_HOME=/another/folder puts it elsewhere") from None
     except SystemExit:  # it does so after recompiling its own compiler helper
@@ -225,6 +227,16 @@ def _import_jittor(home: Path) -> ModuleType:
         import jittor
 
     return jittor
+
+
+def _check_libstdcxx(error: Exception) -> None:
+    """Raises a UserError if an error is that of a libstdc++ that is older than g++'s."""
+    found = re.search(r"(\S*libstdc\+\+\S*): version `(\S+)' not found", str(error))
+    if found:
+        raise UserError(
+            f"{found[1]}: is older than the libstdc++ of g++ (it lacks {found[2]}), and is loaded "
+            "in its place; `unset LD_LIBRARY_PATH`, or for conda's `conda install -c conda-forge "
+            "libstdcxx-ng`") from None
 
 
 def _log_quietly(level: str, verbose: int, *message) -> None:

@@ -33,6 +33,7 @@ from pathlib import Path
 
 from utils.environment import ROOT
 from utils.errors import UserError
+from utils.files import link_or_copy
 
 WHEELS = Path(ROOT, "requirements-cuda13.txt")
 SHIMS = Path(__file__).with_name("cuda_shims")
@@ -179,7 +180,7 @@ def find_nccl(jittor_cache: str | Path) -> tuple[Path, Path]:
             view = Path(jittor_cache, "l2sknet-nccl", _digest({}, {}, library))
             view.mkdir(parents=True, exist_ok=True)
             with contextlib.suppress(FileExistsError):  # of another rank
-                (view / "libnccl.so").symlink_to(library)
+                link_or_copy(library, view / "libnccl.so")
             return include, view
     raise UserError("NCCL is missing, by which GPUs exchange sums: "
                     f"`{sys.executable} -m pip install nvidia-nccl-cu12` (or -cu13)")
@@ -389,7 +390,12 @@ def _make(folder, links, files):
         fresh = Path(temporary, "fresh")
         for name, target in links.items():
             (fresh / name).parent.mkdir(parents=True, exist_ok=True)
-            (fresh / name).symlink_to(os.path.abspath(target))
+            try:
+                (fresh / name).symlink_to(os.path.abspath(target))
+            except OSError as error:  # gigabytes: not copied
+                raise UserError(
+                    f"{folder.parent}: no symbolic links can be made here ({error.strerror}), "
+                    "which CUDA needs; export JITTOR_HOME=/tmp/jittor-$USER") from None
         for name, text in files.items():
             (fresh / name).parent.mkdir(parents=True, exist_ok=True)
             (fresh / name).write_text(text)

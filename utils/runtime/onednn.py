@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import fcntl
 import importlib.metadata
@@ -12,6 +13,7 @@ import tempfile
 from pathlib import Path
 
 from utils import environment
+from utils.files import link_or_copy
 
 
 def onednn_folder(home: Path | None = None) -> Path:
@@ -45,7 +47,8 @@ def provide_onednn(home: Path) -> bool:
         return False
     parent.mkdir(parents=True, exist_ok=True)
     with open(parent / "l2sknet.lock", "w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+        with contextlib.suppress(OSError):  # a file system without locks
+            fcntl.flock(lock, fcntl.LOCK_EX)
         if works():  # another process was faster
             return True
         # Jittor takes the first folder here that is named dnnl*, so a temporary one must not be.
@@ -61,7 +64,7 @@ def provide_onednn(home: Path) -> bool:
             except OSError:  # another file system, or one without hard links
                 shutil.copy(library, fresh / "lib" / "libdnnl.so.2")
             for name in ("libmkldnn.so", "libdnnl.so"):
-                (fresh / "lib" / name).symlink_to("libdnnl.so.2")
+                link_or_copy("libdnnl.so.2", fresh / "lib" / name)
             if os.path.lexists(folder):
                 folder.rename(Path(temporary, "broken"))
             fresh.rename(folder)

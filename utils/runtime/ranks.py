@@ -14,6 +14,7 @@ import os
 import pickle
 import re
 import shutil
+import subprocess
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -196,9 +197,7 @@ def prepare(nccl: tuple[Path, Path] | None) -> None:
     if size() == 1:
         os.environ.pop("OMPI_COMM_WORLD_SIZE", None)  # of `mpirun -np 1`: Jittor would look for MPI
         return
-    if not shutil.which(os.environ.get("mpicc_path", "mpicc")):
-        raise UserError("mpirun is here, but mpicc is not, which compiles Jittor's MPI: "
-                        "apt-get install libopenmpi-dev, or module load what mpirun comes from")
+    _check_mpicc()
     os.environ["use_mpi"] = "1"
     if nccl:
         os.environ["use_nccl"] = "1"
@@ -209,6 +208,19 @@ def prepare(nccl: tuple[Path, Path] | None) -> None:
             os.sched_setaffinity(0, os.sched_getaffinity(_launcher()))
     cores = len(os.sched_getaffinity(0))
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, cores // on_this_host())))
+
+
+def _check_mpicc() -> None:
+    cure = "apt-get install libopenmpi-dev, or module load what mpirun comes from"
+    mpicc = shutil.which(os.environ.get("mpicc_path", "mpicc"))
+    if not mpicc:
+        raise UserError("mpirun is here, but mpicc is not, which compiles Jittor's MPI: " + cure)
+    for question in ("--showme:compile", "--version"):  # of OpenMPI; the second asks its compiler
+        done = subprocess.run([mpicc, question], capture_output=True, text=True, errors="replace")
+        if done.returncode:  # conda's without a compiler, or MPICH's
+            reason = (done.stderr.strip().splitlines() or [f"exit status {done.returncode}"])[-1]
+            raise UserError(f"{mpicc}: this mpicc cannot compile Jittor's MPI ({reason[:200]}); "
+                            f"{cure}, and export mpicc_path=/usr/bin/mpicc")
 
 
 def _launcher() -> int:

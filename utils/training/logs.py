@@ -19,6 +19,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
+from statistics import fmean
 from typing import NamedTuple
 
 from utils.errors import UserError
@@ -28,11 +29,21 @@ METRICS = ("pixAcc", "mIoU", "Pd", "Fa", "fscore")
 MONTHS = ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec")
 
 # A number counts only when it is seen to end: a run that was killed leaves half of one behind.
-_NUMBER = r"(\d+(?:\.\d*)?(?:e[-+]?\d+)?|nan|inf)(?=[,;)\]\s*]|$)"
+_NUMBER = r"(\d+(?:\.\d*)?(?:e[-+]?\d+)?|nan|inf)(?=[,;)\]\s*/]|$)"
 _EPOCH = re.compile(
     r"(?:([A-Z][a-z]{2} +\d{1,2} +\d\d:\d\d:\d\d)\W*)?"
     r"\b(?i:epoch)[^\w\n]*(\d{1,9})(?:/\d+)?"
     r"[^\w\n]+(?i:(?:total|train)?[_ ]?loss[^\w\n]*" + _NUMBER + ")"
+)
+# Other projects' lines of an epoch, groups named as fields of EpochRecord, and their first epoch.
+_PEERS = (
+    # DNANet; the mIoU stands behind.
+    (r"(?P<time>\S+ \S+) - (?P<epoch>\d+):\s+- train_loss: (?P<loss>[\d.]+):", 0),
+    # DRPCA-Net, at every tenth step; the mean of these is the loss of the epoch.
+    (r"(?P<time>\S+ \S+),\d+ .*Epoch-Iter: \[(?P<epoch>\d+)/.* Loss: (?P<loss>[\d.]+)=", 1),
+    # MSHNet, only where the IoU is a new best one; Fa in millionths, no loss.
+    (r"(?P<time>\S+) - (?P<epoch>\d+)\s+- IoU (?P<mIoU>[\d.]+)\s+- PD (?P<Pd>[\d.]+)\s+"
+     r"- FA (?P<Fa>[\d.]+)$", 0),
 )
 _METRIC = re.compile(r"\b(pixAcc|mIoU|Pd|Fa|f[-_]?score)\b[\s:=]*" + _NUMBER, re.IGNORECASE)
 # The end of a file without a final newline: are these all the decimals the format gives?
@@ -133,7 +144,7 @@ def write_log(path: str | Path, records: Iterable[EpochRecord], head: str = "") 
 
 
 def read_log(path: str | Path) -> list[EpochRecord]:
-    """Reads a log of ours, of the official PyTorch code, or one much like them.
+    """Reads a log of ours, of the official PyTorch code, or one much like them; of `_PEERS` too.
 
     Other lines may stand between; scores may be missing. The last line may be cut off: a value
     that is not seen to be whole is dropped. An epoch that appears again (a resumed run) replaces
@@ -155,22 +166,41 @@ def read_log(path: str | Path) -> list[EpochRecord]:
         lines[-1] = lines[-1].rstrip("0123456789.")
 
     records: dict[int, EpochRecord] = {}
-    record = None
+    record, losses = None, []
     for line in lines:
         if re.search(r"\bbest\b", line, re.IGNORECASE):
             continue
         for stamp, epoch, loss in _EPOCH.findall(line):
             record = EpochRecord(int(epoch), float(loss), stamp)
             records[record.epoch] = record
+        found, first = _peer_line(line)
+        if found:
+            epoch = int(found["epoch"]) + 1 - first
+            if record is None or record.epoch != epoch:
+                record, losses = EpochRecord(epoch, math.nan, found["time"]), []
+                records[epoch] = record
+            losses.append(float(found.get("loss", math.nan)))
+            record.loss = fmean(losses)
         if record is not None:
             for name, value in _METRIC.findall(line):
                 setattr(record, _FIELDS[re.sub("[-_]", "", name.lower())], float(value))
+        for name in _FIELDS.values() & found.keys():
+            setattr(record, name, float(found[name]) * (1e-6 if name == "Fa" else 1))
     if not records:
         raise UserError(
             f"{path}: no epoch in this log; a line such as"
             " `Aug  2 04:31:35 Epoch---1, total_loss---0.998524,` is expected"
         )
     return sorted(records.values(), key=lambda record: record.epoch)
+
+
+def _peer_line(line):
+    """The groups of the row of `_PEERS` that a line is, and its first epoch; else ({}, 0)."""
+    for form, first in _PEERS:
+        found = re.match(form, line)
+        if found:
+            return found.groupdict(), first
+    return {}, 0
 
 
 class LogName(NamedTuple):
