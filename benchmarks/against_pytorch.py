@@ -22,13 +22,17 @@ process that is not measured waits for a pipe; how much it computed meanwhile is
 
 The ratio is PyTorch/ours in time and memory, ours/PyTorch in images a second: above 1 is for us.
 
+    python -m benchmarks.against_pytorch --device cuda --ways           on your own GPU
     python -m benchmarks.against_pytorch --ways                         every way to run PyTorch
     python -m benchmarks.against_pytorch --ways eager bf16              a few
 
 With --ways each way is a process, ours in float32 and in bf16 two more, and in a turn each is
 measured once: for step, latency and throughput. The last rows hold ours to the best way of the same
-precision. torch.compile takes minutes for each of its ways and measures, and the peak memory of
-such a way has the compiler's in it. A side that cannot run is left out, and a line says why.
+precision. The ways of the name benchmark set torch.backends.cudnn.benchmark and run on a GPU only;
+there "float32" is what --precision says, by default TF32 in convolutions, on both sides. The first
+lines name the card. torch.compile takes minutes for each of its ways and measures, and the peak
+memory of such a way has the compiler's in it. A side that cannot run is left out, and a line says
+why.
 """
 
 from __future__ import annotations
@@ -113,6 +117,7 @@ class Entrant(NamedTuple):
     ours: bool
     precision: str  # "float32" or "bf16": those of the same one are compared
     side: Callable[..., Side]  # of the model's name, the flags and the device
+    gpu_only: bool = False
 
 
 def choose_entrants(args: Namespace) -> dict[str, Entrant]:
@@ -126,7 +131,8 @@ def choose_entrants(args: Namespace) -> dict[str, Entrant]:
 
 
 def _pytorch(way):
-    return Entrant(False, WAYS[way].precision, functools.partial(PyTorch, way=WAYS[way]))
+    found = WAYS[way]
+    return Entrant(False, found.precision, functools.partial(PyTorch, way=found), found.benchmark)
 
 
 def _print_head(args, turns):
@@ -269,7 +275,7 @@ class Round:
         device = self._start(self.leader, self.args.device)
         self.initial = self._ask(self.leader, "weights", self.weights)
         for title in self.entrants:
-            if title != self.leader:
+            if title != self.leader and not (device == "cpu" and self.entrants[title].gpu_only):
                 with self._or_without(title):
                     self._start(title, device)
         return self
@@ -357,6 +363,8 @@ class Round:
                 peaks = self._ask_all("peak")
                 if None not in peaks.values():
                     yield MEMORY, {title: [peak / 1e6] for title, peak in peaks.items()}
+                self.notes += [f"{self.name}: {title}: {note}" for title, note
+                               in self._ask_all("memory_note").items() if note]
 
 
 def _serve(side, name, args, device, pipe):

@@ -1,4 +1,4 @@
-"""The sides of benchmarks/against_pytorch.py: ours, and PyTorch in the ways it is run on a CPU."""
+"""The sides of benchmarks/against_pytorch.py: ours, and PyTorch in the ways it is run."""
 
 from __future__ import annotations
 
@@ -51,6 +51,7 @@ class Way(NamedTuple):
     compile: bool = False
     channels_last: bool = False
     autocast: bool = False  # to bfloat16; the loss is computed outside, in float32
+    benchmark: bool = False  # torch.backends.cudnn.benchmark: a GPU's fastest algorithms are sought
 
     @property
     def precision(self) -> str:
@@ -60,6 +61,7 @@ class Way(NamedTuple):
     def describe(self) -> str:
         """In a few words, for the head of the table."""
         words = ("torch.compile" if self.compile else "eager", self.channels_last * "channels_last",
+                 self.benchmark * "cudnn.benchmark",
                  "bf16 autocast" if self.autocast else "float32")
         return ", ".join(filter(None, words))
 
@@ -69,10 +71,18 @@ WAYS = {
     "channels_last": Way(channels_last=True),
     "compile": Way(compile=True),
     "compile+channels_last": Way(compile=True, channels_last=True),
+    "benchmark": Way(benchmark=True),
+    "benchmark+channels_last": Way(benchmark=True, channels_last=True),
+    "benchmark+compile": Way(benchmark=True, compile=True),
+    "benchmark+compile+channels_last": Way(benchmark=True, compile=True, channels_last=True),
     "bf16": Way(autocast=True),
     "bf16+channels_last": Way(autocast=True, channels_last=True),
     "bf16+channels_last+compile": Way(autocast=True, channels_last=True, compile=True),
 }
+
+# What a GPU computes with where the activations are in float32, on both sides, by --precision.
+ON_GPU = {"default": "TF32 in convolutions, float32 in matrix products", "tf32": "TF32",
+          "float32": "no TF32"}
 
 Weights = Mapping[str, np.ndarray]  # official name → array
 
@@ -125,6 +135,10 @@ class Side(abc.ABC):
     @abc.abstractmethod
     def peak(self) -> int | None:
         """The most memory that it has taken, in bytes; None if the system does not tell."""
+
+    def memory_note(self) -> str | None:
+        """What else is to be said of `peak`."""
+        return None
 
     def prepare(self, key: str, weights: Weights) -> None:
         """Loads the weights and repeats the measure, at small size, until it is steady."""
@@ -188,6 +202,8 @@ class Ours(Side):
         self.jt, self.device = runtime.jt, running.device
         self.net = build_model(name)
         self.description = running.describe()
+        if self.device == "cuda":
+            self.description += f" ({ON_GPU[running.precision]})"
 
     def weights(self, path: Path | None) -> dict[str, np.ndarray]:
         """Those of a file, or the initial ones if it is None: official name → array."""
@@ -252,16 +268,22 @@ class PyTorch(Side):
         from alignment.twin import build_twin
 
         set_precision(args.precision)
+        torch.backends.cudnn.benchmark = way.benchmark
         self.torch, self.device, self.name, self.way = torch, device, name, way
         self.layout = torch.channels_last if way.channels_last else torch.preserve_format
         self.net = build_twin(name).to(device, memory_format=self.layout)
         self.run = torch.compile(self.net, dynamic=False) if way.compile else self.net
         self.description = f"{describe(device)}, {way.describe()}"
+        if device == "cuda":
+            self.description += (f" ({ON_GPU[args.precision]}), CUDA {torch.version.cuda}, "
+                                 f"cuDNN {torch.backends.cudnn.version()}")
 
     def prepare(self, key: str, weights: Weights) -> None:
         if self.way.compile:
             print(f"{self.name}, {MEASURES[key].title}: torch.compile is at work, which can take "
                   "minutes", file=sys.stderr, flush=True)
+        if self.device == "cuda":
+            self.torch.cuda.reset_peak_memory_stats()
         super().prepare(key, weights)
 
     def load(self, weights: Weights, train: bool) -> None:
@@ -285,7 +307,8 @@ class PyTorch(Side):
         loss = soft_iou_loss(self._forward(x), self._on_device(mask))
         loss.backward()
         self.optimizer.step()
-        loss.item()  # waits for the GPU
+        if self.device == "cuda":
+            self.torch.cuda.synchronize()
 
     def predict(self, x: np.ndarray) -> np.ndarray:
         no_grad = self.torch.no_grad if self.way.compile else self.torch.inference_mode
@@ -306,6 +329,12 @@ class PyTorch(Side):
         return scores.compute()
 
     def peak(self) -> int | None:
-        if self.device == "cuda":
+        if self.device == "cuda":  # the pool, of which Jittor tells the size as well
             return self.torch.cuda.max_memory_reserved()
         return most_resident_bytes()
+
+    def memory_note(self) -> str | None:
+        if self.device == "cpu":
+            return None
+        most = self.torch.cuda.max_memory_allocated() / 1e6
+        return f"of its pool, {most:.0f} MB were in use at most (torch.cuda.max_memory_allocated)"

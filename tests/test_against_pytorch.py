@@ -156,11 +156,14 @@ def test_all_ways_or_a_few_take_turns_with_ours():
 
 
 def test_the_ways_are_all_different_and_called_as_they_are():
-    assert len(set(WAYS.values())) == len(WAYS) == 7
+    assert len(set(WAYS.values())) == len(WAYS) == 11
     for name, way in WAYS.items():
         words = name.split("+")
-        assert (way.compile, way.channels_last, way.autocast) == tuple(
-            word in words for word in ("compile", "channels_last", "bf16"))
+        assert (way.compile, way.channels_last, way.autocast, way.benchmark) == tuple(
+            word in words for word in ("compile", "channels_last", "bf16", "benchmark"))
+        said = way.describe().replace("torch.compile", "compile").replace("bf16 autocast", "bf16")
+        assert {*said.split(", ")} - {"eager", "float32"} == {
+            word.replace("benchmark", "cudnn.benchmark") for word in words} - {"eager"}
 
 
 def test_the_best_way_is_the_fastest_of_its_precision():
@@ -204,6 +207,18 @@ class Unable(Stub):
         raise UserError("not on this processor")
 
 
+class OnGpu(Stub):
+    """It says that it runs on a GPU, and takes memory of it."""
+
+    device = "cuda"
+
+    def peak(self):
+        return 3_000_000
+
+    def memory_note(self):
+        return "2 MB in use"
+
+
 class Mortal(Stub):
     """It dies in its first turn."""
 
@@ -216,6 +231,7 @@ def stub_round(ways, **sides):
     chosen = {title: entrant._replace(side=sides.get(title.partition(" ")[2], Stub))
               for title, entrant in entrants("eager").items()}
     chosen["bf16"] = chosen["eager"]._replace(side=sides.get("way", Stub))
+    chosen["benchmark"] = entrants("benchmark")["benchmark"]._replace(side=Stub)  # needs a GPU
     return Round("Net", args, None, chosen)
 
 
@@ -226,6 +242,17 @@ def test_sides_that_cannot_start_or_die_are_left_out_and_named():
     assert samples == {"eager": [1000, 1000], "ours, float32": [1000, 1000]}
     assert turns.notes[1] == "Net: ours, bf16 is left out: not on this processor"
     assert turns.notes[2].startswith("Net: bf16 is left out: bf16 has died")
+
+
+def test_a_way_for_gpus_takes_part_on_a_gpu():
+    args = argparse.Namespace(ways=[], device="auto", measures=["step"], steps=1, passes=1)
+    chosen = {title: entrants("benchmark")[title]._replace(side=OnGpu)
+              for title in ("benchmark", "ours, float32")}
+    with Round("Net", args, None, chosen) as turns:
+        (_, samples), (memory, peaks) = turns.results()
+    assert samples.keys() == peaks.keys() == {"benchmark", "ours, float32"}
+    assert memory.title == "peak memory of training" and peaks["benchmark"] == [3]
+    assert "Net: benchmark: 2 MB in use" in turns.notes
 
 
 def test_without_ways_a_side_that_dies_ends_the_run():

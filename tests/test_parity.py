@@ -17,13 +17,6 @@ from utils.runtime import jt
 
 pytestmark = pytest.mark.usefixtures("cpu")
 
-FACTORS = {"gradient, largest": 5}
-# Official float32 is by luck sometimes exact to the last digit, where three times nothing is asked.
-FLOORS = {"evaluation output": 2e-7, "training output": 2e-7, "loss": 6e-8}
-# Two small images: a value near zero on the other side of a ReLU moves half of the gradients. On
-# one CPU (Zen 3) PyTorch's own median for L2SKNet_1D_UNet is 1.1e-5 with oneDNN, 7e-7 without.
-SMALL_FLOORS = {"gradient, median": 1.1e-5}
-
 
 @pytest.fixture(scope="module", params=MODEL_NAMES)
 def case(request):
@@ -33,9 +26,8 @@ def case(request):
 
 def assert_all_close(fixture, shape, results):
     for name, (ours, official) in golden.errors(fixture, shape, results).items():
-        floors = FLOORS | SMALL_FLOORS if shape == "2x64x64" else FLOORS
-        bound = max(FACTORS.get(name, 3) * official, floors.get(name, 0))
-        assert ours <= bound, f"{name}: {ours:.2e} from the truth, official {official:.2e}"
+        assert golden.share_of_bound(name, (ours, official), shape) <= 1, (
+            f"{name}: {ours:.2e} from the truth, official {official:.2e}")
 
 
 @pytest.mark.parametrize("shape", ["2x64x64", "1x48x80", "8x256x256"])

@@ -22,16 +22,19 @@ def every_fifth(epoch, epochs):
 def test_neither_compilation_nor_a_resumed_epoch_moves_what_is_left(clock):
     pace = progress.Pace(steps=83)
     clock[0] = 260.0  # the first step compiled for 90 s; 50 s of evaluation at the end
-    pace.measure(0.0, [92.0, 94.0, 96.0, *range(98, 212, 2)], True)
+    pace.measure([(0, 0), *((90 + 2 * step, step) for step in range(1, 61))], True)
     # 56 epochs of 83 steps of 2 s, twelve of them with an evaluation
     assert pace.left(4, 60, every_fifth) == pytest.approx(56 * 166 + 12 * 50)
     clock[0] = 307.0  # three steps after a resumption, the first slow, no evaluation
-    pace.measure(300.0, [303.0, 305.0, 307.0], False)
+    pace.measure([(300, 80), (303, 81), (305, 82), (307, 83)], False)
     assert pace.left(4, 60, every_fifth) == pytest.approx(56 * 166 + 12 * 50)
     assert pace.left(60, 60, every_fifth) == 0
     clock[0] = 440.0  # only the evaluation had been interrupted
-    pace.measure(400.0, [], True)
+    pace.measure([(400, 83)], True)
     assert pace.left(59, 60, every_fifth) == pytest.approx(166 + 40)
+    clock[0] = 30.0  # a GPU, whose steps are complete by eights; three steps are left at the end
+    pace.measure([(0, 0), (10, 8), (14, 16), (18, 24), (19.5, 27)], True)
+    assert pace.left(59, 60, every_fifth) == pytest.approx(83 * 0.5 + 10.5)
 
 
 def test_the_line():

@@ -219,6 +219,113 @@ def test_precision_is_checked_and_changes_nothing_on_the_cpu():
     assert run.stdout == "True None\n" and run.stderr == ""
 
 
+# ---------------------------------------------------------------------------- two cores
+
+# Jittor's own start, with a compiler that makes a Python file of each library: the core says for
+# which device it was made, and ends the process.
+MADE_OF_PYTHON = """
+import re, sys
+from pathlib import Path
+from types import SimpleNamespace
+from utils.runtime import boot, cuda, quick
+
+def compile(command, *_):
+    target = Path(re.search('-o "([^"]+)"', command)[1])
+    if target.name.startswith("jittor_core"):
+        device = "cuda" if "-DHAS_CUDA" in command else "cpu"
+        text = f"import os; print('core for {device}', flush=True); os._exit(0)"
+        target.with_name("jittor_core.py").write_text(text)
+
+def import_jittor(home, right=boot._import_jittor):
+    import jittor_utils
+    jittor_utils.cc = sys.modules["jit_utils_core"] = SimpleNamespace(cache_compile=compile)
+    jittor_utils.run_cmds = lambda *_, **__: None
+    {before}
+    return right(home)
+
+boot._import_jittor = import_jittor
+quick._precompile = lambda header, *_: header
+boot.choose_cuda = lambda device, _: (None, None) if device == "cpu" else (
+    cuda.Gpu("Some GPU", 90, (13, 0)), cuda.Toolkit("{nvcc}", "13.0", "9.24.1", "", ()))
+boot.start("{device}")
+"""
+
+
+@pytest.fixture(scope="module")
+def fake_nvcc(tmp_path_factory):
+    """A compiler that only tells its version, and the one library that Jittor loads for itself."""
+    nvcc = tmp_path_factory.mktemp("cuda") / "bin" / "nvcc"
+    library = nvcc.parent.parent / "lib64" / "libcudart.so"
+    for path in (nvcc, library):
+        path.parent.mkdir()
+    nvcc.write_text("#!/bin/sh\necho 'Cuda compilation tools, release 13.0, V13.0.48'\n")
+    nvcc.chmod(0o755)
+    subprocess.run(["g++", "-shared", "-x", "c++", "/dev/null", "-o", library], check=True)
+    return nvcc
+
+
+def start_made_of_python(fake_nvcc, home, device, before="", **variables):
+    code = MADE_OF_PYTHON
+    for mark, value in (("{nvcc}", fake_nvcc), ("{device}", device), ("{before}", before)):
+        code = code.replace(mark, str(value))
+    return python(code, JITTOR_HOME=str(home), use_data_gz="0", use_mkl="0", **variables)
+
+
+@pytest.mark.parametrize("order", [("cpu", "cuda", "cpu", "cuda"), ("cuda", "cpu", "cuda")])
+def test_each_device_has_the_core_that_was_compiled_for_it(fake_nvcc, tmp_path, order):
+    for device in order:
+        run = start_made_of_python(fake_nvcc, tmp_path, device)
+        assert f"core for {device}\n" in run.stderr, run.stderr
+    assert len(list(tmp_path.rglob("jittor_core.py"))) == 2
+
+
+@pytest.mark.parametrize("given", [None, "mine"])
+def test_a_name_given_by_a_parent_process_or_the_user_is_no_others(monkeypatch, given):
+    monkeypatch.delenv("cache_name", raising=False)
+    if given:
+        monkeypatch.setenv("cache_name", given)
+    toolkit, names = cuda.Toolkit("/cuda/bin/nvcc", "12.4", "8", ""), []
+    for found in (None, toolkit, None, toolkit, toolkit):
+        names.append(boot._cache_name(found))
+        monkeypatch.setenv("cache_name", names[-1])  # as a child process sees it
+    name = given or "l2sknet"
+    assert names == [name, f"{name}-cuda", name, f"{name}-cuda", f"{name}-cuda"]
+
+
+@pytest.mark.parametrize(("fails", "says"), [
+    ("jittor_utils.LOG.f('CUDA found but \x1b[31mcudnn is not loaded:\\nor let jittor do it')",
+     "CUDA found but cudnn is not loaded: or let jittor do it: libcudnn.so.9: no such symbol;"),
+    ("raise OSError('libcublas.so: cannot open shared object file')", "libcublas.so: cannot open"),
+])
+def test_a_cuda_library_that_fails_is_one_line_with_the_cure(fake_nvcc, tmp_path, fails, says):
+    before = f"""
+    try:
+        raise ValueError("libcudnn.so.9: no such symbol")
+    except ValueError:
+        jittor_utils.LOG._log = boot._log_quietly
+        {fails}"""
+    run = start_made_of_python(fake_nvcc, tmp_path, "cuda", before)
+    last = run.stderr.splitlines()[-1]
+    assert last.startswith("utils.errors.UserError: CUDA 13.0 with cuDNN 9.24.1 cannot be set up: ")
+    assert says in last and last.endswith("or run without a GPU by --device cpu")
+
+
+@pytest.mark.parametrize("loaded", [True, False])
+def test_jittor_does_not_import_cupy(tmp_path, loaded):
+    (tmp_path / "cupy.py").write_text("print('cupy is imported')\nrandom = None")
+    run = python(f"""
+import sys
+{"import cupy" * loaded}
+from utils.runtime import set_seed, start
+start("cpu")
+set_seed(1)
+print("cupy" in sys.modules, sys.modules.get("cupy", 1) is None)
+import cupy
+""", PYTHONPATH=str(tmp_path))
+    said = ["cupy is imported", f"{loaded} False"]
+    assert run.stdout.splitlines() == (said if loaded else said[::-1]), run.stderr
+
+
 # ---------------------------------------------------------------------------- folders
 
 

@@ -12,6 +12,7 @@ import signal
 import sys
 import threading
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import ModuleType
@@ -26,6 +27,8 @@ DEVICES = ("auto", "cpu", "cuda")
 BF16 = "bf16"
 PRECISIONS = ("default", "float32", "tf32", BF16)
 AVX512_BF16 = 0xE7  # in `cpu_instructions`
+CUDA_CACHE = "-cuda"  # what the name of Jittor's cache folder ends with where CUDA is compiled in
+_MISSING = object()
 
 _running: Runtime | None = None
 
@@ -109,7 +112,9 @@ def use_cuda(on: bool) -> None:
 
 def set_seed(seed: int) -> None:
     """Seeds Python's, NumPy's and Jittor's generators."""
-    start_if_needed().set_global_seed(seed, different_seed_for_mpi=False)
+    jittor = start_if_needed()
+    with _without_cupy():
+        jittor.set_global_seed(seed, different_seed_for_mpi=False)
 
 
 def start_if_needed() -> ModuleType:
@@ -140,10 +145,10 @@ def _boot(device: str, precision: str) -> Runtime:
         "python_config_path": environment.python_config(),
         "use_cutt": "0", "use_cutlass": "0", "use_nccl": "0", "use_mpi": "0",  # downloads
         "FIX_TORCH_ERROR": "0",  # would import PyTorch
-        "cache_name": CACHE_NAME,  # else named after this repository's git branch, and recompiled
         "gdb_path": "",  # a quarter of a second at every start
     }.items():
         os.environ.setdefault(name, value)
+    os.environ["cache_name"] = _cache_name(toolkit)
     # Empty: CPU. Jittor would crash on a compiler without a GPU.
     os.environ["nvcc_path"] = toolkit.nvcc if toolkit else ""
     if toolkit:
@@ -158,7 +163,7 @@ def _boot(device: str, precision: str) -> Runtime:
         os.environ["HOME"] = os.environ["JITTOR_HOME"] = str(home)
 
     try:
-        with _silence(), ranks.mended_mpi():
+        with _silence(), _without_cupy(), ranks.mended_mpi():
             jittor = _import_jittor(home)
             if not toolkit:
                 quicken_kernels(jittor, onednn_folder(home))
@@ -168,8 +173,15 @@ def _boot(device: str, precision: str) -> Runtime:
             raise environment.not_installed(error.name) from None
         raise UserError(f"Jittor's compiled code cannot be loaded ({error}): "
                         f"remove {home}/.cache/jittor/jt* and run again") from None
-    except OSError as error:
+    except (OSError, RuntimeError) as error:
         _check_libstdcxx(error)
+        if toolkit and not getattr(error, "errno", None):  # the dynamic linker's have none
+            raise UserError(
+                f"CUDA {toolkit.cuda} with cuDNN {toolkit.cudnn} cannot be set up: "
+                f"{_in_one_line(error)}; see what `python -m utils.runtime` finds, or run without "
+                "a GPU by --device cpu") from None
+        if isinstance(error, RuntimeError):
+            raise
         raise UserError(f"Jittor cannot be set up: {error}; is {home}/.cache/jittor full or "
                         "not yours? JITTOR_HOME=/another/folder puts it elsewhere") from None
     except SystemExit:  # it does so after recompiling its own compiler helper
@@ -186,6 +198,9 @@ def _boot(device: str, precision: str) -> Runtime:
         jittor.flags.use_cuda_managed_allocator = 0
         # With cuDNN 8 it would let convolutions round to half precision; their default is TF32.
         jittor.flags.use_tensorcore = int(precision == "tf32" and toolkit.cudnn[:1] != "8")
+        # After 100 shapes of convolutions it would no longer keep which algorithm is the fastest.
+        if jittor.cudnn:
+            jittor.cudnn.set_algorithm_cache_size(100_000)
     use_cuda(bool(toolkit))
     onednn = jittor.compile_extern.mkl_ops is not None
     if not (onednn or toolkit):
@@ -206,6 +221,38 @@ def _keep_memory() -> None:
         trim_threshold, mmap_max = -1, -4  # as malloc.h numbers them
         mallopt(trim_threshold, 2**31 - 1)
         mallopt(mmap_max, 0)
+
+
+def _cache_name(toolkit: cuda.Toolkit | None) -> str:
+    """The name of Jittor's cache folder: one for the CPU, another for CUDA.
+
+    Jittor puts the folder of a core with CUDA behind the CPU's on `sys.path`. With one name for
+    both, it would import the CPU's core whenever that was compiled too.
+    """
+    # Of a parent process or the user's; else Jittor names it after the git branch of this folder.
+    name = os.environ.get("cache_name", CACHE_NAME).removesuffix(CUDA_CACHE)
+    return name + CUDA_CACHE if toolkit else name
+
+
+@contextlib.contextmanager
+def _without_cupy() -> Iterator[None]:
+    """Hides CuPy from Jittor, which would import it and let it take memory of the GPU."""
+    before = sys.modules.get("cupy", _MISSING)
+    sys.modules["cupy"] = None  # `import cupy` raises ImportError
+    try:
+        yield
+    finally:
+        if before is _MISSING:
+            del sys.modules["cupy"]
+        else:
+            sys.modules["cupy"] = before
+
+
+def _in_one_line(error: Exception) -> str:
+    """The text of an error of Jittor and of its cause, without the middle of a long text."""
+    texts = [str(found) for found in (error, error.__context__) if found]
+    line = " ".join(re.sub(r"\x1b\[[\d;]*[mK]", "", ": ".join(texts)).split())  # without colours
+    return line if len(line) <= 400 else f"{line[:150]} ... {line[-245:]}"
 
 
 def _import_jittor(home: Path) -> ModuleType:

@@ -20,19 +20,20 @@ class Pace:
     def __init__(self, steps: int):
         self.steps, self.step, self.evaluation = steps, 0.0, 0.0
 
-    def measure(self, began: float, step_ends: Sequence[float], evaluated: bool) -> None:
+    def measure(self, step_ends: Sequence[tuple[float, int]], evaluated: bool) -> None:
         """Takes in an epoch that ends now.
 
         Args:
-            began: when it did, by time.monotonic().
-            step_ends: when each step that it still had to do ended.
-            evaluated: whether an evaluation followed them.
+            step_ends: the time, by time.monotonic(), and the number of steps complete: when the
+                epoch began, and after each step or each few steps.
+            evaluated: whether an evaluation followed the steps.
         """
-        if step_ends:
+        times, steps = np.array(step_ends, float).T
+        if len(times) > 1:
             # The first step compiles, and a resumed epoch lacks some: neither moves the median.
-            self.step = float(np.median(np.diff([began, *step_ends])))
+            self.step = float(np.median(np.diff(times) / np.diff(steps)))
         if evaluated:
-            self.evaluation = time.monotonic() - (step_ends[-1] if step_ends else began)
+            self.evaluation = time.monotonic() - times[-1]
 
     def left(self, done: int, epochs: int, evaluates: Callable[[int, int], bool]) -> float:
         """Seconds that the epochs after `done` take; evaluations count once one was measured."""

@@ -18,7 +18,13 @@ import numpy as np
 
 from model import build_model
 from utils import places
-from utils.checkpoint.weights import get_weights, load_weights, read_meta, save_weights
+from utils.checkpoint.weights import (
+    find_not_finite,
+    get_weights,
+    load_weights,
+    read_meta,
+    save_weights,
+)
 from utils.data.datasets import Split, check_training_size, load_splits, num_train_batches
 from utils.errors import UserError
 from utils.files import atomic_path, keep_as, only_one, remove_leftovers
@@ -151,7 +157,7 @@ class Run:
         self.last_is_whole = bool(saved) and saved.path == self.folder / places.LAST
         self.log_path = places.log_file(output_dir, dataset_name, model_name, self.started)
         self.saved_at = time.monotonic()
-        self.step_ends: list[float] = []  # of the epoch under way, in this process
+        self.step_ends: list[tuple[float, int]] = []  # of `Pace.measure`
         self.conditions: dict[str, Any] = {**saved.meta.get("conditions", {})} if saved else {}
 
     def _find_checkpoint(self, resume: str | Path) -> SavedRun:
@@ -271,14 +277,22 @@ class Run:
             save_weights(self.net, self.folder / places.BEST, self._meta())
 
     def save_last(self) -> None:
-        """Writes last.npz: all that `--resume` needs. The one before becomes before.npz."""
+        """Writes last.npz: all that `--resume` needs. The one before becomes before.npz.
+
+        Raises:
+            UserError: a number is not finite; nothing is written then.
+        """
         if not ranks.first():
             return
         last = self.folder / places.LAST
         meta = {**self._meta(), "scheduler": self.scheduler.state_dict(), "losses": self.losses}
+        optimizer = self.optimizer.state_dict()
+        broken = find_not_finite(optimizer)
+        if broken:  # of the weights, `save_weights` says it
+            raise UserError(f"{last}: not written, Adam's {broken} is not finite; try a lower --lr")
         if self.last_is_whole and last.is_file():
             keep_as(last, self.folder / places.BEFORE)
-        save_weights(self.net, last, meta, self.optimizer.state_dict())
+        save_weights(self.net, last, meta, optimizer)
         self.last_is_whole, self.saved_at = True, time.monotonic()
 
     def run_epoch(
@@ -295,16 +309,16 @@ class Run:
             Interrupted: by `check_stop`; `save_last` then keeps what is done.
         """
         epoch = self.epochs_done + 1
-        self.step_ends = []
+        self.step_ends = [(time.monotonic(), len(self.losses))]
 
-        def after_step() -> None:
-            self.step_ends.append(time.monotonic())
+        def after_steps() -> None:
+            self.step_ends.append((time.monotonic(), len(self.losses)))
             check_stop()
             if ranks.size() > 1 and time.monotonic() - self.saved_at > SAVED_EVERY:
                 self.save_last()
 
         train_one_epoch(self.net, self.optimizer, train_split, self.recipe, epoch, self.losses,
-                        after_step)
+                        after_steps)
         self.check_ranks()
         record = EpochRecord(epoch, sum(self.losses) / len(self.losses), log_time())
         if evaluated:
@@ -364,7 +378,7 @@ def train(
                 evaluated = options.evaluates(run.epochs_done + 1, run.recipe.epochs)
                 record = run.run_epoch(*splits, evaluated, options.threshold, stop.check)
                 seconds = time.monotonic() - began
-                pace.measure(began, run.step_ends, evaluated)
+                pace.measure(run.step_ends, evaluated)
                 left = pace.left(record.epoch, run.recipe.epochs, options.evaluates)
                 print(progress_line(record, run.best, run.recipe.epochs, seconds, left),
                       flush=True)
