@@ -20,7 +20,8 @@ from benchmarks.table import print_head, print_row
 from evaluation.pd_fa import find_regions
 from utils import cli, runtime
 from utils.checkpoint.pretrained import choose_weights
-from utils.data.datasets import Split, load_split, turn
+from utils.data.augment import turn
+from utils.data.datasets import Split, load_split
 from utils.errors import UserError
 from utils.predict.maps import load_model
 from utils.training.engine import evaluate
