@@ -8,8 +8,8 @@ The same weights, the same images: how far Jittor and PyTorch are from each othe
 float64 truth, stage by stage, forward and backward; then training steps side by side; then, with
 --epochs, whole runs (a second call goes on with them). With --only_pytorch nothing is compared and
 PyTorch trains alone, from the initial weights and with the order of batches that train_device0.py
-has by this seed. Ctrl-C and SIGTERM save a whole run, and the same command goes on. PyTorch runs the
-networks of alignment/twin.py in processes of its own; it comes with `pip install -r
+has by this seed. Ctrl-C and SIGTERM save a whole run, and the same command goes on. PyTorch runs
+the networks of alignment/twin.py in processes of its own; it comes with `pip install -r
 requirements-align.txt`.
 
 Writes <output_dir>/alignment/<dataset>/report.md and report.html, and the figures. The exit status
