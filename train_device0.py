@@ -24,7 +24,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     cli.add_training(parser)
     args = parser.parse_args(argv)
     if args.weights and args.resume:
-        raise UserError("--weights: begins a new run; leave it out, or --resume")
+        raise UserError("--weights: begins a new run; leave out --weights or --resume")
     if args.weights and len(args.model_names) > 1:
         raise UserError(f"{args.weights}: weights are of one network; name one --model_name")
     recipe = recipe_values(vars(args))
