@@ -242,7 +242,7 @@ def test_the_command(tmp_path):
 
 
 @needs_torch
-@pytest.mark.parametrize("model_name", ["L2SKNet_UNet", "L2SKNet_FPN"])  # the FPN has dropout
+@pytest.mark.parametrize("model_name", ["L2SKNet_FPN"])  # it has dropout
 def test_pytorch_trains_alone_and_goes_on_where_it_was_stopped(tmp_path, model_name):
     write_sample_dataset(tmp_path / "data" / "Tiny", n_train=9, n_test=2, size=32)
     flags = ["--model_name", model_name, "--only_pytorch", "--epochs", 4, "--eval_every", 2,
