@@ -2,12 +2,17 @@
 
     python prepare_dataset.py ~/Downloads/IRSTD-1k.zip --name IRSTD-1K
     python prepare_dataset.py /data/sirst --name NUAA-SIRST --copy
+    python prepare_dataset.py data/NUDT-SIRST data/NUAA-SIRST my_frames --name REAL   # joins them
 
 SOURCE is a folder or a .zip: NUDT-SIRST, IRSTD-1K, NUAA-SIRST, SIRST-Aug, SIRST3, and others of
 their layouts (utils/data/layouts.py). The new folder has images/NAME, masks/NAME, train.txt,
 test.txt and prepared.txt, the report: sizes, how masks are named, masks with grey values, images in
 both lists, duplicates, and the pairs that are left out and why. Where there are no lists they are
 drawn by --split and --seed. Files are linked, so SOURCE must stay; those of a zip are copied.
+
+Several SOURCEs become one dataset, to train on all of them: each is prepared by the same flags, its
+names begin with its own (NUDT-SIRST_000001), and the lists follow each other. A source without a
+test list, or with all of its images on its train list, adds to train.txt alone.
 
 With --boxes the targets are also written as boxes in COCO's form, for annotation tools and box
 detectors: result/<NAME>_train_boxes.json and result/<NAME>_test_boxes.json. Where SOURCE is
@@ -24,6 +29,7 @@ from pathlib import Path
 from utils import cli, places
 from utils.data.boxes import coco_boxes
 from utils.data.datasets import load_splits
+from utils.data.join import join
 from utils.data.prepare import prepare
 from utils.errors import UserError
 from utils.files import write_text
@@ -34,7 +40,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Runs the script with the arguments given, those of the command line by default."""
     parser = cli.make_parser(
         __doc__, without_effect=("model_names", "dataset_names", "device"))
-    parser.add_argument("source", type=Path, metavar="SOURCE", help="a folder, or a .zip")
+    parser.add_argument("source", type=Path, metavar="SOURCE", nargs="+",
+                        help="a folder, or a .zip; several are joined")
     parser.add_argument("--name", required=True, help="of the new folder below --dataset_dir")
     parser.add_argument("--copy", action="store_true", help="copy the files; default: link them")
     parser.add_argument("--split", type=_share, default=0.5, metavar="SHARE",
@@ -46,9 +53,14 @@ def main(argv: Sequence[str] | None = None) -> None:
         raise UserError(f"--name {args.name}: is the name of a folder, without / and leading dot")
     target = args.dataset_dir / args.name
     seed = Recipe.seed if args.seed is None else args.seed
-    there = args.source.exists() and target.exists() and target.samefile(args.source)
+
+    def bring(source: Path, place: Path) -> str:
+        return prepare(source, place, args.copy, args.split, seed, args.num_workers)
+
+    first, *others = args.source
+    there = not others and first.exists() and target.exists() and target.samefile(first)
     if not (there and args.boxes):
-        print(prepare(args.source, target, args.copy, args.split, seed, args.num_workers), end="")
+        print(join(args.source, target, bring) if others else bring(first, target), end="")
         print(f"{target}: ready; train with --dataset_name {args.name}")
     if args.boxes:
         write_boxes(args)

@@ -5,7 +5,8 @@
 
 Writes result/<dataset>/img/<model>/NAME.png (0-255) and result/<dataset>/mat/<model>/NAME.mat
 (key T, float32 probabilities). The weights are those of --weights, else the best of the training
-run on this dataset, else those that come with the project (model/pretrained/).
+run on this dataset, else those that come with the project (model/pretrained/). With --input and
+without --dataset_name the dataset is REAL if there are weights for it, else NUDT-SIRST.
 
 With --input: any size up to 179 megapixels and any depth, no masks needed, TIFFs of several pages
 too (the results of page 3 of stack.tif are called stack_0003); <dataset> is the name of the file or
@@ -30,7 +31,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from utils import cli, places, runtime
-from utils.checkpoint.pretrained import choose_weights
+from utils.checkpoint.pretrained import choose_weights, dataset_for_own_images
 from utils.data.datasets import load_split
 from utils.data.images import input_name, list_images, pages
 from utils.errors import UserError
@@ -53,8 +54,8 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 def predict_test_lists(args: argparse.Namespace) -> None:
     """Predicts the test list of each dataset with each model."""
-    weights = {dataset_name: weights_of(args, dataset_name, dataset_name)
-               for dataset_name in args.dataset_names}
+    weights = {dataset_name: weights_of(args, [dataset_name], dataset_name)
+               for dataset_name in args.dataset_names or [cli.DATASET]}
     print(runtime.start(args.device, args.precision).describe())
     for dataset_name, chosen in weights.items():
         split = load_split(args.dataset_dir, dataset_name, "test", args.num_workers,
@@ -72,7 +73,7 @@ def predict_own_images(args: argparse.Namespace) -> None:
     Raises:
         UserError: no image, too little memory, or images that cannot be read (the rest is done).
     """
-    weights = weights_of(args, args.dataset_names[0], "the images of --input")
+    weights = weights_of(args, args.dataset_names, "the images of --input")
     files = pages(list_images(args.input))
     folder = args.output or places.predictions(args.output_dir, input_name(args.input))
     run = runtime.start(args.device, args.precision)
@@ -93,12 +94,20 @@ def predict_own_images(args: argparse.Namespace) -> None:
         outcome.check()
 
 
-def weights_of(args: argparse.Namespace, dataset_name: str, images: str) -> dict[str, Path]:
-    """The file of weights of each model; says so where it is not one trained here on `images`."""
+def weights_of(
+    args: argparse.Namespace, dataset_names: Sequence[str] | None, images: str
+) -> dict[str, Path]:
+    """The file of weights of each model; says so where it is not one trained here on `images`.
+
+    Args:
+        dataset_names: the first is the dataset of the weights; None leaves the choice to the model.
+    """
     if args.weights:
         return dict.fromkeys(args.model_names, args.weights)
     weights = {}
     for model_name in args.model_names:
+        dataset_name = (dataset_names[0] if dataset_names else
+                        dataset_for_own_images(args.output_dir, model_name))
         path, trained = choose_weights(args.output_dir, dataset_name, model_name)
         weights[model_name] = path
         if not trained:
@@ -141,7 +150,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
                           "24 images of NUDT-SIRST in tiles of 128, UNet after 5 epochs: 3 in 1000 "
                           "probabilities more than 0.1 apart, mIoU 0.098 -> 0.107, Pd 0.906 -> "
                           "0.938")
-    parser.set_defaults(threshold=None)
+    parser.set_defaults(threshold=None, dataset_names=None)
     args = parser.parse_args(argv)
     if args.weights and len(args.model_names) > 1:
         raise UserError(f"{args.weights}: weights are of one network; name one --model_name")

@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from utils import cli
+from utils.errors import UserError
 from utils.recipe import recipe_values
 from utils.runtime import start
 from utils.training.run import Options, StopRequest, train
@@ -22,6 +23,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = cli.make_parser(__doc__, default_models=["L2SKNet_UNet"])
     cli.add_training(parser)
     args = parser.parse_args(argv)
+    if args.weights and args.resume:
+        raise UserError("--weights: begins a new run; leave out --weights or --resume")
+    if args.weights and len(args.model_names) > 1:
+        raise UserError(f"{args.weights}: weights are of one network; name one --model_name")
     recipe = recipe_values(vars(args))
     options = Options(args.dataset_dir, args.output_dir, args.num_workers, args.eval_every,
                       args.eval_last, args.threshold, args.skip_bad)
@@ -30,7 +35,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(runtime.describe())
         for dataset_name in args.dataset_names:
             for model_name in args.model_names:
-                if not train(model_name, dataset_name, recipe, options, stop, args.resume):
+                if not train(model_name, dataset_name, recipe, options, stop, args.resume,
+                             args.weights):
                     return stop.status
     return 0
 

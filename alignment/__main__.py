@@ -2,11 +2,15 @@
 
     python -m alignment                                            # all four, NUDT-SIRST
     python -m alignment --model_name L2SKNet_UNet --epochs 5       # and train both for 5 epochs
+    python -m alignment --model_name L2SKNet_UNet --epochs 60 --only_pytorch --compile
 
 The same weights, the same images: how far Jittor and PyTorch are from each other and both from the
 float64 truth, stage by stage, forward and backward; then training steps side by side; then, with
---epochs, whole runs (a second call goes on with them). PyTorch runs the networks of
-alignment/twin.py in processes of its own, and comes with `pip install -r requirements-align.txt`.
+--epochs, whole runs (a second call goes on with them). With --only_pytorch nothing is compared and
+PyTorch trains alone, from the initial weights and with the order of batches that train_device0.py
+has by this seed. Ctrl-C and SIGTERM save a whole run, and the same command goes on. PyTorch runs
+the networks of alignment/twin.py in processes of its own; it comes with `pip install -r
+requirements-align.txt`.
 
 Writes <output_dir>/alignment/<dataset>/report.md and report.html, and the figures. The exit status
 is 0 if all passes, 1 if not.
@@ -20,6 +24,7 @@ from collections.abc import Sequence
 from alignment import report
 from alignment.job import FRAMEWORKS, Job, files, framework_folder, start
 from utils import cli, places
+from utils.errors import UserError
 from utils.recipe import Recipe, recipe_values
 
 
@@ -36,9 +41,17 @@ def main(argv: Sequence[str] | None = None) -> int:
                         help="whole training runs of N epochs; default 0: none")
     parser.add_argument("--spoil", metavar="WEIGHT",
                         help="make this weight 1 %% larger in Jittor, to see the comparison fail")
+    cli.add_evaluation(parser)
+    parser.add_argument("--only_pytorch", action="store_true",
+                        help="train PyTorch alone for --epochs, and compare nothing")
+    parser.add_argument("--compile", action="store_true",
+                        help="whole runs of PyTorch with torch.compile and channels_last, its "
+                             "fastest way in float32; default eager")
     parser.set_defaults(seed=Recipe.seed, precision="float32")
     args = parser.parse_args(argv)
     cli.refuse_bf16(args.precision)
+    if args.only_pytorch and not args.epochs:
+        raise UserError("--only_pytorch: trains whole runs; say how long with --epochs N")
     recipe = Recipe(**recipe_values(vars(args)))
 
     status = start("torch_side", "check")
@@ -56,14 +69,18 @@ def main(argv: Sequence[str] | None = None) -> int:
             print(f"\n== {model_name} on {dataset_name}", flush=True)
             status = run_sides(Job(
                 model_name, dataset_name, str(dataset_dir), str(output_dir), args.num_workers,
-                args.device, args.precision, recipe, args.batches, args.steps, args.spoil))
+                args.device, args.precision, recipe, args.batches, args.steps, args.spoil,
+                args.eval_every, args.eval_last, args.compile, args.only_pytorch))
             if status:
                 return status
+            if args.only_pytorch:
+                continue
             results.append(report.read_results(folder)[model_name])
             for pair in zip(*report.headline({model_name: results[-1]})):
                 print(f"{pair[0]:<9} {pair[1]}")
             print("wrote", *report.save(folder), flush=True)
-        for framework in FRAMEWORKS if args.epochs else ():
+        trained = FRAMEWORKS[args.only_pytorch:] if args.epochs else ()
+        for framework in trained:
             logs = places.log_folder(framework_folder(output_dir, dataset_name, framework))
             print(f"curves: python loss_curves.py {logs} --framework {framework}")
     return 0 if all(map(report.passed, results)) else 1
@@ -71,6 +88,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def run_sides(job: Job) -> int:
     """Both sides of a model, each task of them in turn; the first exit status that is not 0."""
+    if job.alone:
+        return start("jittor_side", "begin", job) or start("torch_side", "train", job)
     exchange = files(job).exchange
     for task in ("compare", "train") if job.recipe.epochs else ("compare",):
         try:

@@ -39,20 +39,29 @@ def main() -> int:
     print(f"Jittor: {device.describe()}", flush=True)
     if sys.argv[1] == "train":
         return train(job)
-    compare(job, device)
+    if sys.argv[1] == "begin":
+        begin(job)
+    else:
+        compare(job, device)
     return 0
+
+
+def begin(job: Job) -> runtime.jt.Module:
+    """The network with its initial weights, which are written for PyTorch."""
+    runtime.set_seed(job.recipe.seed)  # as utils.training does: whole runs start from these weights
+    net = build_model(job.model_name, dropout=False)
+    save_weights(net, files(job).start)
+    return net
 
 
 def compare(job: Job, device: runtime.Runtime) -> None:
     """Writes the initial weights, a capture of each batch, losses and weights of some steps."""
     where = files(job)
     split = training_list(job)
-    runtime.set_seed(job.recipe.seed)  # as utils.training does: whole runs start from these weights
-    net = build_model(job.model_name, dropout=False)
+    net = begin(job)
     parameters = net.state_dict()
     if job.spoil and job.spoil not in parameters:
         raise UserError(f"--spoil {job.spoil}: {job.model_name} has no such weight")
-    save_weights(net, where.start)
     if job.spoil:
         parameters[job.spoil].update(parameters[job.spoil] * 1.01)
     first = get_weights(net)
@@ -143,7 +152,7 @@ def train(job: Job) -> int:
         last = places.checkpoint_folder(folder, job.dataset_name, job.model_name) / places.LAST
         print(f"{job.model_name}: the {job.recipe.epochs} epochs of Jittor are there, {last}")
         return 0
-    options = Options(job.dataset_dir, folder, job.num_workers)
+    options = Options(job.dataset_dir, folder, job.num_workers, job.eval_every, job.eval_last)
     resume = "last" if now is Standing.RESUME else None
     with StopRequest() as stop:
         done = train_network(job.model_name, job.dataset_name, recipe, options, stop, resume)

@@ -13,12 +13,14 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from utils.cli import ROOT
+from utils.data.augment import Augmentation
 from utils.data.datasets import Split, load_split, train_batches
 from utils.processes import run
 from utils.recipe import SCHEDULE, Recipe
 
 FRAMEWORKS = ("Jittor", "Pytorch")  # the folders of whole runs
-PLAIN = ("augment", "crop", "soft_masks")  # what neither side does, though a training may
+# Neither side does these, though a training may.
+PLAIN = (*Augmentation._fields, "soft_masks")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -30,6 +32,10 @@ class Job:
         batches: so many are compared stage by stage.
         steps: so many are taken side by side.
         spoil: the weight that is made 1 % larger in Jittor, or None.
+        eval_every: whole runs score the test list after every so many epochs,
+        eval_last: and after each of the last so many.
+        compile: whether PyTorch's whole runs use torch.compile and channels_last.
+        alone: whether PyTorch trains alone, with nothing to compare.
     """
 
     model_name: str
@@ -43,6 +49,10 @@ class Job:
     batches: int
     steps: int
     spoil: str | None
+    eval_every: int = 1
+    eval_last: int = 1
+    compile: bool = False
+    alone: bool = False
 
     def run_recipe(self) -> dict[str, Any]:
         """The recipe of whole runs by names; neither side augments, crops or takes soft masks."""

@@ -31,8 +31,8 @@ from utils.runtime import cuda
 # bits, 5e-4: simulated on the CPU it changed operators by up to 5e-3.
 OPERATOR_BOUNDS = {"float32": 1e-4, "tf32": 1e-2}
 # Networks. In float32: in shares of what the standard of `golden` allows; on these small images one
-# rounding more or less decides. In TF32: the error of an output, and the relative error of a gradient's norm in the median;
-# simulated, the UNet's gradient changed by 0.2 of itself.
+# rounding more or less decides. In TF32: the error of an output, and the relative error of a
+# gradient's norm in the median; simulated, the UNet's gradient changed by 0.2 of itself.
 NETWORK_BOUNDS = {"float32": 3, "tf32": 0.5}
 EVALUATED, TRAINED = ("2x64x64", "1x48x80"), "2x64x64"  # shapes of the numbers in `golden`
 CURE = {

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -156,11 +156,11 @@ def take_steps(
 
 
 def take_step(
-    net: torch.nn.Module, optimizer: torch.optim.Optimizer, x: np.ndarray, y: np.ndarray,
-    device: str,
+    net: Callable, optimizer: torch.optim.Optimizer, x: np.ndarray, y: np.ndarray, device: str,
+    layout: torch.memory_format = torch.preserve_format,
 ) -> float:
     """One step of training; returns the loss before it."""
-    x, y = (torch.from_numpy(array).to(device) for array in (x, y))
+    x, y = (torch.from_numpy(array).to(device, memory_format=layout) for array in (x, y))
     optimizer.zero_grad()
     loss = twin.soft_iou_loss(net(x), y)
     loss.backward()

@@ -9,7 +9,7 @@ from utils import cli
 from utils.errors import UserError
 
 
-def main() -> None:
+def main() -> int:
     """Does the task that `job.start` was given; "check": PyTorch can be imported."""
     task = sys.argv[1]
     try:
@@ -25,7 +25,8 @@ def main() -> None:
     elif task == "train":
         from alignment.torch_training import train
 
-        train(read_job())
+        return train(read_job())
+    return 0
 
 
 if __name__ == "__main__":

@@ -7,6 +7,8 @@ import dataclasses
 import json
 import math
 import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -19,13 +21,21 @@ from utils import places
 from utils.data.datasets import Split, load_splits, num_train_batches, test_batches, train_batches
 from utils.errors import UserError
 from utils.files import atomic_path
-from utils.recipe import GAMMA, Recipe
+from utils.recipe import GAMMA
+from utils.training.engine import Interrupted
 from utils.training.logs import METRICS, EpochRecord, log_time, write_log
-from utils.training.resume import Standing, standing
+from utils.training.resume import STARTED, Standing, standing
+from utils.training.run import Options, StopRequest
+
+PARTS = ("net", "optimizer", "scheduler")  # attributes of `Run` with a state_dict
 
 
-def train(job: Job) -> None:
-    """A whole run; one that is finished is left alone, one begun goes on after its last epoch."""
+def train(job: Job) -> int:
+    """A whole run; one that is finished is left alone, one begun goes on where it stopped.
+
+    Returns:
+        The exit status: 0 at its end, 128 + signal if it was stopped, and saved, before.
+    """
     recipe = job.recipe
     folder = framework_folder(job.output_dir, job.dataset_name, "Pytorch")
     last = places.checkpoint_folder(folder, job.dataset_name, job.model_name) / "last.pt"
@@ -33,77 +43,137 @@ def train(job: Job) -> None:
     now = standing(state, dataclasses.asdict(recipe))
     if now is Standing.FINISHED:
         print(f"{job.model_name}: the {recipe.epochs} epochs of PyTorch are there, {last}")
-        return
+        return 0
     if now is Standing.NEW:
         state = {}
-    history = [EpochRecord(**record) for record in state.get("history", ())]
-    compared = json.loads(files(job).comparison.read_text())
-    device = choose_device(compared["device"], job.precision)
-    net = build(job.model_name, read_start(job), True, device=device)
-    optimizer = torch.optim.Adam(net.parameters(), lr=recipe.lr)
-    scheduler = torch.optim.lr_scheduler.MultiStepLR(optimizer, recipe.milestones, GAMMA)
-    for part, name in ((net, "net"), (optimizer, "optimizer"), (scheduler, "scheduler")):
-        if state:
-            part.load_state_dict(state[name])
-    started = state.get("started") or time.strftime("%Y-%m-%d_%H-%M-%S")
-    log = places.log_file(folder, job.dataset_name, job.model_name, started)
+    if state and state.get("compile", False) != job.compile:
+        way = "with" if state.get("compile") else "without"
+        raise UserError(f"{last}: is a run {way} --compile; go on {way} it, or move it away")
+    run = Run(job, state)
+    log = places.log_file(folder, job.dataset_name, job.model_name, run.started)
+    options = Options(job.dataset_dir, folder, job.num_workers, job.eval_every, job.eval_last)
     splits = load_splits(job.dataset_dir, job.dataset_name, num_workers=job.num_workers)
-    print(f"{job.model_name}: {describe(device)}; epochs {len(history) + 1} to {recipe.epochs}; "
-          f"log {log}", flush=True)
-    for epoch in range(len(history) + 1, recipe.epochs + 1):
-        began = time.monotonic()
-        loss = train_one_epoch(net, optimizer, splits[0], recipe, epoch, device)
-        stamp = log_time()
-        scores = evaluate(net, splits[1], recipe.batch_size, device)
-        history.append(EpochRecord(epoch, loss, stamp, **{
-                name: float(scores[name]) for name in METRICS}))
-        scheduler.step()
-        write_log(log, history)
-        with atomic_path(last) as temporary:
+    print(f"{job.model_name}: {describe(run.device)}{', torch.compile' * job.compile}; epochs "
+          f"{len(run.history) + 1} to {recipe.epochs}; log {log}", flush=True)
+    with StopRequest() as stop:
+        try:
+            while len(run.history) < recipe.epochs:
+                began = time.monotonic()
+                evaluated = options.evaluates(len(run.history) + 1, recipe.epochs)
+                record = run.epoch(*splits, evaluated, stop.check)
+                write_log(log, run.history, run.describe())
+                run.save(last)
+                score = f", mIoU {record.mIoU:.4f}" if evaluated else ""
+                print(f"epoch {record.epoch}/{recipe.epochs}: loss {record.loss:.6f}{score}; "
+                      f"{time.monotonic() - began:.1f} s", flush=True)
+        except Interrupted:
+            run.save(last)
+            print(f"stopped in epoch {len(run.history) + 1} after {len(run.losses)} of "
+                  f"{num_train_batches(splits[0], recipe.batch_size)} batches, all of it saved; "
+                  "the same command goes on")
+            return stop.status
+    return 0
+
+
+class Run:
+    """The state of a whole run.
+
+    Args:
+        job: of the run.
+        state: what `save` has written, or empty for a new run.
+    """
+
+    def __init__(self, job: Job, state: Mapping[str, Any]):
+        self.job, recipe = job, job.recipe
+        self.device = choose_device(_wanted_device(job), job.precision)
+        self.layout = torch.channels_last if job.compile else torch.preserve_format
+        self.net = build(job.model_name, read_start(job), True, device=self.device)
+        self.net.to(memory_format=self.layout)
+        self.forward = torch.compile(self.net, dynamic=False) if job.compile else self.net
+        self.optimizer = torch.optim.Adam(self.net.parameters(), lr=recipe.lr)
+        self.scheduler = torch.optim.lr_scheduler.MultiStepLR(
+            self.optimizer, recipe.milestones, GAMMA)
+        if state:
+            for name in PARTS:
+                getattr(self, name).load_state_dict(state[name])
+        self.history = [EpochRecord(**record) for record in state.get("history", ())]
+        self.losses = [*state.get("losses", ())]  # of the epoch under way
+        self.started = state.get("started") or time.strftime(STARTED)
+
+    def describe(self) -> str:
+        """The head of the log."""
+        return (f"{self.job.model_name} on {self.job.dataset_name}: "
+                f"{self.job.recipe.describe()}; {describe(self.device)}"
+                + ", torch.compile, channels_last" * self.job.compile)
+
+    def save(self, path: Path) -> None:
+        """Writes all that is needed to go on."""
+        with atomic_path(path) as temporary:
             torch.save({
-                "recipe": job.run_recipe(), "started": started, "net": net.state_dict(),
-                "history": [dataclasses.asdict(record) for record in history],
-                "optimizer": optimizer.state_dict(), "scheduler": scheduler.state_dict(),
+                "recipe": self.job.run_recipe(), "started": self.started, "losses": self.losses,
+                "history": [dataclasses.asdict(record) for record in self.history],
+                "compile": self.job.compile,
+                **{name: getattr(self, name).state_dict() for name in PARTS},
             }, temporary)
-        print(f"epoch {epoch}/{recipe.epochs}: loss {loss:.6f}, mIoU {scores['mIoU']:.4f}; "
-              f"{time.monotonic() - began:.1f} s", flush=True)
+
+    def epoch(
+        self, train_split: Split, test_split: Split, evaluated: bool, check_stop: Callable[[], None]
+    ) -> EpochRecord:
+        """One epoch, or the rest of one, and its evaluation.
+
+        Raises:
+            Interrupted: by `check_stop`; `save` then keeps what is done.
+        """
+        epoch = len(self.history) + 1
+        self._train(train_split, epoch, check_stop)
+        record = EpochRecord(epoch, sum(self.losses) / len(self.losses), log_time())
+        if evaluated:
+            scores = self._evaluate(test_split, check_stop)
+            record = dataclasses.replace(record, strict=scores["strict"],
+                                         **{name: float(scores[name]) for name in METRICS})
+        self.history.append(record)
+        self.losses = []
+        self.scheduler.step()
+        return record
+
+    def _train(self, split: Split, epoch: int, check_stop: Callable[[], None]) -> None:
+        self.net.train()
+        recipe = self.job.recipe
+        batches = train_batches(split, recipe.batch_size, recipe.image_size, recipe.seed, epoch,
+                                start=len(self.losses))
+        total = num_train_batches(split, recipe.batch_size)
+        with tqdm(batches, total=total, initial=len(self.losses), unit="batch", leave=False,
+                  disable=None, desc=f"PyTorch, epoch {epoch}/{recipe.epochs}") as bar:
+            for names, x, y in bar:
+                # Dropout as a function of seed, epoch and step: nothing to save for resuming.
+                torch.manual_seed(recipe.seed * 1_000_003 + epoch * 10_007 + len(self.losses))
+                self.losses.append(
+                    take_step(self.forward, self.optimizer, x, y, self.device, self.layout))
+                if not math.isfinite(self.losses[-1]):
+                    raise UserError(f"the loss of PyTorch is not finite in epoch {epoch}, images "
+                                    f"{', '.join(names)}; try a lower --lr")
+                bar.set_postfix(loss=f"{sum(self.losses) / len(self.losses):.4f}")
+                check_stop()
+
+    def _evaluate(self, split: Split, check_stop: Callable[[], None]) -> dict[str, Any]:
+        """The scores of a split by the project's Evaluator."""
+        self.net.eval()
+        evaluator = Evaluator()
+        with tqdm(total=len(split), unit="image", leave=False, disable=None,
+                  desc="evaluating") as bar:
+            for indices, x in test_batches(split, self.job.recipe.batch_size):
+                with torch.no_grad():
+                    x = torch.from_numpy(x).to(self.device, memory_format=self.layout)
+                    probabilities = self.forward(x)[:, 0].cpu().numpy()
+                for index, probability in zip(indices, probabilities):
+                    evaluator.update(probability, split.masks[index])
+                bar.update(len(indices))
+                check_stop()
+        return evaluator.compute()
 
 
-def train_one_epoch(
-    net: torch.nn.Module,
-    optimizer: torch.optim.Optimizer,
-    split: Split,
-    recipe: Recipe,
-    epoch: int,
-    device: str,
-) -> float:
-    """Returns the mean of the batches' losses."""
-    net.train()
-    torch.manual_seed(recipe.seed * 1_000_003 + epoch)  # of dropout: a resumed run goes on alike
-    batches = train_batches(split, recipe.batch_size, recipe.image_size, recipe.seed, epoch)
-    losses = []
-    with tqdm(batches, total=num_train_batches(split, recipe.batch_size), unit="batch", leave=False,
-              disable=None, desc=f"PyTorch, epoch {epoch}/{recipe.epochs}") as bar:
-        for names, x, y in bar:
-            losses.append(take_step(net, optimizer, x, y, device))
-            if not math.isfinite(losses[-1]):
-                raise UserError(f"the loss of PyTorch is not finite in epoch {epoch}, images "
-                                f"{', '.join(names)}; try a lower --lr")
-            bar.set_postfix(loss=f"{sum(losses) / len(losses):.4f}")
-    return sum(losses) / len(losses)
-
-
-def evaluate(
-    net: torch.nn.Module, split: Split, batch_size: int, device: str
-) -> dict[str, Any]:
-    """The scores of a split by the project's Evaluator."""
-    net.eval()
-    evaluator = Evaluator()
-    with tqdm(total=len(split), unit="image", leave=False, disable=None, desc="evaluating") as bar:
-        for indices, x in test_batches(split, batch_size):
-            with torch.no_grad():
-                probabilities = net(torch.from_numpy(x).to(device))[:, 0].cpu().numpy()
-            for index, probability in zip(indices, probabilities):
-                evaluator.update(probability, split.masks[index])
-            bar.update(len(indices))
-    return evaluator.compute()
+def _wanted_device(job: Job) -> str:
+    """The device of Jittor's side, or where that has not run, a GPU unless --device says no."""
+    if job.alone:
+        return "cpu" if job.device == "cpu" else "cuda"
+    return json.loads(files(job).comparison.read_text())["device"]

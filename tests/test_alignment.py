@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import json
 import os
+import signal
 import subprocess
 import sys
 
@@ -15,7 +16,9 @@ from scripts import ROOT
 from alignment import bounds, report
 from alignment.stages import parameter_stages, stage_modules
 from model import MODEL_NAMES
+from utils.checkpoint.weights import read_arrays
 from utils.data.synthetic import write_sample_dataset
+from utils.places import checkpoint_folder
 from utils.training.logs import read_log
 
 needs_torch = pytest.mark.skipif(
@@ -181,12 +184,23 @@ def test_not_a_number_fails(tmp_path):
     assert report.checks(result)["backward"][0]
 
 
-def align(folder, *flags, **environment):
-    """Runs the command on folder/data/Tiny: exit status, and all that it printed."""
+def align_command(folder, *flags):
+    """The command on folder/data/Tiny."""
     words = [sys.executable, "-m", "alignment", "--dataset_dir", folder / "data", "--output_dir",
              folder / "out", "--dataset_name", "Tiny", "--device", "cpu", "--model_name",
              "L2SKNet_UNet", "--batch_size", 3, "--image_size", 32, *flags]
-    result = subprocess.run([str(word) for word in words], cwd=ROOT, text=True,
+    return [str(word) for word in words]
+
+
+def start_align(folder, *flags):
+    """Starts the command; its output is one stream."""
+    return subprocess.Popen(align_command(folder, *flags), cwd=ROOT, text=True,
+                            stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+
+
+def align(folder, *flags, **environment):
+    """Runs the command: exit status, and all that it printed."""
+    result = subprocess.run(align_command(folder, *flags), cwd=ROOT, text=True,
                             capture_output=True, env={**os.environ, **environment})
     output = result.stdout + result.stderr
     assert "Traceback" not in output, output
@@ -225,6 +239,49 @@ def test_the_command(tmp_path):
     status, output = align(tmp_path, "--spoil", "Conv9.weight")
     assert status == 2 and "error: --spoil Conv9.weight" in output
     assert sorted(folder.rglob("*")) == before
+
+
+@needs_torch
+@pytest.mark.parametrize("model_name", ["L2SKNet_FPN"])  # it has dropout
+def test_pytorch_trains_alone_and_goes_on_where_it_was_stopped(tmp_path, model_name):
+    write_sample_dataset(tmp_path / "data" / "Tiny", n_train=9, n_test=2, size=32)
+    flags = ["--model_name", model_name, "--only_pytorch", "--epochs", 4, "--eval_every", 2,
+             "--eval_last", 1, "--lr", 1e-3]
+    status, output = align(tmp_path, *flags)
+    assert status == 0, output
+    folder = tmp_path / "out" / "alignment" / "Tiny"
+    assert {path.name for path in folder.iterdir()} == {"Pytorch", model_name}
+    (log,) = (folder / "Pytorch" / "log").iterdir()
+    whole = read_log(log)
+    assert [record.evaluated for record in whole] == [False, True, False, True]
+    assert whole[3].loss < whole[0].loss
+
+    # The initial weights are those of a training in Jittor.
+    command = [sys.executable, "train_device0.py", "--dataset_dir", tmp_path / "data",
+               "--output_dir", tmp_path / "out", "--dataset_name", "Tiny", "--device", "cpu",
+               "--model_name", model_name, "--batch_size", 3, "--image_size", 32, "--epochs", 1,
+               "--lr", 1e-30]
+    subprocess.run([str(word) for word in command], cwd=ROOT, check=True, capture_output=True)
+    trained = read_arrays(checkpoint_folder(tmp_path / "out", "Tiny", model_name) / "last.npz")
+    for name, array in read_arrays(folder / model_name / "start.npz").items():
+        if "running_" not in name and name != "meta":
+            np.testing.assert_allclose(array, trained[name], atol=1e-20, err_msg=name)
+
+    (tmp_path / "out").rename(tmp_path / "before")
+    process = start_align(tmp_path, *flags)
+    for line in process.stdout:
+        if line.startswith("epoch 1/4"):
+            process.send_signal(signal.SIGTERM)
+    assert process.wait() == 128 + signal.SIGTERM
+    status, output = align(tmp_path, *flags)
+    assert status == 0 and "epochs 2 to 4" in output
+    (log,) = (folder / "Pytorch" / "log").iterdir()
+    assert [(r.loss, r.mIoU) for r in read_log(log)] == [(r.loss, r.mIoU) for r in whole]
+
+    status, output = align(tmp_path, *flags, "--compile")
+    assert status == 0 and "the 4 epochs of PyTorch are there" in output
+    status, output = align(tmp_path, "--only_pytorch")
+    assert status == 2 and "error: --only_pytorch: trains whole runs; say how long" in output
 
 
 def test_without_pytorch(tmp_path):

@@ -7,13 +7,12 @@ import pytest
 from PIL import Image
 
 from utils.data import datasets
+from utils.data.augment import Augmentation, corner, crop_at, orientation, turn
 from utils.data.datasets import (
     load_split,
     load_splits,
     num_train_batches,
-    orientation,
     train_batches,
-    turn,
 )
 from utils.errors import UserError
 
@@ -222,7 +221,8 @@ def test_augmenting_turns_image_and_mask_alike_by_seed_epoch_and_image(split):
         """name → which of the eight orientations of the plain batch the augmented one has."""
         found = {}
         plain = train_batches(split, 4, 16, seed, epoch, start)
-        turned = train_batches(split, 4, 16, seed, epoch, start, augment=True)
+        turned = train_batches(split, 4, 16, seed, epoch, start,
+                               augmentation=Augmentation(augment=True))
         for (names, x, y), (other_names, turned_x, turned_y) in zip(plain, turned):
             assert names == other_names and turned_x.dtype == turned_y.dtype == np.float32
             for name, *maps in zip(names, x[:, 0], y[:, 0], turned_x[:, 0], turned_y[:, 0]):
@@ -412,7 +412,8 @@ def test_native_size_where_sizes_are_equal(tmp_path):
     for name, image, mask in zip(names, x, y):
         np.testing.assert_array_equal(image[0], images[int(name)].astype(np.float32) / 255)
         np.testing.assert_array_equal(mask[0], masks[int(name)])
-    ((_, x, _),) = train_batches(split, 3, 0, 0, 1, augment=True)  # flipped, never transposed
+    # Flipped, never transposed.
+    ((_, x, _),) = train_batches(split, 3, 0, 0, 1, augmentation=Augmentation(augment=True))
     assert x.shape == (3, 1, 20, 28)
     write(tmp_path / "MIX", [(20, 28), (30, 8)])
     mixed = load_split(tmp_path, "MIX", "train")
@@ -425,27 +426,27 @@ def test_crops_are_a_function_of_seed_epoch_and_image(tmp_path):
     split = load_split(tmp_path, "SET", "train")
     found = {}
     for epoch in (1, 2, 3):
-        for names, x, y in train_batches(split, 2, 0, 5, epoch, crop=16):
+        for names, x, y in train_batches(split, 2, 0, 5, epoch, augmentation=Augmentation(crop=16)):
             assert x.shape == y.shape == (2, 1, 16, 16)
             for name, image, mask in zip(names, x[:, 0], y[:, 0]):
                 i = int(name)
-                row, column = found[epoch, i] = datasets.corner(
+                row, column = found[epoch, i] = corner(
                     5, epoch, i, split.images[i].shape, 16)
                 window = np.s_[row : row + 16, column : column + 16]
                 np.testing.assert_array_equal(image, split.images[i][window] / np.float32(255))
                 np.testing.assert_array_equal(mask, split.masks[i][window])
     assert len(set(found.values())) > 8
-    whole = list(train_batches(split, 2, 0, 5, 2, crop=16))
-    ((names, x, y),) = train_batches(split, 2, 0, 5, 2, start=1, crop=16)
+    whole = list(train_batches(split, 2, 0, 5, 2, augmentation=Augmentation(crop=16)))
+    ((names, x, y),) = train_batches(split, 2, 0, 5, 2, start=1, augmentation=Augmentation(crop=16))
     assert names == whole[1][0]
     np.testing.assert_array_equal(x, whole[1][1])
-    corners = [datasets.corner(5, epoch, 2, (18, 17), 16) for epoch in range(600)]
+    corners = [corner(5, epoch, 2, (18, 17), 16) for epoch in range(600)]
     assert np.bincount([2 * row + column for row, column in corners]).min() > 50
     assert {row for row, _ in corners} == {0, 1, 2} and {c for _, c in corners} == {0, 1}
 
 
 def test_what_a_crop_lacks_is_mirrored():
     image = np.arange(6).reshape(2, 3)
-    np.testing.assert_array_equal(datasets.crop_at(image, 4, (0, 0)), [
+    np.testing.assert_array_equal(crop_at(image, 4, (0, 0)), [
         [0, 1, 2, 2], [3, 4, 5, 5], [3, 4, 5, 5], [0, 1, 2, 2]])
-    assert datasets.corner(0, 1, 0, (2, 3), 4) == (0, 0)
+    assert corner(0, 1, 0, (2, 3), 4) == (0, 0)

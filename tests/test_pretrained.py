@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import importlib.util
 import json
 
 import numpy as np
@@ -39,11 +40,12 @@ def place(tmp_path, monkeypatch):
     return tmp_path
 
 
-def write_run(place, dataset_name, history, recipe):
+def write_run(place, dataset_name, history, recipe, weights=None):
     folder = checkpoint_folder(place, dataset_name, "L2SKNet_UNet")
     for name, records in (("best.npz", history[:2]), ("last.npz", history)):
         meta = {"model": "L2SKNet_UNet", "dataset": dataset_name, "recipe": recipe,
-                "started": "2026-01-02_03-04-05", "scheduler": {"milestones": [200, 300]},
+                "started": "2026-01-02_03-04-05", "weights": weights,
+                "scheduler": {"milestones": [200, 300]},
                 "history": [dataclasses.asdict(one) for one in records]}
         folder.mkdir(parents=True, exist_ok=True)
         np.savez(folder / name, meta=np.array(json.dumps(meta)))
@@ -75,6 +77,40 @@ def test_publish(place):
 | the same, strict | – | 0.5562 ± 0.0562 | – | 0.6000 ± 0.0000 | 0.7000 ± 0.0000 | \
 2.5e-05 ± 5e-06 |
 """)
+
+
+def test_own_images_take_the_weights_for_real_frames_where_there_are_some(place):
+    choose = pretrained.dataset_for_own_images
+    pretrained.publish(place, "NUDT-SIRST", "L2SKNet_UNet")
+    assert choose(place, "L2SKNet_UNet") == "NUDT-SIRST"
+    write_run(place, "REAL", [EpochRecord(1, 0.9), record(2, 0.6)], {"epochs": 2}, "start.npz")
+    assert choose(place, "L2SKNet_UNet") == "REAL"  # trained here
+    weights, card, _ = pretrained.publish(place, "REAL", "L2SKNet_UNet", "Joined of A and B.")
+    assert "Joined of A and B." in card.read_text("utf-8")
+    assert "\n| begun from | the weights start.npz |\n" in card.read_text("utf-8")
+    for path in checkpoint_folder(place, "REAL", "L2SKNet_UNet").iterdir():
+        path.unlink()
+    assert choose(place, "L2SKNet_UNet") == "REAL"  # comes with the project
+    assert pretrained.choose_weights(place, "REAL", "L2SKNet_UNet") == (weights, False)
+    assert choose(place, "L2SKNet_FPN") == "NUDT-SIRST"
+
+
+@pytest.mark.parametrize(("flags", "folder"), [
+    ((), "REAL"), (("--dataset_name", "NUDT-SIRST"), "NUDT-SIRST")])
+def test_which_weights_test_py_takes(tmp_path, monkeypatch, capsys, flags, folder):
+    for name in ("REAL", "NUDT-SIRST"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "L2SKNet_UNet.npz").write_bytes(b"")
+    monkeypatch.setattr(pretrained, "FOLDER", tmp_path)
+    spec = importlib.util.spec_from_file_location("test_script", cli.ROOT / "test.py")
+    test_script = importlib.util.module_from_spec(spec)  # `import test` is Python's own tests
+    spec.loader.exec_module(test_script)
+    args = test_script.parse(["--input", ".", "--output_dir", str(tmp_path), *flags])
+    weights = test_script.weights_of(args, args.dataset_names, "the images of --input")
+    assert weights == {"L2SKNet_UNet": tmp_path / folder / "L2SKNet_UNet.npz"}
+    assert capsys.readouterr().out == (
+        "L2SKNet_UNet: not trained here on the images of --input; taking the weights that come "
+        f"with the project, trained on {folder}\n")
 
 
 def test_publish_without_git(place, monkeypatch):

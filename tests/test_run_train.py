@@ -83,7 +83,8 @@ def test_all_four_are_trained_by_default(place):
     for model_name in (UNET, FPN, UNET_1D, FPN_1D):
         assert read_meta(last(place, model_name))["recipe"] == {
             "batch_size": 2, "epochs": 1, "lr": 5e-4, "seed": 7, "image_size": SIZE,
-            "milestones": [1, 1], "augment": False, "crop": 0, "soft_masks": False}
+            "milestones": [1, 1], "augment": False, "crop": 0, "soft_masks": False,
+            "target_crops": 0.0, "scale": 1.0, "photometric": False}
     # Again: nothing is left to do.
     output = succeeds("run_train.py", place, *SMALL, "--epochs", 1)
     assert {state for state, _ in states(output).values()} == {"finished before"}
@@ -124,6 +125,7 @@ def test_flags_of_training_are_passed_on(place):
              "--num_workers", 2, "--threshold", 0.4, "--eval_every", 5, "--eval_last", 3,
              "--batch_size", 4, "--epochs", 9, "--lr", 5e-4, "--seed", 1, "--image_size", 64,
              "--milestones", 3, 5, "--augment", "--crop", 48, "--soft_masks", "--skip_bad",
+             "--target_crops", 0.5, "--scale", 2.0, "--photometric",
              "--stop_after", 10)
     theirs = cli.make_parser("doc")
     cli.add_training(theirs)
@@ -134,7 +136,7 @@ def test_flags_of_training_are_passed_on(place):
         assert command[1].endswith("train_device0.py") and "--stop_after" not in command
         assert vars(theirs.parse_args(command[2:])) == {
             **vars(args), "model_names": [FPN], "dataset_names": ["Tiny"], "stop_after": None,
-            "resume": "last" if given else None}
+            "resume": "last" if given else None, "weights": None}
 
 
 def test_what_is_resumed_and_what_begins_anew(place):

@@ -284,6 +284,7 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_spares_the_checkpoint(place
 @pytest.mark.parametrize(("flag", "value"),
                          [("lr", 1e-3), ("batch_size", 4), ("seed", 7), ("image_size", 64),
                           ("augment", True), ("crop", 16), ("soft_masks", True),
+                          ("target_crops", 0.5), ("scale", 2.0), ("photometric", True),
                           ("milestones", [9]), ("epochs", 9)])
 def test_a_resumed_run_keeps_its_recipe(whole, flag, value):
     with pytest.raises(UserError, match=rf"^--{flag}.*: .*the run to resume (has|after 2 3;)"):
@@ -322,6 +323,42 @@ def test_a_run_is_resumed_from_a_path(whole, tmp_path):
     assert f"resumed after epoch {EPOCHS}" in output
     assert len(read_meta(checkpoints(other, MODELS[0]) / "last.npz")["history"]) == EPOCHS + 1
     assert len(read_meta(last)["history"]) == EPOCHS
+
+
+def test_a_checkpoint_from_before_an_option_is_resumed(whole, tmp_path):
+    path = checkpoints(whole[0], MODELS[0]) / "last.npz"
+    meta = read_meta(path)
+    for name in ("target_crops", "scale", "photometric"):
+        meta["recipe"].pop(name)
+    del meta["weights"]
+    older = tmp_path / "last.npz"
+    np.savez(older, **{**read_arrays(path), "meta": np.array(json.dumps(meta))})
+    run = training.Run(MODELS[0], "Tiny", tmp_path, {}, older)
+    assert run.recipe == training.Run(MODELS[0], "Tiny", tmp_path, {}, path).recipe
+    assert run.epochs_done == EPOCHS and run.weights is None
+    with pytest.raises(UserError, match="--photometric: the run to resume has False"):
+        training.Run(MODELS[0], "Tiny", tmp_path, {"photometric": True}, older)
+
+
+def test_a_run_begins_from_weights(whole, tmp_path):
+    other = beside(whole[0], tmp_path)
+    path = checkpoints(whole[0], MODELS[0]) / "best.npz"
+    flags = ("--model_name", MODELS[0], *SMALL, "--epochs", 1)
+    output = succeeds("train_device0.py", other, *flags, "--lr", 1e-30, "--weights", path)
+    assert f"image size 32, from the weights {path}; " in output
+    begun, trained = read_arrays(path), read_arrays(checkpoints(other, MODELS[0]) / "last.npz")
+    for name, array in begun.items():
+        if name != "meta" and "running_" not in name:
+            np.testing.assert_array_equal(trained[name], array, err_msg=name)
+    assert read_meta(checkpoints(other, MODELS[0]) / "last.npz")["weights"] == str(path)
+    succeeds("train_device0.py", other, "--model_name", MODELS[0], "--resume")
+    assert f", from the weights {path}\n" in log_text(other, MODELS[0])
+    for words, says in (
+        (("--resume", "--weights", path), "--weights: begins a new run; leave out --weights or "),
+        (("--weights", tmp_path / "none.npz"), f"{tmp_path / 'none.npz'}: no such file"),
+        (("--model_name", *MODELS, "--weights", path), f"{path}: weights are of one network"),
+    ):
+        assert says in refused("train_device0.py", other, "--model_name", MODELS[0], *words)
 
 
 def test_a_run_resumed_from_a_path_has_its_best_weights(whole, tmp_path):
@@ -568,11 +605,13 @@ def test_crops_of_unequal_images_with_soft_masks_are_resumed_exactly(copy, tmp_p
     native = refused("train_device0.py", place, *flags)
     assert native.startswith(f"error: {copy}: --image_size 0 takes images as they are, but these ")
     assert native.count("\n") == 1 and not (place / "out").exists()
-    flags += ("--crop", 24, "--soft_masks", "--augment")
+    flags += ("--crop", 24, "--soft_masks", "--augment", "--target_crops", 0.5, "--scale", 1.5,
+              "--photometric")
     output = succeeds("train_device0.py", place, *flags)
     assert "2 masks with grey" in output or "3 masks with grey" in output
     assert "1 pair left out: sample_0007\n" in output
-    assert ", image size native, crops of 24, augmented, soft masks; " in output
+    assert (", image size native, crops of 24, augmented, soft masks, 0.5 of the crops on targets, "
+            "scaled by 1/1.5 to 1.5, photometric changes; ") in output
 
     other = tmp_path / "other"
     other.mkdir()

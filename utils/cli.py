@@ -163,7 +163,8 @@ def _form(field: dataclasses.Field) -> dict[str, Any]:
     if isinstance(field.default, bool):
         return {"action": "store_const", "const": True}
     number = positive(float if isinstance(field.default, float) else int)
-    own = {"seed": _seed, "image_size": not_negative, "crop": not_negative}
+    own = {"seed": _seed, "image_size": not_negative, "crop": not_negative,
+           "target_crops": _share, "scale": _factor}
     form = {"type": own.get(field.name, number), "metavar": field.metadata["metavar"]}
     return {**form, "nargs": "*"} if field.default is None else form
 
@@ -178,15 +179,23 @@ def add_training(parser: Flags, resume: bool = True) -> None:
     add_threshold(parser)
     add_skip_bad(parser)
     add_recipe(parser, *(name for name in FIELDS if name != "seed"))  # which all scripts have
-    parser.add_argument("--eval_every", type=positive(int), default=1, metavar="N",
-                        help="evaluate after every N epochs; default 1")
-    parser.add_argument("--eval_last", type=positive(int), default=1, metavar="N",
-                        help="evaluate after each of the last N epochs; default 1")
+    add_evaluation(parser)
     parser.add_argument("--stop_after", type=positive(float), metavar="MINUTES",
                         help="save and stop after this time; --resume goes on")
     if resume:
         parser.add_argument("--resume", nargs="?", const="last", metavar="CHECKPOINT",
                             help="go on from the model's last checkpoint, or from the one named")
+        parser.add_argument("--weights", type=Path, metavar="FILE",
+                            help="begin a new run from these weights (.npz, .pth.tar, .pth, .pt), "
+                                 "with a new optimizer; default random ones")
+
+
+def add_evaluation(parser: Flags) -> None:
+    """--eval_every and --eval_last: after which epochs the test list is scored."""
+    parser.add_argument("--eval_every", type=positive(int), default=1, metavar="N",
+                        help="evaluate after every N epochs; default 1")
+    parser.add_argument("--eval_last", type=positive(int), default=1, metavar="N",
+                        help="evaluate after each of the last N epochs; default 1")
 
 
 def positive(kind: Callable[[str], float]) -> Callable[[str], float]:
@@ -214,6 +223,20 @@ def not_negative(text: str) -> int:
     value = int(text)
     if value < 0:
         raise argparse.ArgumentTypeError(f"{text} must not be below zero")
+    return value
+
+
+def _share(text: str) -> float:
+    value = float(text)
+    if not 0 <= value <= 1:
+        raise argparse.ArgumentTypeError(f"{text} must be from 0 to 1")
+    return value
+
+
+def _factor(text: str) -> float:
+    value = float(text)
+    if not 1 <= value <= 4:
+        raise argparse.ArgumentTypeError(f"{text} must be from 1 to 4")
     return value
 
 

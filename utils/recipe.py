@@ -51,8 +51,19 @@ class Recipe:
                       "takes whole images; default {default}", "PIXELS")
     soft_masks: bool = _flag(False, "train on the grey levels that masks have at edges, divided by "
                              "255, as the paper's code does; scores stay on 0 and 1")
+    target_crops: float = _flag(0.0, "share of the crops, 0 to 1, that contain a target of their "
+                                "image if it has one; the others fall anywhere; default "
+                                "{default:g}", "SHARE")
+    scale: float = _flag(1.0, "enlarge or shrink each crop by a random factor from 1/N to N; "
+                         "default {default:g}: as it is")
+    photometric: bool = _flag(False, "change gamma, contrast and brightness of training images at "
+                              "random, and add noise (the paper's code does not)")
 
     def __post_init__(self) -> None:
+        for flag, used in (("target_crops", self.target_crops), ("scale", self.scale != 1)):
+            if used and not self.crop:
+                raise UserError(f"--{flag} {getattr(self, flag):g}: changes crops, and there are "
+                                "none; add --crop PIXELS")
         milestones = self.milestones
         if milestones is None:
             milestones = (math.ceil(self.epochs / 2), math.ceil(self.epochs * 3 / 4))
@@ -69,6 +80,9 @@ class Recipe:
             + (f", crops of {self.crop}" if self.crop else "")
             + (", augmented" if self.augment else "")
             + (", soft masks" if self.soft_masks else "")
+            + (f", {self.target_crops:g} of the crops on targets" if self.target_crops else "")
+            + (f", scaled by 1/{self.scale:g} to {self.scale:g}" if self.scale != 1 else "")
+            + (", photometric changes" if self.photometric else "")
         )
 
 

@@ -23,6 +23,7 @@ from utils.recipe import recipe_of
 
 NEWEST = 10  # so many of the last evaluated epochs are averaged
 FOLDER = cli.ROOT / "model" / "pretrained"
+REAL = "REAL"  # the dataset, joined of several, whose weights are for frames of any camera
 METRICS = (("mIoU", "{:.4f}"), ("pixAcc", "{:.4f}"), ("fscore", "{:.4f}"), ("Pd", "{:.4f}"),
            ("Fa", "{:.3g}"))
 
@@ -58,6 +59,17 @@ def choose_weights(
             "--weights"
         )
     return path, trained is not None
+
+
+def dataset_for_own_images(output_dir: str | Path, model_name: str) -> str:
+    """The dataset whose weights find targets in any image, if it is not named.
+
+    Returns:
+        REAL if there are weights of the model for it, trained or pretrained; else NUDT-SIRST.
+    """
+    there = find_weights(output_dir, REAL, model_name) or (
+        FOLDER / REAL / f"{model_name}.npz").is_file()
+    return REAL if there else cli.DATASET
 
 
 def publish(
@@ -99,6 +111,7 @@ def make_card(
     rows = [
         ("data", f"{best['dataset']}, train.txt; metrics on test.txt"),
         ("recipe", recipe_of(last).describe()),
+        *([("begun from", f"the weights {last['weights']}")] if last.get("weights") else []),
         ("trained", f"{at_last['epoch']} epochs; best mIoU after epoch {at_best['epoch']}"),
         ("run begun", best["started"]),
         ("published", f"{time.strftime('%Y-%m-%d')}, commit {commit}"),

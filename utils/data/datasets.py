@@ -19,6 +19,7 @@ import numpy as np
 from scipy import ndimage
 from tqdm import tqdm
 
+from utils.data.augment import NONE, Augmentation
 from utils.data.images import (
     EXTENSIONS,
     FULL,
@@ -307,8 +308,8 @@ def check_training_size(split: Split, size: int, crop: int) -> None:
 
 def train_batches(
     split: Split, batch_size: int, size: int, seed: int, epoch: int, start: int = 0,
-    augment: bool = False, crop: int = 0, soft: bool = False,
-    part: Callable[[int], slice] = slice,
+    soft: bool = False, part: Callable[[int], slice] = slice,
+    augmentation: Augmentation = NONE,
 ) -> Iterator[tuple[list[str], np.ndarray, np.ndarray]]:
     """The batches of one epoch, in an order that depends on seed and epoch alone.
 
@@ -318,10 +319,9 @@ def train_batches(
     Args:
         size: images and masks are resized to size×size; 0 leaves them as they are.
         start: how many batches to skip.
-        augment: whether to flip and (squares) transpose, as `orientation` says.
-        crop: crop×crop pixels are cut out first, where `corner` says; 0 takes all.
         soft: whether masks are their grey levels divided by 255, in place of 0 and 1.
         part: which of so many images of a batch are made; all by default.
+        augmentation: what is done to each image after resizing.
 
     Yields:
         the names of all images of the batch, and x and y: N×1×H×W float32, x in [0, 1], y of 0 and
@@ -331,54 +331,15 @@ def train_batches(
         UserError: batch_size or the number of images is below two, or sizes differ.
     """
     batches = num_train_batches(split, batch_size)
-    check_training_size(split, size, crop)
+    check_training_size(split, size, augmentation.crop)
     images, masks = split.resized(size, soft)
     order = np.random.default_rng([seed, epoch]).permutation(len(split))
-
-    def cut(array: np.ndarray, i: int) -> np.ndarray:
-        if crop:
-            array = crop_at(array, crop, corner(seed, epoch, i, array.shape, crop))
-        if not augment:
-            return array
-        # Two sides of different lengths may not change places: the batch has one shape.
-        square = array.shape[0] == array.shape[1]
-        return turn(array, orientation(seed, epoch, i) & (7 if square else 3))
-
     for batch in range(start, batches):
         chosen = order[batch * batch_size : (batch + 1) * batch_size]
         own = chosen[part(len(chosen))]
-        x = np.stack([to_float(cut(images[i], i)) for i in own])[:, None]
-        y = np.stack([cut(masks[i], i) for i in own])[:, None].astype(np.float32)
+        pairs = [augmentation.apply(images[i], masks[i], seed, epoch, i) for i in own]
+        x, y = (np.stack(arrays)[:, None].astype(np.float32) for arrays in zip(*pairs))
         yield [split.names[i] for i in chosen], x, y / np.float32(FULL) if soft else y
-
-
-def corner(
-    seed: int, epoch: int, index: int, shape: tuple[int, int], crop: int
-) -> tuple[int, int]:
-    """Row and column where the crop of image `index` begins in an epoch, all as likely."""
-    room = [max(0, side - crop) + 1 for side in shape]
-    row, column = np.random.default_rng([seed, epoch, index, 1]).integers(room)
-    return int(row), int(column)
-
-
-def crop_at(image: np.ndarray, crop: int, corner: tuple[int, int]) -> np.ndarray:
-    """crop×crop pixels of an H×W image; what it lacks in a side is its mirror image."""
-    row, column = corner
-    part = image[row : row + crop, column : column + crop]
-    lacking = [(0, crop - side) for side in part.shape]
-    return np.pad(part, lacking, "symmetric") if any(side for _, side in lacking) else part
-
-
-def orientation(seed: int, epoch: int, index: int) -> int:
-    """Which of the eight orientations of a square image `index` has in an epoch, all as likely."""
-    return int(np.random.default_rng([seed, epoch, index]).integers(8))
-
-
-def turn(image: np.ndarray, orientation: int) -> np.ndarray:
-    """An H×W image flipped up-down, left-right and transposed, as bits 0, 1 and 2 say."""
-    image = image[::-1] if orientation & 1 else image
-    image = image[:, ::-1] if orientation & 2 else image
-    return image.T if orientation & 4 else image
 
 
 def test_batches(

@@ -11,6 +11,7 @@ from evaluation import Evaluator
 from model import soft_iou_loss
 from utils import runtime
 from utils.checkpoint.weights import all_finite
+from utils.data.augment import Augmentation
 from utils.data.datasets import (
     Split,
     num_test_batches,
@@ -64,9 +65,10 @@ def train_one_epoch(
     total = num_train_batches(split, recipe.batch_size)
     bar = tqdm(total=total, initial=len(losses), unit="batch", leave=False, disable=None,
                desc=f"epoch {epoch}/{recipe.epochs}")
+    augmentation = Augmentation(*(getattr(recipe, name) for name in Augmentation._fields))
     batches = train_batches(split, recipe.batch_size, recipe.image_size, recipe.seed, epoch,
-                            start=len(losses), augment=recipe.augment, crop=recipe.crop,
-                            soft=recipe.soft_masks, part=ranks.part)
+                            start=len(losses), soft=recipe.soft_masks, part=ranks.part,
+                            augmentation=augmentation)
     pending: list[tuple[Sequence[str], runtime.jt.Var]] = []  # images and loss of steps under way
     most = _most_under_way()
     with bar:

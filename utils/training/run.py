@@ -119,9 +119,10 @@ class Run:
         recipe: values for the fields of `Recipe`; None takes the default, or the resumed run's.
         resume: None starts anew, "last" continues from the model's last checkpoint that can be
             read, else from the path given.
+        weights: a new run starts from the weights of this file, in place of random ones.
 
     Raises:
-        UserError: nothing to resume, or it belongs to another run.
+        UserError: nothing to resume, or it belongs to another run; weights that do not fit.
     """
 
     def __init__(
@@ -131,6 +132,7 @@ class Run:
         output_dir: str | Path,
         recipe: Mapping[str, Any],
         resume: str | Path | None = None,
+        weights: str | Path | None = None,
     ):
         self.model_name, self.dataset_name = model_name, dataset_name
         self.folder = places.checkpoint_folder(output_dir, dataset_name, model_name)
@@ -152,6 +154,9 @@ class Run:
                 raise UserError(f"{saved.path}: cannot be resumed ({error}); take another "
                                 "checkpoint") from error
             self.history, self.losses = [*saved.history], [*saved.meta["losses"]]
+        elif weights:
+            load_weights(self.net, weights)
+        self.weights = saved.meta.get("weights") if saved else weights and str(weights)
         self.started = saved.meta["started"] if saved else time.strftime(STARTED)
         # Only what could be read, or was written, is worth to be kept when the next one is saved.
         self.last_is_whole = bool(saved) and saved.path == self.folder / places.LAST
@@ -185,7 +190,8 @@ class Run:
 
     def describe(self) -> str:
         """Network, dataset and recipe in one line, the head of the log."""
-        return f"{self.model_name} on {self.dataset_name}: {self.recipe.describe()}"
+        line = f"{self.model_name} on {self.dataset_name}: {self.recipe.describe()}"
+        return line + (f", from the weights {self.weights}" if self.weights else "")
 
     def check_ranks(self, splits: Sequence[Split] = ()) -> None:
         """Raises UserError unless the run, and the images given, are the same on all ranks."""
@@ -267,7 +273,7 @@ class Run:
         return {
             "model": self.model_name, "dataset": self.dataset_name,
             "recipe": dataclasses.asdict(self.recipe), "started": self.started,
-            "precision": precision(), "conditions": self.conditions,
+            "precision": precision(), "conditions": self.conditions, "weights": self.weights,
             "history": [dataclasses.asdict(record) for record in self.history],
         }
 
@@ -344,11 +350,12 @@ def train(
     options: Options,
     stop: StopRequest,
     resume: str | Path | None = None,
+    weights: str | Path | None = None,
 ) -> bool:
     """Trains one network to the end of its recipe, or until it is stopped.
 
     Args:
-        recipe, resume: of `Run`.
+        recipe, resume, weights: of `Run`.
 
     Returns:
         Whether the run came to its end; False if it was stopped, and saved, before.
@@ -356,7 +363,7 @@ def train(
     Raises:
         UserError: nothing to resume, a bad dataset, or a loss that is not finite.
     """
-    run = Run(model_name, dataset_name, options.output_dir, recipe, resume)
+    run = Run(model_name, dataset_name, options.output_dir, recipe, resume, weights)
     splits = load_splits(options.dataset_dir, dataset_name, num_workers=options.num_workers,
                          skip_bad=options.skip_bad)
     steps = num_train_batches(splits[0], run.recipe.batch_size)

@@ -1,0 +1,71 @@
+"""prepare_dataset.py with several sources: one dataset of all of them."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from PIL import Image
+from scripts import ROOT
+
+from utils.data.datasets import load_splits
+from utils.data.synthetic import write_sample_dataset
+
+
+def join(folder, *words):
+    command = [sys.executable, ROOT / "prepare_dataset.py", "--dataset_dir", folder / "data"]
+    return subprocess.run([str(word) for word in (*command, *words)], capture_output=True,
+                          text=True)
+
+
+@pytest.fixture
+def sources(tmp_path):
+    """Two datasets with images of the same names: one has no test list, and masks NAME_mask."""
+    first = write_sample_dataset(tmp_path / "A", 5, 2, 32)
+    second = write_sample_dataset(tmp_path / "my.frames", 3, 1, 40)
+    (second / "test.txt").unlink()
+    (second / "images" / "sample_0004.png").unlink()  # the image of the test list
+    for path in sorted((second / "masks").iterdir()):
+        path.rename(path.with_name(f"{path.stem}_mask{path.suffix}"))
+    Image.new("L", (40, 40)).save(second / "masks" / "sample_0002_mask.png")  # no target
+    return first, second
+
+
+def test_sources_become_one_dataset(tmp_path, sources):
+    first, second = sources
+    result = join(tmp_path, first, second, "--name", "BOTH")
+    assert result.returncode == 0, result.stderr
+    assert ("== joined\ntrain.txt: 5 of A, 3 of my.frames\n"
+            "test.txt: 2 of A, 0 of my.frames\n") in result.stdout
+    train, test = load_splits(tmp_path / "data", "BOTH")
+    assert train.names == [f"A_sample_{i:04d}" for i in range(1, 6)] + [
+        f"my.frames_sample_{i:04d}" for i in range(1, 4)]
+    assert test.names == ["A_sample_0006", "A_sample_0007"]
+    assert [image.shape for image in train.images] == [(32, 32)] * 5 + [(40, 40)] * 3
+    for name, image, mask in zip(train.names, train.images, train.masks):
+        folder, suffix = (first, "") if name.startswith("A_") else (second, "_mask")
+        stem = name.partition("_")[2]
+        np.testing.assert_array_equal(image, Image.open(folder / "images" / f"{stem}.png"))
+        own = np.asarray(Image.open(folder / "masks" / f"{stem}{suffix}.png"))
+        np.testing.assert_array_equal(mask, own > 127)
+    assert [bool(mask.any()) for mask in train.masks] == [True] * 6 + [False, True]
+    links = [path for path in (tmp_path / "data" / "BOTH").rglob("*.png")]
+    assert len(links) == 20 and all(path.is_symlink() and path.is_file() for path in links)
+    assert [path.name for path in (tmp_path / "data").iterdir()] == ["BOTH"]
+
+
+def test_nothing_is_left_where_a_source_is_refused(tmp_path, sources):
+    first, _ = sources
+    other = write_sample_dataset(tmp_path / "other" / "A", 2, 1, 32)
+    for words, says in (
+        ((first, tmp_path / "none"), f"error: {tmp_path / 'none'}: no such folder or zip"),
+        ((first, other), "error: A: several sources have this name"),
+    ):
+        result = join(tmp_path, *words, "--name", "BOTH")
+        assert result.returncode == 2 and result.stderr.startswith(says), result.stderr
+        assert not list((tmp_path / "data").glob("*"))
+    assert join(tmp_path, first, sources[1], "--name", "BOTH").returncode == 0
+    again = join(tmp_path, first, sources[1], "--name", "BOTH")
+    assert again.returncode == 2 and "BOTH: exists already; remove it" in again.stderr
