@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from model.blocks import ConvStack, conv3x3
 from model.llskm import LLSKM, LLSKM1D
-from model.ops.batch_norm import LEAKY, RELU, BatchNorm
+from model.ops.batch_norm import LEAKY, RELU, BatchNorm, sum_of_norms, sums_norms
 from model.ops.elementwise import add, global_average, share
 from utils.runtime import jt
 
@@ -65,6 +65,11 @@ class ContrastNet(jt.Module):
         branches, merge = self.stages[level]
         averaged, *inputs = share(x, 1 + len(branches))
         pooled = global_average(averaged)
+        norms = [norm for _, norm in branches]
+        if sums_norms(norms):
+            kernels = [kernel for kernel, _ in branches]
+            total = sum_of_norms([kernel(x, pooled) for kernel in kernels], norms)
+            return total if merge is None else merge(total)
         first, *others = zip(branches, inputs)
         # The first one last: the order decides how the gradients of x are rounded when added up.
         *others, first = [branch(x, pooled) for branch, x in (*others, first)]

@@ -13,11 +13,20 @@ which is a convolution grouped over the batch: one pass over memory in place of 
 from __future__ import annotations
 
 from model.blocks import ConvStack, conv1x1
-from model.ops.batch_norm import EPS, LINEAR, RELU, BatchNorm
-from model.ops.conv import Conv2d, conv2d, conv2d_activated, conv2d_sum_activated
-from model.ops.elementwise import share, subtract
-from model.ops.layout import block_of, enter, leave, shape_of
-from model.ops.native import code
+from model.ops.batch_norm import LINEAR, RELU, BatchNorm
+from model.ops.conv import Conv2d, conv2d_sum_activated
+from model.ops.elementwise import share
+from model.ops.llskm import (
+    attends,
+    attention,
+    attention_predicted,
+    centres,
+    image_conv,
+    kernels,
+    per_image_conv,
+    scaled,
+    subtract_conv,
+)
 from utils.runtime import jt
 
 
@@ -52,56 +61,17 @@ class ChannelAttention(jt.Module):
         })
 
     def execute(self, pooled: jt.Var) -> jt.Var:
+        if attends(self.is_training()):
+            return attention(pooled, *self._parts())
         return jt.sigmoid(self.avg_channel(pooled))
 
     def predicted(self, pooled: jt.Var) -> jt.Var:
         """The same in one operator, without gradient, on the CPU."""
+        return attention_predicted(pooled, *self._parts())
+
+    def _parts(self):
         (dense1, norm1), (dense2, norm2) = self.avg_channel.steps
-        inputs = [pooled, dense1.weight, dense2.weight, *norm1.parts(), *norm2.parts()]
-        return code(
-            pooled.shape, "float64", inputs, "llskm.h",
-            "llskm::theta(in1_shape1, in1_shape0, in0_shape0, {in0}, {in1}, {in2}, "
-            f"{{{{in3}}, {{in4}}, {{in5}}, {{in6}}}}, {{{{in7}}, {{in8}}, {{in9}}, {{in10}}}}, "
-            f"{EPS}, {{out0}});")
-
-
-def per_image_conv(
-    x: jt.Var, kernels: jt.Var, padding: int = 0, dilation: int = 1,
-    bias: jt.Var | None = None, slope: float = LINEAR,
-) -> jt.Var:
-    """Convolves each image of `x` (N×C×H×W) with its own of `kernels` (N×C×C×kh×kw).
-
-    Args:
-        bias, slope: if there is a bias, one a channel, it is a `conv2d_activated`.
-    """
-    if x.ndim == 5 and x.shape[4] != block_of(x.shape[0] * shape_of(x)[1]):
-        # So few channels are one block, of which several do not make the form of more channels.
-        return enter(per_image_conv(leave(x), kernels, padding, dilation, bias, slope))
-    n, c, *rest = x.shape  # in blocks of channels as well: the images lie one after the other
-    images, kernels = x.reshape(1, n * c, *rest), kernels.reshape(-1, *kernels.shape[2:])
-    if bias is None:
-        y = conv2d(images, kernels, padding=padding, dilation=dilation, groups=n)
-    else:
-        y = conv2d_activated(images, kernels, jt.concat([bias] * n), slope, padding=padding,
-                             dilation=dilation, groups=n)
-    return y.reshape(x.shape)
-
-
-def _predicted(function, weights, theta, scale):
-    """The kernels of each image, times a factor on their output channels, by that of llskm.h.
-
-    One operator in place of many small ones: where convolutions are fast, those show.
-    """
-    c, _, *size = weights[0].shape
-    size = size if len(weights) == 1 else (1, 1)
-    pointers = ", ".join(f"{{in{i}}}" for i in range(len(weights) + 2))
-    return code((theta.shape[0], c, c, *size), "float32", [*weights, theta, scale], "llskm.h",
-                f"llskm::{function}(out0_shape0, out0_shape1, in0_shape3, {pointers}, {{out0}});")
-
-
-def _by_image(theta):
-    """θ, N×C×1×1, as a factor on the output channels of kernels, N×C×1×1×1."""
-    return theta.reshape(theta.shape[0], theta.shape[1], 1, 1, 1)
+        return dense1.weight, norm1, dense2.weight, norm2
 
 
 class LLSKM(jt.Module):
@@ -120,29 +90,22 @@ class LLSKM(jt.Module):
 
     def execute(self, x: jt.Var, pooled: jt.Var) -> jt.Var:
         """N×C×H×W and its `global_average` → N×C×H×W."""
-        kernels = self._kernels(self.attn(pooled))
-        return per_image_conv(x, kernels.float32(), *self._geometry())
+        weight, half = self.conv.weight, self.kernel_size // 2
+        return image_conv(x, self.attn(pooled), lambda theta: kernels(weight, theta),
+                          lambda: weight[:, :, half : half + 1, half : half + 1],
+                          *self._geometry())
 
     def normalised(self, x: jt.Var, pooled: jt.Var, norm: BatchNorm) -> jt.Var:
         """A batch norm after it, folded into it where that may be done."""
         if not norm.folds(x):
             return norm(self(x, pooled))
         scale, shift = norm.scale_and_shift()
-        kernels = _predicted("kernels", [self.conv.weight], self.attn.predicted(pooled), scale)
-        return per_image_conv(x, kernels, *self._geometry(), shift, norm.slope)
+        folded = scaled("kernels", [self.conv.weight], self.attn.predicted(pooled), scale)
+        return per_image_conv(x, folded, *self._geometry(), shift, norm.slope)
 
     def _geometry(self):
         """Padding and dilation."""
         return self.dilation * (self.kernel_size // 2), self.dilation
-
-    def _kernels(self, theta):
-        """One of each image, N×C×C×k×k in double precision."""
-        half = self.kernel_size // 2
-        weight = self.conv.weight.float64()
-        w_sum = weight.sum((2, 3), keepdims=True)
-        w_centre = weight[:, :, half : half + 1, half : half + 1]
-        centre = w_sum.unsqueeze(0) + _by_image(theta) * w_centre.unsqueeze(0)
-        return jt.nn.pad(centre, [half] * 4) - weight.unsqueeze(0)
 
 
 class LLSKM1D(jt.Module):
@@ -165,8 +128,11 @@ class LLSKM1D(jt.Module):
     def execute(self, x: jt.Var, pooled: jt.Var) -> jt.Var:
         """N×C×H×W and its `global_average` → N×C×H×W."""
         x, straight = share(x, 2)
-        centre = per_image_conv(x, self._centre(self.attn(pooled)).float32())
-        return subtract(centre, self.conv_nx1(self.conv_1xn(straight)))
+        row, column, half = self.conv_1xn.weight, self.conv_nx1.weight, self.kernel_size // 2
+        centre = image_conv(
+            x, self.attn(pooled), lambda theta: centres(row, column, theta),
+            lambda: row[:, :, :, half : half + 1] * column[:, :, half : half + 1, :])
+        return subtract_conv(centre, self.conv_1xn(straight), self.conv_nx1)
 
     def normalised(self, x: jt.Var, pooled: jt.Var, norm: BatchNorm) -> jt.Var:
         """A batch norm after it, folded into it where that may be done."""
@@ -174,16 +140,8 @@ class LLSKM1D(jt.Module):
             return norm(self(x, pooled))
         scale, shift = norm.scale_and_shift()
         weights = [self.conv_1xn.weight, self.conv_nx1.weight]
-        centres = _predicted("centres", weights, self.attn.predicted(pooled), scale)
+        folded = scaled("centres", weights, self.attn.predicted(pooled), scale)
         weight = -scale * self.conv_nx1.weight.float64()
         bias = shift - scale.reshape(-1) * self.conv_nx1.bias
-        return conv2d_sum_activated(x, centres, self.conv_1xn(x), weight.float32(), bias.float32(),
+        return conv2d_sum_activated(x, folded, self.conv_1xn(x), weight.float32(), bias.float32(),
                                     norm.slope, self.conv_nx1.padding)
-
-    def _centre(self, theta):
-        """The kernel W_sum + θ ∘ W_c of each image, N×C×C×1×1 in double precision."""
-        half = self.kernel_size // 2
-        row, column = self.conv_1xn.weight.float64(), self.conv_nx1.weight.float64()
-        w_sum = row.sum((2, 3), keepdims=True) * column.sum((2, 3), keepdims=True)
-        w_centre = row[:, :, :, half : half + 1] * column[:, :, half : half + 1, :]
-        return w_sum.unsqueeze(0) + _by_image(theta) * w_centre.unsqueeze(0)

@@ -16,7 +16,7 @@ import numpy as np
 from model.ops.batch_norm import LINEAR, BatchNorm
 from model.ops.elementwise import add_bias
 from model.ops.layout import shape_like, shape_of
-from model.ops.native import BFLOAT16, code, read_header
+from model.ops.native import BFLOAT16, code, on_cuda, read_header
 from utils import runtime
 from utils.runtime import jt
 
@@ -94,6 +94,14 @@ class _WideConvOneDNN(_ConvOneDNN):
         return dx, jt.stack(taps, 4).reshape(*channels, kh, kw + 1)[..., :kw]
 
 
+@functools.cache
+def _cudnn_ops():
+    """cuDNN's operators; the algorithms of more shapes than the usual 100 are remembered, for each
+    of which cuDNN tries out several."""
+    jt.cudnn.set_algorithm_cache_size(10_000)
+    return jt.cudnn.ops
+
+
 class _ConvCuDNN(jt.Function):
     """A convolution and its two gradients as three operators of cuDNN."""
 
@@ -103,11 +111,11 @@ class _ConvCuDNN(jt.Function):
 
     def execute(self, x, weight):
         self.saved = x, weight
-        return jt.cudnn.ops.cudnn_conv(x, weight, *self.arguments)
+        return _cudnn_ops().cudnn_conv(x, weight, *self.arguments)
 
     def grad(self, dy):
         x, weight = self.saved
-        ops = jt.cudnn.ops
+        ops = _cudnn_ops()
         return (ops.cudnn_conv_backward_x(weight, dy, *x.shape[2:], *self.arguments),
                 ops.cudnn_conv_backward_w(x, dy, *weight.shape[2:], *self.arguments))
 
@@ -134,7 +142,7 @@ def conv2d(
         return _ConvCuDNN(stride, padding, dilation, groups)(x, weight)
     if not jt.flags.use_cuda and jt.mkl_ops is not None:
         width = weight.shape[3]
-        wide = (width > WIDEST and width % 2 and stride == (1, 1) and groups == 1
+        wide = (width > WIDEST and width % 2 and not on_cuda() and stride == (1, 1) and groups == 1
                 and padding[1] >= dilation[1])
         convolution = _WideConvOneDNN if wide else _ConvOneDNN
         return convolution(stride, padding, dilation, groups)(x, weight)
