@@ -55,20 +55,15 @@ class _Value(NamedTuple):
     name: str
 
     @property
-    def size(self):
-        return int(np.prod(self.shape, dtype=np.int64))
-
-    @property
     def bytes(self):
-        return self.size * BYTES.get(self.dtype, 1)
+        return int(np.prod(self.shape, dtype=np.int64)) * BYTES.get(self.dtype, 1)
 
 
 class Graph:
     """The pending graph: operators and variables by their numbers, and how Jittor would fuse them.
 
     Attributes:
-        kind: of each operator: element, broadcast, reduce or other.
-        name: of each operator.
+        kind, name: of each operator; the kind is element, broadcast, reduce or other.
         value: of each variable.
         producer: of each variable that is to be computed, its operator.
         inputs, outputs: of operators their variables; `outputs` of variables their users.
@@ -101,7 +96,7 @@ class Graph:
         if not self.outputs[v]:
             return False
         kinds = self.kind[user], self.kind[self.producer[v]]
-        if "other" in kinds or self.value[v].size <= 1 and kinds[0] != "broadcast":
+        if "other" in kinds or set(self.value[v].shape) <= {1} and kinds[0] != "broadcast":
             return False
         return v in self.constants or kinds[1] != "reduce" and kinds[0] != "broadcast"
 
@@ -237,7 +232,7 @@ def count_step(name: str, batch: int = 8, size: int = 256) -> Counts:
 def main(arguments: Sequence[str] | None = None) -> None:
     """Prints a row for each network."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--model_names", nargs="+", default=list(MODEL_NAMES), choices=MODEL_NAMES)
+    parser.add_argument("--model_names", nargs="+", default=MODEL_NAMES, choices=MODEL_NAMES)
     parser.add_argument("--batch_size", type=int, default=8)
     parser.add_argument("--size", type=int, default=256, help="height and width of the images")
     args = parser.parse_args(arguments)
