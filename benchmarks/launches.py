@@ -29,9 +29,9 @@ from model import MODEL_NAMES, build_model, soft_iou_loss
 from utils import runtime
 from utils.optim import Adam
 
-ELEMENT = {"unary", "binary", "ternary", "index", "safe_clip"}
-BROADCAST = {"broadcast_to", "reindex"}
-REDUCE = {"reduce", "reindex_reduce"}
+KINDS = {**dict.fromkeys(("unary", "binary", "ternary", "index", "safe_clip"), "element"),
+         **dict.fromkeys(("broadcast_to", "reindex"), "broadcast"),
+         **dict.fromkeys(("reduce", "reindex_reduce"), "reduce")}
 WITHOUT_KERNEL = {"array", "reshape", "tape", "tapes", "clone", "empty"}  # alone they start none
 BYTES = {"float64": 8, "int64": 8, "float32": 4, "int32": 4, "bfloat16": 2}
 MANY = 16  # users of a variable, from which on Jittor does not fuse them with each other
@@ -82,9 +82,7 @@ class Graph:
         self.producer = {v: self.inputs[v][0] for v in self.value if self.inputs[v]}
         self.constants = set()  # numbers, which stand in the text of kernels
         for op, name in self.name.items():
-            base = name.split(".")[0]
-            self.kind[op] = ("element" if base in ELEMENT else "broadcast" if base in BROADCAST
-                             else "reduce" if base in REDUCE else "other")
+            self.kind[op] = KINDS.get(name.split(".")[0], "other")
             if name == "array" and self.value[self.outputs[op][0]].shape == (1,):
                 self.kind[op] = "element"
                 self.constants.add(self.outputs[op][0])

@@ -116,7 +116,7 @@ def test_every_operator_against_numpy():
 def train_and_predict(name, rehearsed):
     """Loss, one vector of all gradients, running statistics after the step, probabilities."""
     with native.rehearse_cuda() if rehearsed else contextlib.nullcontext():
-        runtime.set_seed(1)
+        runtime.set_seed(2)  # with another one a value near 0 may fall on the other side of a ReLU
         net = build_model(name, dropout=False)
         net.train()
         rng = np.random.default_rng(2)
@@ -135,7 +135,7 @@ def train_and_predict(name, rehearsed):
 @pytest.mark.parametrize("name", MODEL_NAMES)
 def test_networks_compute_what_they_compute_on_the_cpu(name):
     found, expected = (train_and_predict(name, rehearsed) for rehearsed in (True, False))
-    for ours, truth, bound in zip(found, expected, (1e-6, 2e-3, 1e-4, 1e-4)):
+    for ours, truth, bound in zip(found, expected, (1e-6, 1e-4, 1e-5, 1e-4)):
         assert np.linalg.norm(ours - truth) < bound * np.linalg.norm(truth)
 
 
