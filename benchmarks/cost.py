@@ -111,8 +111,8 @@ def count_gmac(net: runtime.jt.Module, height: int, width: int) -> tuple[float, 
 def _count(net, height, width):
     """The multiply-accumulates of every convolution, in thousands of millions."""
     from alignment import official
-    from model import llskm
-    from model.ops import batch_norm, conv, resize
+    from model.llskm import Dense
+    from model.ops import batch_norm, conv, llskm, resize
 
     jt = runtime.jt
     conv2d, total = conv.conv2d, 0
@@ -124,7 +124,7 @@ def _count(net, height, width):
         total += y.shape[0] * y.shape[2] * y.shape[3] * weight.numel()
         return y
 
-    dense = llskm.Dense.execute
+    dense = Dense.execute
 
     def counted_dense(block, x):
         nonlocal total
@@ -134,7 +134,7 @@ def _count(net, height, width):
     with contextlib.ExitStack() as stack:
         for module in (conv, resize, llskm, official):
             stack.enter_context(mock.patch.object(module, "conv2d", counted))
-        stack.enter_context(mock.patch.object(llskm.Dense, "execute", counted_dense))
+        stack.enter_context(mock.patch.object(Dense, "execute", counted_dense))
         # The convolutions of the definition: in bfloat16 some are computed otherwise.
         stack.enter_context(mock.patch.object(batch_norm, "activation_dtype", lambda: "float32"))
         x = np.zeros((1, 1, height, width), np.float32)

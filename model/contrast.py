@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from model.blocks import ConvStack, conv3x3
 from model.llskm import LLSKM, LLSKM1D
-from model.ops.batch_norm import LEAKY, RELU, BatchNorm
+from model.ops.batch_norm import LEAKY, RELU, BatchNorm, sum_of_norms, sums_norms
 from model.ops.elementwise import add, global_average, share
 from utils.runtime import jt
 
@@ -53,6 +53,10 @@ class ContrastStage:
     def __call__(self, x: jt.Var) -> jt.Var:
         averaged, *inputs = share(x, 1 + len(self.branches))
         pooled = global_average(averaged)
+        norms = [norm for _, norm in self.branches]
+        if sums_norms(norms):
+            total = sum_of_norms([kernel(x, pooled) for kernel, _ in self.branches], norms)
+            return total if self.merge is None else self.merge(total)
         first, *others = zip(self.branches, inputs)
         # The first one last: the order decides how the gradients of x are rounded when added up.
         *others, first = [branch(x, pooled) for branch, x in (*others, first)]

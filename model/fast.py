@@ -21,14 +21,10 @@ from model.contrast import ContrastNet, ContrastStage
 from model.fpn import Fuse, Head
 from model.llskm import LLSKM, ChannelAttention
 from model.ops.batch_norm import EPS, LINEAR, RELU, BatchNorm, activate
-from model.ops.conv import (
-    Conv2d,
-    conv2d_activated,
-    conv2d_sum_activated,
-    per_image_conv,
-)
+from model.ops.conv import Conv2d, conv2d_activated
 from model.ops.elementwise import add, global_average, probability
 from model.ops.layout import per_channel
+from model.ops.llskm import image_conv_activated, image_conv_sum_activated
 from model.ops.resize import add_resized, doubled_conv3x3
 from model.unet import Up
 from utils.runtime import jt
@@ -118,8 +114,8 @@ class FastStage(jt.Module):
 
     def execute(self, x: jt.Var) -> jt.Var:
         theta = self.attention(global_average(x))
-        kernels = [branch.kernels(theta[:, i]) for i, branch in enumerate(self.branches)]
-        y = add([branch(x, own, self.slope) for branch, own in zip(self.branches, kernels)])
+        y = add([branch(x, theta[:, i].unsqueeze(2).unsqueeze(3), self.slope)
+                 for i, branch in enumerate(self.branches)])
         return y if self.merge is None else self.merge(y)
 
 
@@ -153,8 +149,13 @@ class _Affine(jt.Module):
         self.shift = shift
 
     def kernels(self, theta: jt.Var) -> jt.Var:
-        """θ (N×C, float64) → the kernels of each image, N×C×C×k×k float32."""
-        return (self.a + theta.reshape(*theta.shape, 1, 1, 1) * self.b).float32()
+        """θ, N×C×1×1 float64 → the kernels of each image, N×C×C×k×k float32."""
+        return (self.a + theta.unsqueeze(4) * self.b).float32()
+
+    def centre(self) -> jt.Var:
+        """The one tap of B, C×C×1×1 float32."""
+        half = self.b.shape[3] // 2
+        return self.b[0, :, :, half : half + 1, half : half + 1].float32()
 
 
 class FastLLSKM(_Affine):
@@ -165,8 +166,9 @@ class FastLLSKM(_Affine):
         self.shift, self.dilation = _constant(self.shift), kernel.dilation
         self.padding = kernel.dilation * (kernel.kernel_size // 2)
 
-    def execute(self, x: jt.Var, kernels: jt.Var, slope: float) -> jt.Var:
-        return per_image_conv(x, kernels, self.padding, self.dilation, self.shift, slope)
+    def execute(self, x: jt.Var, theta: jt.Var, slope: float) -> jt.Var:
+        return image_conv_activated(x, theta, self.kernels, self.centre, self.shift, slope,
+                                    self.padding, self.dilation)
 
 
 class FastLLSKM1D(_Affine):
@@ -181,9 +183,9 @@ class FastLLSKM1D(_Affine):
         self.shift = _constant(self.shift - scale * _float64(column.bias))
         self.padding = column.padding
 
-    def execute(self, x: jt.Var, kernels: jt.Var, slope: float) -> jt.Var:
-        return conv2d_sum_activated(x, kernels, self.row(x), self.column, self.shift, slope,
-                                    self.padding)
+    def execute(self, x: jt.Var, theta: jt.Var, slope: float) -> jt.Var:
+        return image_conv_sum_activated(x, theta, self.kernels, self.centre, self.row(x),
+                                        self.column, self.shift, slope, self.padding)
 
 
 def scale_and_shift(

@@ -13,10 +13,20 @@ which is a convolution grouped over the batch: one pass over memory in place of 
 from __future__ import annotations
 
 from model.blocks import ConvStack, conv1x1
-from model.ops.batch_norm import EPS, LINEAR, RELU, BatchNorm
-from model.ops.conv import Conv2d, conv2d_sum_activated, per_image_conv
-from model.ops.elementwise import share, subtract
-from model.ops.native import code
+from model.ops.batch_norm import LINEAR, RELU, BatchNorm
+from model.ops.conv import Conv2d, conv2d_sum_activated
+from model.ops.elementwise import share
+from model.ops.llskm import (
+    attends,
+    attention,
+    attention_predicted,
+    centres,
+    image_conv,
+    kernels,
+    per_image_conv,
+    scaled,
+    subtract_conv,
+)
 from utils.runtime import jt
 
 
@@ -51,34 +61,17 @@ class ChannelAttention(jt.Module):
         })
 
     def execute(self, pooled: jt.Var) -> jt.Var:
+        if attends(self.is_training()):
+            return attention(pooled, *self._parts())
         return jt.sigmoid(self.avg_channel(pooled))
 
     def predicted(self, pooled: jt.Var) -> jt.Var:
         """The same in one operator, without gradient, on the CPU."""
+        return attention_predicted(pooled, *self._parts())
+
+    def _parts(self):
         (dense1, norm1), (dense2, norm2) = self.avg_channel.steps
-        inputs = [pooled, dense1.weight, dense2.weight, *norm1.parts(), *norm2.parts()]
-        return code(
-            pooled.shape, "float64", inputs, "llskm.h",
-            "llskm::theta(in1_shape1, in1_shape0, in0_shape0, {in0}, {in1}, {in2}, "
-            f"{{{{in3}}, {{in4}}, {{in5}}, {{in6}}}}, {{{{in7}}, {{in8}}, {{in9}}, {{in10}}}}, "
-            f"{EPS}, {{out0}});")
-
-
-def _predicted(function, weights, theta, scale):
-    """The kernels of each image, times a factor on their output channels, by that of llskm.h.
-
-    One operator in place of many small ones: where convolutions are fast, those show.
-    """
-    c, _, *size = weights[0].shape
-    size = size if len(weights) == 1 else (1, 1)
-    pointers = ", ".join(f"{{in{i}}}" for i in range(len(weights) + 2))
-    return code((theta.shape[0], c, c, *size), "float32", [*weights, theta, scale], "llskm.h",
-                f"llskm::{function}(out0_shape0, out0_shape1, in0_shape3, {pointers}, {{out0}});")
-
-
-def _by_image(theta):
-    """θ, N×C×1×1, as a factor on the output channels of kernels, N×C×1×1×1."""
-    return theta.reshape(theta.shape[0], theta.shape[1], 1, 1, 1)
+        return dense1.weight, norm1, dense2.weight, norm2
 
 
 class LLSKM(jt.Module):
@@ -97,29 +90,28 @@ class LLSKM(jt.Module):
 
     def execute(self, x: jt.Var, pooled: jt.Var) -> jt.Var:
         """N×C×H×W and its `global_average` → N×C×H×W."""
-        kernels = self.kernels(self.attn(pooled))
-        return per_image_conv(x, kernels.float32(), *self._geometry())
+        return image_conv(x, self.attn(pooled), self.kernels, self.centre, *self._geometry())
+
+    def kernels(self, theta: jt.Var) -> jt.Var:
+        """θ, N×C×1×1 → K_n = δ·(W_sum + θ_n∘W_c) − W, N×C×C×k×k."""
+        return kernels(self.conv.weight, theta)
+
+    def centre(self) -> jt.Var:
+        """W_c, C×C×1×1."""
+        half = self.kernel_size // 2
+        return self.conv.weight[:, :, half : half + 1, half : half + 1]
 
     def normalised(self, x: jt.Var, pooled: jt.Var, norm: BatchNorm) -> jt.Var:
         """A batch norm after it, folded into it where that may be done."""
         if not norm.folds(x):
             return norm(self(x, pooled))
         scale, shift = norm.scale_and_shift()
-        kernels = _predicted("kernels", [self.conv.weight], self.attn.predicted(pooled), scale)
-        return per_image_conv(x, kernels, *self._geometry(), shift, norm.slope)
+        folded = scaled("kernels", [self.conv.weight], self.attn.predicted(pooled), scale)
+        return per_image_conv(x, folded, *self._geometry(), shift, norm.slope)
 
     def _geometry(self):
         """Padding and dilation."""
         return self.dilation * (self.kernel_size // 2), self.dilation
-
-    def kernels(self, theta: jt.Var) -> jt.Var:
-        """One of each image, N×C×C×k×k in double precision."""
-        half = self.kernel_size // 2
-        weight = self.conv.weight.float64()
-        w_sum = weight.sum((2, 3), keepdims=True)
-        w_centre = weight[:, :, half : half + 1, half : half + 1]
-        centre = w_sum.unsqueeze(0) + _by_image(theta) * w_centre.unsqueeze(0)
-        return jt.nn.pad(centre, [half] * 4) - weight.unsqueeze(0)
 
 
 class LLSKM1D(jt.Module):
@@ -142,8 +134,18 @@ class LLSKM1D(jt.Module):
     def execute(self, x: jt.Var, pooled: jt.Var) -> jt.Var:
         """N×C×H×W and its `global_average` → N×C×H×W."""
         x, straight = share(x, 2)
-        centre = per_image_conv(x, self.kernels(self.attn(pooled)).float32())
-        return subtract(centre, self.conv_nx1(self.conv_1xn(straight)))
+        centre = image_conv(x, self.attn(pooled), self.kernels, self.centre)
+        return subtract_conv(centre, self.conv_1xn(straight), self.conv_nx1)
+
+    def kernels(self, theta: jt.Var) -> jt.Var:
+        """θ, N×C×1×1 → W_sum + θ_n∘W_c, N×C×C×1×1."""
+        return centres(self.conv_1xn.weight, self.conv_nx1.weight, theta)
+
+    def centre(self) -> jt.Var:
+        """W_c, C×C×1×1."""
+        half = self.kernel_size // 2
+        row, column = self.conv_1xn.weight, self.conv_nx1.weight
+        return row[:, :, :, half : half + 1] * column[:, :, half : half + 1, :]
 
     def normalised(self, x: jt.Var, pooled: jt.Var, norm: BatchNorm) -> jt.Var:
         """A batch norm after it, folded into it where that may be done."""
@@ -151,16 +153,8 @@ class LLSKM1D(jt.Module):
             return norm(self(x, pooled))
         scale, shift = norm.scale_and_shift()
         weights = [self.conv_1xn.weight, self.conv_nx1.weight]
-        centres = _predicted("centres", weights, self.attn.predicted(pooled), scale)
+        folded = scaled("centres", weights, self.attn.predicted(pooled), scale)
         weight = -scale * self.conv_nx1.weight.float64()
         bias = shift - scale.reshape(-1) * self.conv_nx1.bias
-        return conv2d_sum_activated(x, centres, self.conv_1xn(x), weight.float32(), bias.float32(),
+        return conv2d_sum_activated(x, folded, self.conv_1xn(x), weight.float32(), bias.float32(),
                                     norm.slope, self.conv_nx1.padding)
-
-    def kernels(self, theta: jt.Var) -> jt.Var:
-        """The kernel W_sum + θ ∘ W_c of each image, N×C×C×1×1 in double precision."""
-        half = self.kernel_size // 2
-        row, column = self.conv_1xn.weight.float64(), self.conv_nx1.weight.float64()
-        w_sum = row.sum((2, 3), keepdims=True) * column.sum((2, 3), keepdims=True)
-        w_centre = row[:, :, :, half : half + 1] * column[:, :, half : half + 1, :]
-        return w_sum.unsqueeze(0) + _by_image(theta) * w_centre.unsqueeze(0)

@@ -47,8 +47,8 @@ def test_batch_norm_in_evaluation_hands_on_the_gradients_of_its_parameters():
 
 @pytest.mark.parametrize("channels", [4, 8, 24, 40])
 def test_kernels_of_each_image_for_few_or_odd_channels(channels):
-    from model.llskm import per_image_conv
     from model.ops import layout
+    from model.ops.llskm import per_image_conv
     from utils.runtime import jt
 
     x, kernels = (jt.array(values(3, channels, *shape)) for shape in ((10, 14), (channels, 3, 3)))

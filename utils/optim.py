@@ -54,10 +54,25 @@ class Adam:
         gradients = jt.grad(loss, self.parameters)
         if ranks.share():
             gradients = ranks.all_sums(gradients)
+        from model.ops.native import on_cuda  # starts Jittor
+
+        if on_cuda():
+            self._step_on_gpu(gradients, step_size, correction)
+            return
         for parameter, gradient, (m, v) in zip(self.parameters, gradients, self.moments):
             m.update(m + (gradient - m) * (1 - beta1))
             v.update(v * beta2 + gradient * gradient * (1 - beta2))
             parameter.update(parameter - m / (jt.sqrt(v) / correction + self.eps) * step_size)
+
+    def _step_on_gpu(self, gradients, step_size, correction):
+        from model.ops.adam import updated
+
+        new = updated(self.parameters, gradients, self.moments, self.betas, self.eps, step_size,
+                      correction)
+        for parameter, (m, v), (new_p, new_m, new_v) in zip(self.parameters, self.moments, new):
+            parameter.update(new_p)
+            m.update(new_m)
+            v.update(new_v)
 
     def state_dict(self) -> dict[str, np.ndarray]:
         """NumPy copies: `steps`, `lr`, and per parameter, in order, `m.<i>` and `v.<i>`."""

@@ -15,16 +15,8 @@ import numpy as np
 
 from model.ops.batch_norm import LINEAR, BatchNorm, activate
 from model.ops.elementwise import add_bias
-from model.ops.layout import (
-    avx2_alone,
-    block_of,
-    enter,
-    leave,
-    per_channel,
-    shape_like,
-    shape_of,
-)
-from model.ops.native import BFLOAT16, read_header
+from model.ops.layout import avx2_alone, per_channel, shape_like, shape_of
+from model.ops.native import BFLOAT16, on_cuda, read_header
 from utils import runtime
 from utils.runtime import jt
 
@@ -179,6 +171,14 @@ def _every(x, step):
     return x.reshape(n * down * across, groups, h // down, w // across, b)
 
 
+@functools.cache
+def _cudnn_ops():
+    """cuDNN's operators; the algorithms of more shapes than the usual 100 are remembered, for each
+    of which cuDNN tries out several."""
+    jt.cudnn.set_algorithm_cache_size(10_000)
+    return jt.cudnn.ops
+
+
 class _ConvCuDNN(jt.Function):
     """A convolution and its two gradients as three operators of cuDNN."""
 
@@ -188,11 +188,11 @@ class _ConvCuDNN(jt.Function):
 
     def execute(self, x, weight):
         self.saved = x, weight
-        return jt.cudnn.ops.cudnn_conv(x, weight, *self.arguments)
+        return _cudnn_ops().cudnn_conv(x, weight, *self.arguments)
 
     def grad(self, dy):
         x, weight = self.saved
-        ops = jt.cudnn.ops
+        ops = _cudnn_ops()
         return (ops.cudnn_conv_backward_x(weight, dy, *x.shape[2:], *self.arguments),
                 ops.cudnn_conv_backward_w(x, dy, *weight.shape[2:], *self.arguments))
 
@@ -228,7 +228,7 @@ def conv2d(
         if (avx2_alone() and x.ndim == 5 and stride == (1, 1)
                 and (padding[1] > AVX2_PADDING or dilation != (1, 1))):
             return _ConvAVX2(stride, padding, dilation, groups)(x, weight)
-        wide = (width > WIDEST and width % 2 and stride == (1, 1) and groups == 1
+        wide = (width > WIDEST and width % 2 and not on_cuda() and stride == (1, 1) and groups == 1
                 and padding[1] >= dilation[1])
         convolution = _WideConvOneDNN if wide else _ConvOneDNN
         return convolution(stride, padding, dilation, groups)(x, weight)
@@ -263,35 +263,10 @@ def conv2d_sum_activated(
     padding: Pair,
 ) -> jt.Var:
     """Each image of x1 with 1×1 `kernels` of its own (N×C×C×1×1), and `conv2d` of x2: their sum, a
-    bias and an activation; without gradient."""
-    if not by_onednn():
-        y = per_image_conv(x1, kernels) + conv2d(x2, weight, padding=padding)
-        return activate(y + per_channel(bias, y), slope)
+    bias and an activation; without gradient, by oneDNN alone."""
     conv = _ConvOneDNN((1, 1), padding, (1, 1), 1)
     conv.data["slope"] = slope
     return conv.run("activated_sum", x1.shape, x1.dtype, x1, kernels, x2, weight, bias)
-
-
-def per_image_conv(
-    x: jt.Var, kernels: jt.Var, padding: int = 0, dilation: int = 1,
-    bias: jt.Var | None = None, slope: float = LINEAR,
-) -> jt.Var:
-    """Convolves each image of `x` (N×C×H×W) with its own of `kernels` (N×C×C×kh×kw).
-
-    Args:
-        bias, slope: if there is a bias, one a channel, it is a `conv2d_activated`.
-    """
-    if x.ndim == 5 and x.shape[4] != block_of(x.shape[0] * shape_of(x)[1]):
-        # So few channels are one block, of which several do not make the form of more channels.
-        return enter(per_image_conv(leave(x), kernels, padding, dilation, bias, slope))
-    n, c, *rest = x.shape  # in blocks of channels as well: the images lie one after the other
-    images, kernels = x.reshape(1, n * c, *rest), kernels.reshape(-1, *kernels.shape[2:])
-    if bias is None:
-        y = conv2d(images, kernels, padding=padding, dilation=dilation, groups=n)
-    else:
-        y = conv2d_activated(images, kernels, jt.concat([bias] * n), slope, padding=padding,
-                             dilation=dilation, groups=n)
-    return y.reshape(x.shape)
 
 
 def doubling_conv(x: jt.Var, kernel: jt.Var) -> jt.Var:

@@ -11,8 +11,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from model.ops.batch_norm import LINEAR, activate
-from model.ops.layout import per_channel, shape_of
-from model.ops.native import BFLOAT16, block_of_operand, code
+from model.ops.layout import shape_of
+from model.ops.native import BFLOAT16, block_of_operand, code, cuda_code, on_cuda
+from model.ops.sums import add_channel_bias, plane_means
 from utils.runtime import jt
 
 
@@ -38,6 +39,8 @@ def share(x: jt.Var, uses: int) -> list[jt.Var]:
 
 def join(a: jt.Var, b: jt.Var) -> jt.Var:
     """The channels of a, then those of b."""
+    if on_cuda() and a.dtype == b.dtype == "float32":
+        return _JoinCUDA()(a, b)
     return _Join()(a, b) if a.dtype == BFLOAT16 and a.ndim == 5 else jt.concat([a, b], 1)
 
 
@@ -45,15 +48,13 @@ def add_bias(x: jt.Var, bias: jt.Var) -> jt.Var:
     """x + bias, one a channel; its gradient, a sum over all pixels, in double precision."""
     if x.dtype == BFLOAT16:
         return _AddBias()(x, bias)
-    return (x.float64() + per_channel(bias.float64(), x)).astype(x.dtype)
+    return add_channel_bias(x, bias)
 
 
 def global_average(x: jt.Var) -> jt.Var:
     """Mean over height and width, N×C×1×1 in double precision."""
     n, c, _, _ = shape_of(x)
-    if x.dtype == BFLOAT16:
-        return _GlobalAverage()(x).reshape(n, c, 1, 1)
-    return x.float64().mean((2, 3), keepdims=True).reshape(n, c, 1, 1)
+    return _GlobalAverage()(x).reshape(n, c, 1, 1) if x.dtype == BFLOAT16 else plane_means(x)
 
 
 def to_float32(x: jt.Var) -> jt.Var:
@@ -69,7 +70,7 @@ def probability(logit: jt.Var) -> jt.Var:
     """
     p = jt.sigmoid(logit)
     # -Ofast, on the CPU, would fold the difference into 0.
-    return p + (logit - logit).detach() if jt.flags.use_cuda else _MarkLost()(p, logit)
+    return p + (logit - logit).detach() if on_cuda() else _MarkLost()(p, logit)
 
 
 class _MarkLost(jt.Function):
@@ -79,6 +80,25 @@ class _MarkLost(jt.Function):
 
     def grad(self, dy):
         return dy, None
+
+
+class _JoinCUDA(jt.Function):
+    def execute(self, a, b):
+        self.shapes = a.shape, b.shape
+        n, c, h, w = a.shape
+        return self.run("join", (n, c + b.shape[1], h, w), "float32", [a, b])
+
+    def grad(self, dy):
+        return self.run("separate", list(self.shapes), ["float32"] * 2, [dy])
+
+    def run(self, kernel, shapes, dtypes, inputs):
+        parts, whole = ("in", "out0") if kernel == "join" else ("out", "in0")
+        sizes = ", ".join(f"{parts}{i}->num / {parts}{i}_shape0" for i in (0, 1))
+        pointers = ", ".join([f"{{in{i}}}" for i in range(len(inputs))]
+                             + [f"{{out{i}}}" for i in range(3 - len(inputs))])
+        return cuda_code(shapes, dtypes, inputs, "join.cuh",
+                         f"LAUNCH((joining::{kernel}), blocks_for({whole}->num), {whole}->num, "
+                         f"{sizes}, {pointers});")
 
 
 # ------------------------------------------------------------------------------------- bfloat16

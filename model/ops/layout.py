@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import functools
 
+from model.ops.native import on_cuda
 from utils import runtime
 from utils.runtime import jt
 
@@ -26,7 +27,7 @@ def _widest_block():
 
 def has_blocks() -> bool:
     """Whether blocks of channels are the better form here."""
-    return not jt.flags.use_cuda and jt.mkl_ops is not None and _widest_block() > 1
+    return not on_cuda() and jt.mkl_ops is not None and _widest_block() > 1
 
 
 def avx2_alone() -> bool:

@@ -6,13 +6,37 @@ and an edited file go on running as it was.
 
 from __future__ import annotations
 
+import contextlib
 import functools
-from collections.abc import Sequence
+import re
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from utils.runtime import jt
 
 BFLOAT16 = "bfloat16"
+BYTES = {"float32": 4, "float64": 8}
+
+_rehearsing = False
+
+
+def on_cuda() -> bool:
+    """True if operators are written for a GPU."""
+    return _rehearsing or bool(jt.flags.use_cuda)
+
+
+@contextlib.contextmanager
+def rehearse_cuda() -> Iterator[None]:
+    """Writes operators as for a GPU, on a machine without one; their kernels run on the CPU.
+
+    Convolutions are oneDNN's, one operator where cuDNN has one.
+    """
+    global _rehearsing
+    _rehearsing = True
+    try:
+        yield
+    finally:
+        _rehearsing = False
 
 
 @functools.cache
@@ -51,6 +75,45 @@ def _with_pointers(source, inputs, outputs):
 @functools.cache
 def _with_values(header):
     return read_header("values.h") + read_header(header)
+
+
+def cuda_code(
+    shapes: Sequence, dtypes: str | list[str], inputs: Sequence[jt.Var], header: str,
+    source: str, data: Mapping[str, float] | None = None,
+) -> jt.Var | list[jt.Var]:
+    """An operator for a GPU.
+
+    Args:
+        shapes, dtypes, inputs: as in `code`, N×C×H×W in float32.
+        header: the file of the kernels.
+        source: C++ with a `LAUNCH(kernel, blocks, arguments);` for each kernel that is started.
+        data: numbers that are `data["name"]` in `source`; they may change without a compilation.
+
+    While rehearsing, the name of the first output tells `LAUNCHES_BYTES`: how many kernels are
+    started, and how many bytes the operands have that those are given, all of them to a kernel
+    that is given none by name.
+    """
+    outputs = dtypes if isinstance(dtypes, list) else [dtypes]
+    text = _with_pointers(source, tuple(str(x.dtype) for x in inputs), tuple(map(str, outputs)))
+    if not _rehearsing:
+        return jt.code(shapes, dtypes, list(inputs), cuda_src=text, data=dict(data or {}),
+                       cuda_header=_cuda_header("launch.cuh", header))
+    y = jt.code(shapes, dtypes, list(inputs), cpu_src=text, data=dict(data or {}),
+                cpu_header=_cuda_header("cuda_on_cpu.h", header))
+    first, *others = [y] if isinstance(y, jt.Var) else y
+    operands = {f"in{i}": x for i, x in enumerate(inputs)}
+    operands.update((f"out{i}", x) for i, x in enumerate([first, *others]))
+    launches = re.findall(r"LAUNCH\((.*?)\);", source, re.S)
+    moved = [operands[name] for launch in launches
+             for name in re.findall(r"{(\w+)}", launch) or operands]
+    size = sum(x.numel() * BYTES.get(str(x.dtype), 1) for x in moved)
+    first.name(f"{len(launches)}_{size}")
+    return y
+
+
+@functools.cache
+def _cuda_header(base, header):
+    return "".join(map(read_header, (base, "block.cuh", header)))
 
 
 def block_of_operand(x: jt.Var) -> int:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from model.ops.native import code
+from model.ops.native import code, cuda_code, on_cuda
 from utils.runtime import jt
 
 
@@ -30,6 +30,22 @@ class _MaxPoolCPU(jt.Function):
         )
 
 
+class _MaxPoolCUDA(jt.Function):
+    def execute(self, x):
+        n, c, h, w = self.shape = x.shape
+        y, self.taken = cuda_code(
+            [(n, c, h // 2, w // 2)] * 2, ["float32", "int8"], [x], "pool.cuh",
+            "LAUNCH((pool::largest), blocks_for(out0->num), out0->num, in0_shape2, in0_shape3, "
+            "{in0}, {out0}, {out1});")
+        return y
+
+    def grad(self, dy):
+        return cuda_code(
+            self.shape, "float32", [dy, self.taken], "pool.cuh",
+            "LAUNCH((pool::gradient), blocks_for(out0->num), out0->num, out0_shape2, out0_shape3, "
+            "{in0}, {in1}, {out0});")
+
+
 def max_pool2x2(x: jt.Var) -> jt.Var:
     """The largest of each 2×2 block; a tie's gradient goes to the first, as PyTorch's does."""
     h, w = x.shape[2:4]
@@ -39,6 +55,8 @@ def max_pool2x2(x: jt.Var) -> jt.Var:
         n, groups, _, _, b = x.shape
         return code((n, groups, h // 2, w // 2, b), x.dtype, [x], "pool.h",
                     f"pool::largest<{b}>({_shape('in0')}, {{in0}}, {_shape('out0')}, {{out0}});")
+    if on_cuda() and x.dtype == "float32":
+        return _MaxPoolCUDA()(x)
     # Jittor's pooling refuses an input of the size of its kernel.
     if h == 2:
         return max_pool2x2(jt.concat([x, x], 2))[:, :, :1]

@@ -6,7 +6,7 @@ import numpy as np
 
 from model.ops.batch_norm import RELU, activate
 from model.ops.conv import by_onednn, conv2d, doubling_conv
-from model.ops.native import BFLOAT16, code
+from model.ops.native import BFLOAT16, code, cuda_code, on_cuda
 from utils.runtime import jt
 
 
@@ -41,10 +41,46 @@ class _DoubleSize(jt.Function):
                     "{in0}, {out0});")
 
 
+class _DoubleSizeCUDA(jt.Function):
+    def execute(self, x):
+        n, c, h, w = self.shape = x.shape
+        return cuda_code(
+            (n, c, 2 * h, 2 * w), "float32", [x], "resize.cuh",
+            "LAUNCH((resize::double_size), blocks_for(out0->num), out0->num, in0_shape3, {in0}, "
+            "{out0});")
+
+    def grad(self, dy):
+        return cuda_code(
+            self.shape, "float32", [dy], "resize.cuh",
+            "LAUNCH((resize::double_size_gradient), blocks_for(out0->num), out0->num, out0_shape3, "
+            "{in0}, {out0});")
+
+
+class _BilinearCUDA(jt.Function):
+    def __init__(self, size):
+        self.size = size
+
+    def execute(self, x):
+        self.shape = x.shape
+        return self.run("bilinear", (*x.shape[:2], *self.size), "in0", "out0", x)
+
+    def grad(self, dy):
+        return self.run("bilinear_gradient", self.shape, "out0", "in0", dy)
+
+    def run(self, kernel, shape, old, new, x):
+        sizes = ", ".join(f"{operand}_shape{axis}" for operand in (old, new) for axis in (2, 3))
+        return cuda_code(
+            shape, "float32", [x], "resize.cuh",
+            f"LAUNCH((resize::{kernel}), blocks_for(out0->num), out0->num, {sizes}, "
+            "{in0}, {out0});")
+
+
 def upsample_nearest2x(x: jt.Var) -> jt.Var:
     """Doubles height and width by repeating each pixel."""
     if x.dtype == BFLOAT16:
         return _DoubleSize()(x)
+    if on_cuda():
+        return _DoubleSizeCUDA()(x)
     n, c, h, w, *block = x.shape
     x = x.reshape(n, c, h, 1, w, 1, *block).broadcast([n, c, h, 2, w, 2, *block])
     return x.reshape(n, c, 2 * h, 2 * w, *block)
@@ -90,9 +126,11 @@ def _bilinear_matrix(size, new_size):
 def resize_bilinear(x: jt.Var, size: tuple[int, int]) -> jt.Var:
     """Resizes N×C×H×W to `size` (height, width), as F.interpolate(align_corners=False) does.
 
-    Two matrix products, one an axis, written as 1×1 convolutions over that axis: fast forward and
-    backward on every device.
+    On the CPU two matrix products, one per axis, written as 1×1 convolutions over that axis: fast
+    forward and backward. A GPU would round their factors.
     """
+    if on_cuda():
+        return _BilinearCUDA(size)(x)
     n, c, h, w, *block = x.shape
     b = block[0] if block else 1
     height, width = size

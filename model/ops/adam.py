@@ -1,0 +1,42 @@
+"""Adam's update of all parameters, a few kernels in place of two for each parameter."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+from model.ops.native import cuda_code
+from utils.runtime import jt
+
+_AT_ONCE = 32  # of adam.cuh
+_NAMES = ("share1", "decay2", "share2", "eps", "step_size", "correction")
+
+
+def updated(
+    parameters: Sequence[jt.Var], gradients: Sequence[jt.Var],
+    moments: Sequence[tuple[jt.Var, jt.Var]], betas: tuple[float, float], eps: float,
+    step_size: float, correction: float,
+) -> Iterator[tuple[jt.Var, jt.Var, jt.Var]]:
+    """For each parameter its new value and moments, on a GPU.
+
+    Args:
+        step_size: lr/(1−β1ᵗ).
+        correction: √(1−β2ᵗ).
+    """
+    beta1, beta2 = betas
+    data = dict(zip(_NAMES, (1 - beta1, beta2, 1 - beta2, eps, step_size, correction)))
+    for start in range(0, len(parameters), _AT_ONCE):
+        chosen = slice(start, start + _AT_ONCE)
+        rows = list(zip(parameters[chosen], gradients[chosen], *zip(*moments[chosen])))
+        shapes = [row[0].shape for row in rows for _ in range(3)]
+        tensors = ", ".join(
+            "{" + ", ".join([f"{{in{4 * i + k}}}" for k in range(4)]
+                            + [f"{{out{3 * i + k}}}" for k in range(3)] + [f"in{4 * i}->num"]) + "}"
+            for i in range(len(rows)))
+        settings = ", ".join(f'float(data["{name}"])' for name in _NAMES)
+        new = cuda_code(
+            shapes, ["float32"] * len(shapes), [x for row in rows for x in row], "adam.cuh",
+            f"const adam::Tensors all = {{{{{tensors}}}}};\n"
+            f"const int count = {len(rows)}, segments = adam::segments(all, count);\n"
+            f"const adam::Settings settings = {{{settings}}};\n"
+            "LAUNCH((adam::update), count * segments, all, segments, settings);", data)
+        yield from (tuple(new[i : i + 3]) for i in range(0, len(new), 3))

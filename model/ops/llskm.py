@@ -1,0 +1,355 @@
+"""The operators of an LLSKM: θ, the kernels of each image, and the convolution with them."""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+
+from model.ops.batch_norm import EPS, LINEAR, MOMENTUM, BatchNorm, activate, require_two
+from model.ops.conv import (
+    Conv2d,
+    by_onednn,
+    conv2d,
+    conv2d_activated,
+    conv2d_sum_activated,
+)
+from model.ops.elementwise import subtract
+from model.ops.layout import block_of, enter, leave, per_channel, shape_of
+from model.ops.native import code, cuda_code, on_cuda
+from model.ops.sums import add_channel_bias, segments_of
+from utils.runtime import jt, ranks
+
+FORM = "L2SKNET_LLSKM_FORM"  # "grouped" or "two" in the environment: no form is tried out
+
+# ---------------------------------------------------------------------------------------- θ
+
+
+def attends(training: bool) -> bool:
+    """True if `attention` computes θ here: on a GPU, unless several ranks share the batch."""
+    return on_cuda() and not ranks.share() and (training or bool(jt.flags.no_grad))
+
+
+def attention(
+    pooled: jt.Var, first: jt.Var, norm1: BatchNorm, second: jt.Var, norm2: BatchNorm
+) -> jt.Var:
+    """θ as one operator on a GPU: 1×1 → norm → ReLU → 1×1 → norm → sigmoid, N×C×1×1 float64.
+
+    Without gradient if the norms are not training.
+    """
+    training = norm1.is_training()
+    if training:
+        require_two(pooled.shape[0])
+    theta, *running = _AttentionCUDA(training)(
+        _double(pooled), first, *norm1.parts(), second, *norm2.parts())
+    if training:
+        for norm, mean, var in (norm1, *running[:2]), (norm2, *running[2:]):
+            norm.running_mean.update(mean.detach())
+            norm.running_var.update(var.detach())
+    return theta
+
+
+def attention_predicted(
+    pooled: jt.Var, first: jt.Var, norm1: BatchNorm, second: jt.Var, norm2: BatchNorm
+) -> jt.Var:
+    """θ as one operator on the CPU; by the running statistics, without gradient."""
+    inputs = [pooled, first, second, *norm1.parts(), *norm2.parts()]
+    return code(
+        pooled.shape, "float64", inputs, "llskm.h",
+        "llskm::theta(in1_shape1, in1_shape0, in0_shape0, {in0}, {in1}, {in2}, "
+        f"{{{{in3}}, {{in4}}, {{in5}}, {{in6}}}}, {{{{in7}}, {{in8}}, {{in9}}, {{in10}}}}, "
+        f"{EPS}, {{out0}});")
+
+
+class _AttentionCUDA(jt.Function):
+    """θ, and the running statistics of both norms after the step."""
+
+    def __init__(self, training):
+        self.training = training
+
+    def execute(self, pooled, first, *rest):
+        n, (hidden, c) = pooled.shape[0], first.shape[:2]
+        theta, *running, a, r, b, moments = cuda_code(
+            [(n, c, 1, 1), (hidden,), (hidden,), (c,), (c,), (n, hidden), (n, hidden), (n, c),
+             (2 * hidden + 2 * c,)],
+            ["float64"] + ["float32"] * 4 + ["float64"] * 4, [pooled, first, *rest], "llskm.cuh",
+            "LAUNCH((llskm::attention), 1, in1_shape1, in1_shape0, in0_shape0, {in0}, {in1}, "
+            "{in6}, llskm::Norm({in2}, {in3}, {in4}, {in5}), "
+            "llskm::Norm({in7}, {in8}, {in9}, {in10}), "
+            f"bool(data[\"training\"]), {MOMENTUM}, {EPS}, {{out0}}, {{out5}}, {{out6}}, {{out7}}, "
+            "{out8}, llskm::Running({out1}, {out2}), llskm::Running({out3}, {out4}));",
+            {"training": int(self.training)})
+        weight1, second, weight2 = rest[0], rest[4], rest[5]
+        self.saved = theta, pooled, first, second, weight1, weight2, a, r, b, moments
+        return theta, *running
+
+    def grad(self, dtheta, *_):
+        inputs = [_double(dtheta), *self.saved]
+        first, second = self.saved[2], self.saved[3]
+        n, (hidden, c) = dtheta.shape[0], first.shape[:2]
+        arguments = ", ".join([f"{{in{i}}}" for i in range(11)] + [f"{{out{i}}}" for i in (7, 8)]
+                              + [f"{{out{i}}}" for i in range(7)])
+        dpooled, dfirst, dsecond, dweight1, dbias1, dweight2, dbias2, _, _ = cuda_code(
+            [(n, c, 1, 1), first.shape, second.shape, (hidden,), (hidden,), (c,), (c,), (n, c),
+             (n, hidden)],
+            ["float64"] + ["float32"] * 6 + ["float64"] * 2, inputs, "llskm.cuh",
+            "LAUNCH((llskm::attention_backward), 1, in3_shape1, in3_shape0, in0_shape0, "
+            f"{arguments});")
+        return dpooled, dfirst, dweight1, dbias1, None, None, dsecond, dweight2, dbias2, None, None
+
+
+# ------------------------------------------------------------------------------ the kernels
+
+
+def _double(x):
+    return x if x.dtype == "float64" else x.float64()
+
+
+def _by_image(theta):
+    """θ, N×C×1×1, as a factor on the output channels of kernels, N×C×1×1×1."""
+    return theta.reshape(theta.shape[0], theta.shape[1], 1, 1, 1)
+
+
+class _KernelsCUDA(jt.Function):
+    def execute(self, weight, theta):
+        self.saved = weight, theta
+        c, _, kh, kw = weight.shape
+        return cuda_code(
+            (theta.shape[0], c, c, kh, kw), "float32", [weight, theta], "llskm.cuh",
+            "LAUNCH((llskm::kernels), blocks_for(out0->num), out0_shape0, out0_shape1, "
+            "out0_shape3 * out0_shape4, {in0}, {in1}, {out0});")
+
+    def grad(self, dy):
+        weight, theta = self.saved
+        return cuda_code(
+            [weight.shape, theta.shape], ["float32", "float64"], [weight, theta, dy], "llskm.cuh",
+            "const int64_t N = in2_shape0, C = in2_shape1, taps = in2_shape3 * in2_shape4;\n"
+            "LAUNCH((llskm::kernels_dweight), blocks_for(C * C * taps), N, C, taps, {in1}, {in2}, "
+            "{out0});\n"
+            "LAUNCH((llskm::kernels_dtheta), blocks_for(N * C), N, C, taps, {in0}, {in2}, "
+            "{out1});")
+
+
+def kernels(weight: jt.Var, theta: jt.Var) -> jt.Var:
+    """δ·(W_sum + θ_n∘W_c) − W of each image, N×C×C×k×k, in double precision (float32 on a GPU)."""
+    if on_cuda():
+        return _KernelsCUDA()(weight, _double(theta))
+    half = weight.shape[2] // 2
+    weight = weight.float64()
+    w_sum = weight.sum((2, 3), keepdims=True)
+    w_centre = weight[:, :, half : half + 1, half : half + 1]
+    centre = w_sum.unsqueeze(0) + _by_image(theta) * w_centre.unsqueeze(0)
+    return jt.nn.pad(centre, [half] * 4) - weight.unsqueeze(0)
+
+
+class _CentresCUDA(jt.Function):
+    def execute(self, row, column, theta):
+        self.saved = row, column, theta
+        c = row.shape[0]
+        return cuda_code(
+            (theta.shape[0], c, c, 1, 1), "float32", [row, column, theta], "llskm.cuh",
+            "LAUNCH((llskm::centres), blocks_for(out0_shape1 * out0_shape1), out0_shape0, "
+            "out0_shape1, in0_shape3, {in0}, {in1}, {in2}, {out0});")
+
+    def grad(self, dy):
+        row, column, theta = self.saved
+        return cuda_code(
+            [row.shape, column.shape, theta.shape], ["float32", "float32", "float64"],
+            [row, column, theta, dy], "llskm.cuh",
+            "const int64_t N = in3_shape0, C = in3_shape1, K = in0_shape3;\n"
+            "LAUNCH((llskm::centres_dweights), blocks_for(C * C), N, C, K, {in0}, {in1}, {in2}, "
+            "{in3}, {out0}, {out1});\n"
+            "LAUNCH((llskm::centres_dtheta), blocks_for(N * C), N, C, K, {in0}, {in1}, {in3}, "
+            "{out2});")
+
+
+def centres(row: jt.Var, column: jt.Var, theta: jt.Var) -> jt.Var:
+    """The separable form's W_sum + θ_n∘W_c of each image, N×C×C×1×1, in double precision (float32
+    on a GPU). Each term is the product of those of a row and a column."""
+    if on_cuda():
+        return _CentresCUDA()(row, column, _double(theta))
+    half = row.shape[3] // 2
+    row, column = row.float64(), column.float64()
+    w_sum = row.sum((2, 3), keepdims=True) * column.sum((2, 3), keepdims=True)
+    w_centre = row[:, :, :, half : half + 1] * column[:, :, half : half + 1, :]
+    return w_sum.unsqueeze(0) + _by_image(theta) * w_centre.unsqueeze(0)
+
+
+def scaled(function: str, weights: Sequence[jt.Var], theta: jt.Var, scale: jt.Var) -> jt.Var:
+    """`kernels` or `centres` times a factor per output channel; without gradient, on the CPU.
+
+    One operator in place of many small ones: where convolutions are fast, those show.
+    """
+    c, _, *size = weights[0].shape
+    size = size if len(weights) == 1 else (1, 1)
+    pointers = ", ".join(f"{{in{i}}}" for i in range(len(weights) + 2))
+    return code((theta.shape[0], c, c, *size), "float32", [*weights, theta, scale], "llskm.h",
+                f"llskm::{function}(out0_shape0, out0_shape1, in0_shape3, {pointers}, {{out0}});")
+
+
+# -------------------------------------------------------------------- the convolution
+
+
+def per_image_conv(
+    x: jt.Var, kernels: jt.Var, padding: int = 0, dilation: int = 1,
+    bias: jt.Var | None = None, slope: float = LINEAR,
+) -> jt.Var:
+    """Convolves each image of `x` (N×C×H×W) with its own of `kernels` (N×C×C×kh×kw).
+
+    Args:
+        bias, slope: if there is a bias, one a channel, it is a `conv2d_activated`.
+    """
+    if x.ndim == 5 and x.shape[4] != block_of(x.shape[0] * shape_of(x)[1]):
+        # So few channels are one block, of which several do not make the form of more channels.
+        return enter(per_image_conv(leave(x), kernels, padding, dilation, bias, slope))
+    n, c, *rest = x.shape  # in blocks of channels as well: the images lie one after the other
+    images, kernels = x.reshape(1, n * c, *rest), kernels.reshape(-1, *kernels.shape[2:])
+    if bias is None:
+        y = conv2d(images, kernels, padding=padding, dilation=dilation, groups=n)
+    else:
+        y = conv2d_activated(images, kernels, jt.concat([bias] * n), slope, padding=padding,
+                             dilation=dilation, groups=n)
+    return y.reshape(x.shape)
+
+
+class _AddScaledCUDA(jt.Function):
+    def execute(self, a, b, theta):
+        self.saved = b, theta
+        return a + per_channel(theta.float32(), b) * b
+
+    def grad(self, dy):
+        b, theta = self.saved
+        dtheta, _ = cuda_code(
+            [theta.shape, (segments_of(b),)], ["float64"] * 2, [dy, b], "sums.cuh",
+            "const Planes planes(in0_shape0 * in0_shape1, in0_shape2 * in0_shape3);\n"
+            "LAUNCH((sums::of_products), planes.blocks(), planes, {in0}, {in1}, {out1});\n"
+            "LAUNCH((sums::of_planes), planes.count, planes, {out1}, 1., {out0});")
+        return dy, per_channel(theta.float32(), dy) * dy, dtheta
+
+
+def _add_scaled(a, b, theta):
+    """a + θ∘b of activations and N×C×1×1 float64."""
+    if on_cuda():
+        return _AddScaledCUDA()(a, b, _double(theta))
+    return (a.float64() + per_channel(theta, b) * b.float64()).float32()
+
+
+def subtract_conv(y: jt.Var, x: jt.Var, conv: Conv2d) -> jt.Var:
+    """y − conv(x)."""
+    if not on_cuda():
+        return subtract(y, conv(x))
+    # The sign goes into the kernel, so that no activation is negated.
+    negative = conv2d(x, -conv.weight, conv.stride, conv.padding)
+    return add_channel_bias(y, -conv.bias, negative)
+
+
+def _grouped(x, theta, kernels, _, padding, dilation):
+    return per_image_conv(x, kernels(theta).float32(), padding, dilation)
+
+
+def _two(x, theta, kernels, centre, padding, dilation):
+    (common,) = kernels(jt.zeros((1, *theta.shape[1:]), "float64")).float32()
+    return _add_scaled(conv2d(x, common, padding=padding, dilation=dilation), conv2d(x, centre()),
+                       theta)
+
+
+FORMS = {"grouped": _grouped, "two": _two}
+
+
+def _seconds(run: Callable[[], Sequence[jt.Var]]) -> float:
+    """Time of one run on the device, after two in which Jittor compiles and cuDNN searches."""
+    for _ in range(2):
+        jt.sync(run(), True)
+    began = time.perf_counter()
+    for _ in range(3):
+        jt.sync(run(), True)
+    return (time.perf_counter() - began) / 3
+
+
+class Choice:
+    """Keeps the faster form for each shape, by trying both at the first use.
+
+    Args:
+        seconds: how long a function takes whose variables are to be computed.
+    """
+
+    def __init__(self, seconds: Callable[[Callable[[], Sequence[jt.Var]]], float] = _seconds):
+        self.seconds, self.chosen = seconds, {}
+
+    def __call__(self, key: tuple, ways: Mapping[str, Callable[[], Sequence[jt.Var]]]) -> str:
+        """The name of the faster of `ways`."""
+        if key not in self.chosen:
+            times = {name: self.seconds(run) for name, run in ways.items()}
+            self.chosen[key] = min(times, key=times.get)
+            print(f"LLSKM {key}: " + ", ".join(f"{n} {t * 1e3:.2f} ms" for n, t in times.items())
+                  + f"; {self.chosen[key]} from now on", file=sys.stderr, flush=True)
+        return self.chosen[key]
+
+
+choice = Choice()
+
+
+def image_conv(
+    x: jt.Var, theta: jt.Var, kernels: Callable[[jt.Var], jt.Var], centre: Callable[[], jt.Var],
+    padding: int = 0, dilation: int = 1,
+) -> jt.Var:
+    """Convolves each image with its kernels, of which θ is a part: A * x + θ_n ∘ (B * x).
+
+    Either as one convolution grouped over the batch, with the kernels A + θ_n ∘ B, or as two. On a
+    GPU both are tried at the first use of a shape, unless $L2SKNET_LLSKM_FORM names one.
+
+    Args:
+        x: N×C×H×W, or in blocks of channels.
+        theta: N×C×1×1 float64.
+        kernels: from θ of any number of images to their kernels, N×C×C×k×k.
+        centre: gives B, C×C×1×1.
+    """
+    form = os.environ.get(FORM, "auto")
+    if form not in FORMS:
+        form = (_fastest(x, theta, kernels, centre, padding, dilation) if _tries()
+                else "grouped")
+    return FORMS[form](x, theta, kernels, centre, padding, dilation)
+
+
+def image_conv_activated(
+    x: jt.Var, theta: jt.Var, kernels: Callable[[jt.Var], jt.Var], centre: Callable[[], jt.Var],
+    bias: jt.Var, slope: float, padding: int = 0, dilation: int = 1,
+) -> jt.Var:
+    """`image_conv`, a bias per channel and an activation; without gradient."""
+    if by_onednn():
+        return per_image_conv(x, kernels(theta), padding, dilation, bias, slope)
+    y = image_conv(x, theta, kernels, centre, padding, dilation)
+    return activate(y + per_channel(bias, y), slope)
+
+
+def image_conv_sum_activated(
+    x: jt.Var, theta: jt.Var, kernels: Callable[[jt.Var], jt.Var], centre: Callable[[], jt.Var],
+    x2: jt.Var, weight: jt.Var, bias: jt.Var, slope: float, padding: tuple[int, int],
+) -> jt.Var:
+    """`image_conv` with 1×1 kernels plus `conv2d` of x2, a bias per channel and an activation;
+    without gradient."""
+    if by_onednn():
+        return conv2d_sum_activated(x, kernels(theta), x2, weight, bias, slope, padding)
+    y = image_conv(x, theta, kernels, centre) + conv2d(x2, weight, padding=padding)
+    return activate(y + per_channel(bias, y), slope)
+
+
+def _tries():
+    return bool(jt.flags.use_cuda)
+
+
+def _fastest(x, theta, kernels, centre, padding, dilation):
+    with_gradient = not jt.flags.no_grad
+
+    def run(form):
+        zeros = jt.zeros(x.shape), jt.zeros(theta.shape, "float64")
+        y = form(*zeros, kernels, centre, padding, dilation)
+        return jt.grad(y.sum(), list(zeros)) if with_gradient else [y]
+
+    size = kernels(jt.zeros((1, *theta.shape[1:]), "float64")).shape[-1]
+    key = f"{size}x{size}", f"dilation {dilation}"
+    # Frames to predict may have a hundred sizes: one stands for all.
+    key += (("training", tuple(x.shape)) if with_gradient
+            else ("prediction", f"{x.shape[1]} channels"))
+    return choice(key, {name: lambda form=form: run(form) for name, form in FORMS.items()})

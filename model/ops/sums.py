@@ -1,0 +1,101 @@
+"""Sums over pixels in double precision: of each plane, of each channel, of the loss.
+
+On a GPU each is two kernels: the sums of segments, then the sums of those, in a fixed order.
+"""
+
+from __future__ import annotations
+
+from model.ops.layout import per_channel, shape_of
+from model.ops.native import cuda_code, on_cuda
+from utils.runtime import jt
+
+_PLANES = "const Planes planes(in0_shape0 * in0_shape1, in0_shape2 * in0_shape3);\n"
+_SEGMENT = 4096  # of block.cuh
+
+
+def segments_of(x: jt.Var) -> int:
+    """How many segments the planes of x have together."""
+    n, c, h, w = x.shape
+    return n * c * -(-(h * w) // _SEGMENT)
+
+
+class _PlaneMeansCUDA(jt.Function):
+    def execute(self, x):
+        self.shape = x.shape
+        n, c, _, _ = x.shape
+        y, _ = cuda_code(
+            [(n, c, 1, 1), (segments_of(x),)], ["float64"] * 2, [x], "sums.cuh", _PLANES +
+            "LAUNCH((sums::of_segments), planes.blocks(), planes, {in0}, {out1});\n"
+            "LAUNCH((sums::of_planes), planes.count, planes, {out1}, 1. / planes.size, {out0});")
+        return y
+
+    def grad(self, dy):
+        n, c, h, w = self.shape
+        return (dy / (h * w)).float32().broadcast([n, c, h, w])
+
+
+def plane_means(x: jt.Var) -> jt.Var:
+    """Mean over height and width of float32 activations in either form, N×C×1×1 float64."""
+    n, c, _, _ = shape_of(x)
+    if on_cuda() and x.dtype == "float32":
+        return _PlaneMeansCUDA()(x)
+    return x.float64().mean((2, 3), keepdims=True).reshape(n, c, 1, 1)
+
+
+def _channel_sums(x):
+    """Of N×C×H×W on a GPU, C float32."""
+    y, _ = cuda_code(
+        [(x.shape[1],), (segments_of(x),)], ["float32", "float64"], [x], "sums.cuh", _PLANES +
+        "LAUNCH((sums::of_segments), planes.blocks(), planes, {in0}, {out1});\n"
+        "LAUNCH((sums::of_channels), in0_shape1, planes, in0_shape0, in0_shape1, {out1}, {out0});")
+    return y
+
+
+class _AddBiasCUDA(jt.Function):
+    def execute(self, bias, *terms):
+        self.terms = len(terms)
+        return sum(terms[1:], terms[0]) + per_channel(bias, terms[0])
+
+    def grad(self, dy):
+        return [_channel_sums(dy), *[dy] * self.terms]
+
+
+def add_channel_bias(x: jt.Var, bias: jt.Var, *others: jt.Var) -> jt.Var:
+    """x + bias in float32; the bias's gradient, a sum over all pixels, in double precision.
+
+    Args:
+        others: on a GPU, more activations to add.
+    """
+    if on_cuda() and x.dtype == "float32":
+        return _AddBiasCUDA()(bias, x, *others)
+    return (x.float64() + per_channel(bias.float64(), x)).astype(x.dtype)
+
+
+class _OverlapCUDA(jt.Function):
+    def execute(self, p, g):
+        self.saved = p, g
+        y, _ = cuda_code(
+            [(3,), (segments_of(p), 3)], ["float64"] * 2, [p, g], "sums.cuh", _PLANES +
+            "LAUNCH((sums::of_overlap), planes.blocks(), planes, {in0}, {in1}, {out1});\n"
+            "LAUNCH((sums::of_all), 1, planes.blocks(), {out1}, {out0});")
+        return y
+
+    def grad(self, dy):
+        p, g = self.saved
+        return self._gradient(g, dy, 1), self._gradient(p, dy, 2)
+
+    @staticmethod
+    def _gradient(other, dy, own):
+        return cuda_code(
+            other.shape, "float32", [other, dy], "sums.cuh",
+            "LAUNCH((sums::overlap_gradient), blocks_for(in0->num), in0->num, {in0}, {in1}, "
+            f"{own}, {{out0}});")
+
+
+def overlap_sums(p: jt.Var, g: jt.Var) -> tuple[jt.Var, jt.Var, jt.Var]:
+    """Σp·g, Σp and Σg of N×1×H×W, float64 scalars."""
+    if on_cuda() and p.dtype == g.dtype == "float32":
+        sums = _OverlapCUDA()(p, g)
+        return sums[0], sums[1], sums[2]
+    p, g = p.float64(), g.float64()
+    return (p * g).sum(), p.sum(), g.sum()
