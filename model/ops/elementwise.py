@@ -3,7 +3,7 @@
 Jittor computes with bfloat16 on the CPU as well, but cuts off the digits that do not fit, and adds
 up the gradients of an activation that is used several times one after the other: all results are
 pulled towards zero. Here each is computed in float32, or more, and rounded once to the nearest.
-In float32 all of these but `probability` are Jittor's own operators.
+In float32, on the CPU, all of these but `probability` are Jittor's own operators.
 """
 
 from __future__ import annotations

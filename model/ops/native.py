@@ -1,4 +1,4 @@
-"""The C++ of the operators: `.h` files beside their Python, handed to Jittor as text.
+"""The C++ and CUDA of the operators: `.h` and `.cuh` files, handed to Jittor as text.
 
 Jittor compiles an operator anew when its text changes. An `#include` would hide the text from it,
 and an edited file go on running as it was.
