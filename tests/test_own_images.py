@@ -18,7 +18,8 @@ from scipy.io import loadmat
 
 from model import NETWORKS
 from utils.checkpoint import pretrained
-from utils.data.images import pages, read_frame, read_size, stretch
+from utils.data.decoding import pages, read_size
+from utils.data.images import read_frame, stretch
 from utils.errors import UserError
 from utils.predict import frames, memory
 from utils.predict.detections import Detection, Frame, find_detections, save_coco
@@ -495,9 +496,9 @@ def test_frames_are_read_ahead_but_not_all(stream, monkeypatch):
     read, seen = [], []
     read_frame, predict_one = frames.read_frame, frames.predict
 
-    def counting_read(path):
+    def counting_read(path, any_range):
         read.append(path.name)
-        return read_frame(path)
+        return read_frame(path, any_range)
 
     def counting_predict(net, x):
         seen.append(len(read))
