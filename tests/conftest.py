@@ -27,3 +27,12 @@ def nudt() -> Path:
     if not (folder / "images" / "000001.png").is_file():
         pytest.skip(f"the real NUDT-SIRST is not at {folder} (set NUDT_SIRST to its folder)")
     return folder
+
+
+@pytest.fixture(scope="session")
+def nuaa() -> Path:
+    """The folder of the real NUAA-SIRST as published, with img_idx/, which $NUAA_SIRST names."""
+    folder = Path(os.environ.get("NUAA_SIRST", ROOT / "data" / "NUAA-SIRST"))
+    if not (folder / "masks" / "Misc_111_pixels0.png").is_file():
+        pytest.skip(f"the real NUAA-SIRST is not at {folder} (set NUAA_SIRST to its folder)")
+    return folder

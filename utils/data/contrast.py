@@ -14,6 +14,7 @@ GAP, WIDTH = 2, 4  # pixels between a target and the ring around it, and of the 
 # A target stands out if its mean lies so many standard deviations of the ring from the ring's.
 STANDS_OUT = 1.0
 CHANCE = 0.5
+ENOUGH = 20  # targets that it takes to say so
 
 
 @dataclass(frozen=True)
@@ -41,7 +42,7 @@ class Polarity:
         share = (self.brighter + self.darker) / self.targets
         yield (f"targets brighter than what is around them: {self.brighter} of {self.targets}, "
                f"darker: {self.darker}")
-        if share < CHANCE:
+        if self.targets >= ENOUGH and share < CHANCE:
             yield (f"WARNING: {100 * share:.0f} % of the targets stand out, as where the masks "
                    "belong to other images; check that image and mask of a name belong together")
 
