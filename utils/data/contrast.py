@@ -11,10 +11,12 @@ from scipy import ndimage
 from evaluation.pd_fa import find_regions
 
 GAP, WIDTH = 2, 4  # pixels between a target and the ring around it, and of the ring
-# A target stands out if its mean lies so many standard deviations of the ring from the ring's.
+# A target stands out if its mean lies so many standard deviations of the ring from the ring's. By
+# this 97.8 % of the targets do in NUDT-SIRST (every eighth image) and 100 % in NUAA-SIRST (every
+# third), all of them brighter; with the masks of other images 7 to 12 %, about half of them darker.
 STANDS_OUT = 1.0
-CHANCE = 0.5
-ENOUGH = 20  # targets that it takes to say so
+FEW = 0.5  # the share below which masks are suspected
+ENOUGH = 5  # targets that it takes to suspect them
 
 
 @dataclass(frozen=True)
@@ -36,15 +38,16 @@ class Polarity:
                         self.darker + other.darker)
 
     def describe(self) -> Iterator[str]:
-        """One line, and a warning where no more stand out than by chance."""
+        """One line, and a warning where hardly more stand out than by chance."""
         if not self.targets:
             return
         share = (self.brighter + self.darker) / self.targets
         yield (f"targets brighter than what is around them: {self.brighter} of {self.targets}, "
                f"darker: {self.darker}")
-        if self.targets >= ENOUGH and share < CHANCE:
-            yield (f"WARNING: {100 * share:.0f} % of the targets stand out, as where the masks "
-                   "belong to other images; check that image and mask of a name belong together")
+        if self.targets >= ENOUGH and share < FEW:
+            yield (f"WARNING: {100 * share:.0f} % of the targets stand out (NUDT-SIRST: 98 %, with "
+                   "masks of other images 12 %); check that image and mask of a name belong "
+                   "together")
 
 
 def polarity(image: np.ndarray, mask: np.ndarray) -> Polarity:
