@@ -204,7 +204,10 @@ def test_names_in_folders(tmp_path):
         np.testing.assert_array_equal(split.images[place], images[index])
         np.testing.assert_array_equal(split.masks[place], masks[index])
     (tmp_path / "SET" / "train.txt").write_text("1(814)\n")
-    assert "images/1(814): no such image" in refused(tmp_path)
+    assert load_split(tmp_path, "SET", "train").names == ["44/1(814)"]  # the only one
+    (tmp_path / "SET" / "train.txt").write_text("1(810)\n43/1(814)\n")
+    for name in ("1(810)", "43/1(814)"):
+        assert f"images/{name}: no such image" in refused(tmp_path)
 
 
 @pytest.mark.parametrize("listed, stored", [("NFC", "NFD"), ("NFD", "NFC")])

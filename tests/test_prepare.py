@@ -10,8 +10,8 @@ import zipfile
 import numpy as np
 import pytest
 from PIL import Image
+from scripts import SMALL, succeeds
 from scripts import refused as refused_script
-from scripts import succeeds
 from test_datasets import relay, rename, soften, write
 
 import prepare_dataset
@@ -231,6 +231,30 @@ def test_folders_of_the_lists_below_those_of_the_kinds(tmp_path, flags):
     train, test = load_splits(tmp_path / "data", "A")
     assert (train.names, test.names) == (["train/00", "train/02"], ["val/01"])
     np.testing.assert_array_equal(test.images[0], images[1])
+
+
+def test_irdst_through_all_scripts(tmp_path):
+    """Names in folders, as BasicIRSTD ships IRDST."""
+    source = tmp_path / "IRDST"
+    write(source, [(32, 32)] * 6)
+    names = [f"{43 + index % 2}/1({810 + index // 2})" for index in range(6)]
+    for index, name in enumerate(names):
+        rename(source, f"{index:02d}", name)
+    (source / "train.txt").write_text("".join(f"/{name}\n" for name in names[:4]))
+    (source / "test.txt").write_text("".join(f"/{name}\n" for name in names[4:]))
+    succeeds("prepare_dataset.py", tmp_path, source, "--name", "Tiny")
+    model = ["--model_name", "L2SKNet_1D_UNet"]
+    succeeds("train_device0.py", tmp_path, *SMALL, *model, "--epochs", 1)
+    succeeds("test.py", tmp_path, *model)
+    result = tmp_path / "out" / "result"
+    for kind, suffix in (("img", "png"), ("mat", "mat")):
+        for name in names[4:]:
+            assert (result / "Tiny" / kind / model[1] / f"{name}.{suffix}").is_file()
+    assert "2 .mat in " in succeeds("cal_metrics.py", tmp_path, *model, "--worst", 2)
+    assert {path.name[2:] for path in (result / "Tiny" / "worst" / model[1]).iterdir()} == {
+        "43_1(812).png", "44_1(812).png"}
+    table = (result / f"Tiny_{model[1]}_per_image.csv").read_text()
+    assert all(f"\n{name}," in table for name in names[4:])
 
 
 def test_masks_of_the_same_ratio_are_fitted_by_choice(tmp_path):

@@ -8,7 +8,8 @@ from __future__ import annotations
 import os
 import re
 import unicodedata
-from collections.abc import Collection, Iterator, Sequence
+from collections import Counter
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -175,10 +176,11 @@ def read_names(
 ) -> list[str]:
     """The images that a list names, as people write lists.
 
-    A line is the name of an image, with or without its extension, or a path that ends with it; or
-    several names between commas. Quotation marks, comments (#, %, //) and a first line of headings
-    are passed over, and so are columns beside the name: its mask, a label of -1, 0 or 1, the number
-    of the line. A line that is no more than a name counts whether there is such an image or not.
+    A line is the name of an image, with or without its extension and the folders before it, or a
+    path that ends with it; or several names between commas. Quotation marks, comments (#, %, //)
+    and a first line of headings are passed over, and so are columns beside the name: its mask, a
+    label of -1, 0 or 1, the number of the line. A line that is no more than a name counts whether
+    there is such an image or not.
 
     Args:
         images: the names that there are.
@@ -191,9 +193,15 @@ def read_names(
     text, certain = _read_text(path)
     lines = [(number, line.strip()) for number, line in enumerate(text.splitlines(), 1)
              if line.strip()]
+    bare = Counter(name.rsplit("/", 1)[-1] for name in images)
+    known = {name: name for name in images}
+    for name in images:  # without its folders, where no other image has this name
+        last = name.rsplit("/", 1)[-1]
+        if bare[last] == 1:
+            known.setdefault(last, name)
     names: list[str] = []
     for number, line in lines:
-        found = _read_line(line, number, images, suffix, alone=len(lines) == 1)
+        found = _read_line(line, number, known, suffix, alone=len(lines) == 1)
         if isinstance(found, str):
             shown = line if line.isprintable() and len(line) < 80 else ascii(line)[1:-1][:60]
             raise UserError(f'{path}: line {number} "{shown}" {found}; write a name of {folder}/ '
@@ -222,11 +230,12 @@ def _read_text(path: Path) -> tuple[str, bool]:
 
 
 def _read_line(
-    line: str, number: int, images: Collection[str], suffix: str, alone: bool
+    line: str, number: int, images: Mapping[str, str], suffix: str, alone: bool
 ) -> list[str] | str:
     """The names on a line of a list, or what is odd about it.
 
     Args:
+        images: what a name may be called → the name.
         alone: whether the list has no other line.
     """
     name = _image_of(line, images, suffix)
@@ -262,17 +271,18 @@ def _read_line(
     return [_plain(text)]
 
 
-def _image_of(text: str, images: Collection[str], suffix: str) -> str | None:
+def _image_of(text: str, images: Mapping[str, str], suffix: str) -> str | None:
     """The image that a text names: the longest end of the path that is the name of one."""
     if text in images:
-        return text
-    name = _plain(text)
-    parts = name.split("/")
+        return images[text]
+    parts = _plain(text).split("/")
     if ".." in parts:
         return None
     ends = ["/".join(parts[start:]) for start in range(len(parts))]
     ends += [end[: -len(suffix)] for end in ends if suffix and end.endswith(suffix)]
-    return next((end for end in ends if end in images), None)
+    # The folder of a name may tell it from another: only a name without one is enough by itself.
+    return next((images[end] for end in ends if images.get(end) == end or end in images
+                 and len(parts) == 1), None)
 
 
 def _plain(text: str) -> str:
