@@ -145,7 +145,7 @@ def test_bad_lists(tmp_path, content, says):
 
 
 @pytest.mark.parametrize("content", [
-    '"00"\n\'02\'\n01\n', "00,\n02,\n01,\n", "00, 02, 01", '["00.png", "02.png", "01"]',
+    '"00"\n\'02\'\n01\n', "00,\n02,\n01,\n", "00\uff0c02\u300101", '["00.png", "02.png", "01"]',
     "00.png 00_mask.png\n02.png 02_mask.png\n01.png 01_mask.png\n",
     "00,00.png\n02,02.png\n01,01.png",
     "images/00.png\tmasks/00.png\nimages/02.png\tmasks/02.png\nimages/01.png\tmasks/01.png",

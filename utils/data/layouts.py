@@ -166,6 +166,7 @@ def find_list(folder: Path, split: str) -> Path | None:
 # What people put around names, and what nobody sees.
 _QUOTES = "\"'`\u201c\u201d\u2018\u2019 \t"
 _BRACKETS = _QUOTES + "[](){}"
+_COMMAS = ",;\uff0c\uff1b\u3001"  # also those of Chinese
 _UNSEEN = dict.fromkeys(map(ord, "\u00ad\u200b\u200c\u200d\u200e\u200f\u2060\ufeff"))
 _COMMENT = re.compile(r"(^|\s)(#|%|//).*")
 _HEADINGS = ("image", "images", "img", "name", "names", "file", "filename", "file_name", "id")
@@ -241,11 +242,11 @@ def _read_line(
     name = _image_of(line, images, suffix)
     if name:
         return [name]
-    text = _COMMENT.sub("", line).strip(_QUOTES + ",;")
+    text = _COMMENT.sub("", line).strip(_QUOTES + _COMMAS)
     name = _image_of(text, images, suffix)
     if name or not text:
         return [name] if name else []
-    for separator in (r"\s*[,;\t]\s*", r"[,;\s]+"):
+    for separator in (rf"\s*[{_COMMAS}\t]\s*", rf"[{_COMMAS}\s]+"):
         columns = [column.strip(_QUOTES) for column in re.split(separator, text)]
         columns = [column for column in columns if column.strip(_BRACKETS)]
         named = [_image_of(column, images, suffix)
@@ -256,7 +257,8 @@ def _read_line(
             return found
         if len(found) > 1:
             # Two may be an image and its mask under another image's name.
-            if not others and "," in text and (alone or len(found) > 2):
+            commas = set(_COMMAS) & set(text)
+            if not others and commas and (alone or len(found) > 2):
                 return [name for name in named if name]
             return f"names {len(found)} images{' and more' if others else ''}"
     if number == 1 and columns[0].lower() in _HEADINGS:
