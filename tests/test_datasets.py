@@ -152,7 +152,7 @@ def test_bad_lists(tmp_path, content, says):
     "00 1\n02 -1\n01 0\n", "image,mask\n00.png,00.png\n02.png,02.png\n01.png,01.png\n",
     "1,00\n2,02\n3,01\n" , "# all\n00\n02 # blurred\n\n% end\n01\n",
     "./images/00.png\nimages/02\n/01\n",
-    "/home/li/SET/images/00.png\n/home/li/SET/images/02.png\n/home/li/SET/images/01.png\n",
+    "/home/li/SET/images/00.png\n# see images/01.png\n/my data/images/02.png\n/images/01.png\n",
     "D:\\SET\\images\\00.png\r\nD:\\SET\\images\\02.png\r\nD:\\SET\\images\\01.png\r\n",
     "\ufeff\u200b00\n02\u200b\n\u206001\u00a0\n",
 ], ids="quotes commas one-line json mask-column csv tabs labels headings numbered comments "
@@ -168,6 +168,8 @@ def test_lists_as_people_write_them(tmp_path, content):
     ("00\n../../01.png\n", 'line 2 "../../01.png" leads out of the folder'),
     ("00 01\n02\n", 'line 1 "00 01" names 2 images'),
     ("00,01\n02,00\n", 'line 1 "00,01" names 2 images'),
+    ("images/00.png images/01.png\n02\n",
+     'line 1 "images/00.png images/01.png" names 2 images'),
     ("00\n01 and 02\n", 'line 2 "01 and 02" names 2 images and more'),
     ("00\n01 0199\n", 'line 2 "01 0199" names no image, and has a blank in it'),
     ("00\na|b\n", 'line 2 "a|b" names no image, and has | in it'),

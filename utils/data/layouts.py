@@ -239,16 +239,17 @@ def _read_line(
         images: what a name may be called → the name.
         alone: whether the list has no other line.
     """
-    name = _image_of(line, images, suffix)
-    if name:
-        return [name]
     text = _COMMENT.sub("", line).strip(_QUOTES + _COMMAS)
-    name = _image_of(text, images, suffix)
-    if name or not text:
-        return [name] if name else []
+    for whole in (line, _plain(line), text, _plain(text)):  # whatever signs are in it
+        if whole in images:
+            return [images[whole]]
+    if not text:
+        return []
     for separator in (rf"\s*[{_COMMAS}\t]\s*", rf"[{_COMMAS}\s]+"):
         columns = [column.strip(_QUOTES) for column in re.split(separator, text)]
         columns = [column for column in columns if column.strip(_BRACKETS)]
+        if len(columns) == 1 and " " in text:
+            continue
         named = [_image_of(column, images, suffix)
                  or _image_of(column.strip(_BRACKETS), images, suffix) for column in columns]
         found = list(dict.fromkeys(name for name in named if name))
@@ -261,6 +262,9 @@ def _read_line(
             if not others and commas and (alone or len(found) > 2):
                 return [name for name in named if name]
             return f"names {len(found)} images{' and more' if others else ''}"
+    name = _image_of(text, images, suffix)  # a path with blanks in its folders
+    if name:
+        return [name]
     if number == 1 and columns[0].lower() in _HEADINGS:
         return []
     if ".." in re.split(r"[/\\]", text):
