@@ -243,7 +243,7 @@ def _read_line(
     for whole in (line, _plain(line), text, _plain(text)):  # whatever signs are in it
         if whole in images:
             return [images[whole]]
-    if not text:
+    if not text.strip(_BRACKETS):
         return []
     for separator in (rf"\s*[{_COMMAS}\t]\s*", rf"[{_COMMAS}\s]+"):
         columns = [column.strip(_QUOTES) for column in re.split(separator, text)]
