@@ -145,7 +145,8 @@ def test_bad_lists(tmp_path, content, says):
 
 
 @pytest.mark.parametrize("content", [
-    '"00"\n\'02\'\n01\n', "00,\n02,\n01,\n", "00\uff0c02\u300101", '["00.png", "02.png", "01"]', '[\n  "00",\n  "02",\n  "01"\n]\n',
+    '"00"\n\'02\'\n01\n', "00,\n02,\n01,\n", "00\uff0c02\u300101", '["00.png", "02.png", "01"]',
+    '[\n  "00",\n  "02",\n  "01"\n]\n',
     "00.png 00_mask.png\n02.png 02_mask.png\n01.png 01_mask.png\n",
     "00,00.png\n02,02.png\n01,01.png",
     "images/00.png\tmasks/00.png\nimages/02.png\tmasks/02.png\nimages/01.png\tmasks/01.png",
@@ -155,8 +156,8 @@ def test_bad_lists(tmp_path, content, says):
     "/home/li/SET/images/00.png\n# see images/01.png\n/my data/images/02.png\n/images/01.png\n",
     "D:\\SET\\images\\00.png\r\nD:\\SET\\images\\02.png\r\nD:\\SET\\images\\01.png\r\n",
     "\ufeff\u200b00\n02\u200b\n\u206001\u00a0\n",
-], ids="quotes commas one-line json json-lines mask-column csv tabs labels headings numbered comments "
-       "relative absolute windows unseen".split())
+], ids="quotes commas one-line json json-lines mask-column csv tabs labels headings numbered "
+       "comments relative absolute windows unseen".split())
 def test_lists_as_people_write_them(tmp_path, content):
     write(tmp_path / "SET", [(8, 8)] * 3)
     (tmp_path / "SET" / "train.txt").write_text(content, encoding="utf-8", newline="")
