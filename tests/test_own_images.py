@@ -421,8 +421,8 @@ def test_dim_sixteen_bits_need_stretch_and_are_told_so(tmp_path, script, capsys)
 def test_temperatures_of_any_range_are_stretched(tmp_path, script, kind, scale, offset):
     image, expected = scene()
     Image.fromarray(image).save(tmp_path / "ref.png")
-    tifffile.imwrite(tmp_path / "raw.tif", (image * scale + offset).astype(kind))
-    with pytest.raises(UserError, match="integers|floating point from .* with --stretch$"):
+    tifffile.imwrite(tmp_path / "raw.tif", (image * float(scale) + offset).astype(kind))
+    with pytest.raises(UserError, match="(integers|floating point) from .* with --stretch$"):
         script("--input", tmp_path / "raw.tif", "--output", tmp_path / "out")
     maps = []
     for name in ("ref.png", "raw.tif"):
