@@ -378,34 +378,44 @@ SHAPE = BINARY * np.uint8(255)
     ("a.png", palette_image(BINARY * np.uint8(9) + np.uint8(3), [RED] * 3 + [VOID] * 9 + [OLIVE])),
     ("a.gif", palette_image(BINARY * np.uint8(2), [VOID, OLIVE, RED])),
     ("a.png", palette_image(BINARY, [VOID, VOID])),
-    ("a.png", np.dstack([SHAPE | 255] * 3 + [SHAPE])),
-    ("a.png", np.dstack([SHAPE * 0] * 3 + [SHAPE])),
-    ("a.tif", np.dstack([SHAPE | 255, SHAPE])),
-    ("a.webp", np.dstack([SHAPE * 0] * 3 + [SHAPE])),
 ], ids="38 16-bit-255 float float-255 quarter int32 red olive red-on-clear red-opaque index-15 "
-       "index-12 gif black-palette white-alpha black-alpha la webp-alpha".split())
-def test_one_colour_on_black_or_a_shape_in_alpha(tmp_path, name, mask):
-    options = {"lossless": True} if name == "a.webp" else {}
-    if isinstance(mask, np.ndarray) and mask.ndim == 3 and mask.shape[2] == 2:
-        mask = Image.fromarray(mask, "LA")
-    np.testing.assert_array_equal(read_mask(save(tmp_path / name, mask, **options)), BINARY)
+       "index-12 gif black-palette".split())
+def test_one_colour_on_black(tmp_path, name, mask):
+    np.testing.assert_array_equal(read_mask(save(tmp_path / name, mask)), BINARY)
+
+
+CLEAR = palette_image(BINARY, [RED, RED])
+
+
+@pytest.mark.parametrize("name, mask, options", [
+    ("a.png", np.dstack([SHAPE | 255] * 3 + [SHAPE]), {}),
+    ("a.png", np.dstack([SHAPE * 0] * 3 + [SHAPE]), {}),
+    ("a.png", np.dstack([SHAPE * 0] * 3 + [SHAPE // 2 + 100]), {}),
+    ("a.png", np.dstack([SHAPE | 255] * 3 + [255 - SHAPE]), {}),
+    ("a.png", Image.merge("LA", [Image.fromarray(SHAPE | 255), Image.fromarray(SHAPE)]), {}),
+    ("a.tif", Image.merge("LA", [Image.fromarray(SHAPE * 0), Image.fromarray(SHAPE)]), {}),
+    ("a.webp", np.dstack([SHAPE * 0] * 3 + [SHAPE]), {"lossless": True, "exact": True}),
+    ("a.png", CLEAR, {"transparency": b"\x00\xff"}),
+], ids="white black soft inverted la tiff webp palette".split())
+def test_a_shape_in_alpha_alone_is_refused_by_name(tmp_path, name, mask, options):
+    path = save(tmp_path / name, mask, **options)
+    with pytest.raises(UserError) as error:
+        read_mask(path)
+    assert str(error.value) == (
+        f"{path}: not a binary mask but one colour, with a shape in its alpha channel; save that "
+        "in grey, 0 for background and 255 for target")
 
 
 def test_masks_of_other_depths(tmp_path):
     tifffile.imwrite(tmp_path / "a.tif", BINARY * 255.0)
     np.testing.assert_array_equal(read_mask(tmp_path / "a.tif"), BINARY)
+    path = deep_png(tmp_path / "a.png", np.dstack([BINARY, BINARY * 65535]).astype(np.uint16))
+    np.testing.assert_array_equal(read_mask(path), BINARY)  # 1 of 65535
     path = deep_png(tmp_path / "a.png", np.dstack([BINARY * 0 + 9, BINARY]).astype(np.uint16))
-    np.testing.assert_array_equal(read_mask(path), BINARY)  # 1 of 65535, in alpha
+    with pytest.raises(UserError, match="a.png: .* one colour, with a shape in its alpha channel"):
+        read_mask(path)
     deep_tiff(tmp_path / "b.tif", BINARY[..., None] * np.array([0, 7, 0], np.uint16))
     np.testing.assert_array_equal(read_mask(tmp_path / "b.tif"), BINARY)
-
-
-def test_soft_alpha_has_levels(tmp_path):
-    soft = np.zeros((6, 7), np.uint8)
-    soft[2:5, 2:5] = [[3, 127, 128], [254, 255, 130], [40, 120, 126]]
-    white = np.full_like(soft, 255)
-    path = save(tmp_path / "a.png", np.dstack([white] * 3 + [soft]))
-    np.testing.assert_array_equal(read_levels(path), soft)
 
 
 def test_black_alone_is_a_mask_without_a_target(tmp_path):
@@ -426,12 +436,10 @@ INVERTED = np.array([[1, 1, 0, 1], [1, 1, 1, 1]], np.uint8)
     (palette_image(1 - INVERTED, [(255, 255, 255), (0, 0, 0)]), "values 0, 255; black on 12 %"),
     (palette_image(1 - INVERTED, [RED, VOID]), "in colour .2 colours; black on 12 % of it"),
     (palette_image(1 - INVERTED, [RED, OLIVE]), "in colour .2 colours; black on 0 % of it"),
-    (np.dstack([INVERTED * 0] * 3 + [INVERTED * 255]),
-     "its alpha channel is not a binary mask .values 0, 255; black on 12 % of it"),
     (np.dstack([INVERTED * 255] * 3 + [255 - INVERTED * 255]), "black on 12 % of it"),
     (np.dstack([255 - INVERTED * 255] * 3 + [255 - INVERTED[::-1] * 255]),
      "its colours and its alpha channel show different targets; save the mask without alpha"),
-], ids="8-bit 16-bit float 0/1 white ones 1-bit palette red-ground no-black alpha both differ"
+], ids="8-bit 16-bit float 0/1 white ones 1-bit palette red-ground no-black both differ"
        .split())
 def test_inverted_masks_are_refused_by_name(tmp_path, mask, says):
     path = save(tmp_path / "a.tif" if getattr(mask, "dtype", 0) == np.float32

@@ -103,7 +103,8 @@ def read_levels(path: str | Path) -> np.ndarray:
 
     A picture of two values is a mask if one of them is black, on at least half of it: the other is
     target, whatever grey or colour it is, at any depth. Black alone is a mask without a target.
-    Where all pixels have one colour, the alpha channel or the indices of the palette count.
+    Where all colours of a palette are one, its indices count. A shape that is in the alpha channel
+    alone is refused, and so is one that differs from that of the colours.
 
     A grey picture of more values is a mask if at least half of it is black, something lies above
     half of full scale, and for each pixel above there are at most `FAINT` of the others that are
@@ -118,17 +119,19 @@ def read_levels(path: str | Path) -> np.ndarray:
     """
     path = Path(path)
     picture = decode(path)
-    colours, alpha, indices = picture.values, picture.alpha, picture.indices
+    colours, alpha = picture.values, picture.alpha
     if alpha is None or _constant(alpha):
-        if indices is not None and _constant(colours):
-            colours = indices
+        if picture.indices is not None and _constant(colours):
+            colours = picture.indices
         return _levels(colours, path, picture.format)
-    shape = _levels(alpha, path, picture.format, "its alpha channel is ")
-    if not _constant(colours) and (
-            binary(_levels(colours, path, picture.format)) != binary(shape)).any():
+    if _constant(colours):
+        raise UserError(f"{path}: not a binary mask but one colour, with a shape in its alpha "
+                        "channel; save that in grey, 0 for background and 255 for target")
+    levels = _levels(colours, path, picture.format)
+    if (binary(levels) != (alpha > np.iinfo(alpha.dtype).max // 2)).any():
         raise UserError(f"{path}: its colours and its alpha channel show different targets; save "
                         "the mask without alpha")
-    return shape
+    return levels
 
 
 def _constant(values: np.ndarray) -> bool:
@@ -136,12 +139,11 @@ def _constant(values: np.ndarray) -> bool:
     return bool((values == values[0, 0]).all())
 
 
-def _levels(values: np.ndarray, path: Path, kind: str, what: str = "") -> np.ndarray:
+def _levels(values: np.ndarray, path: Path, kind: str) -> np.ndarray:
     """The levels of a mask, 0 to 255, from its grey levels H×W or its colours H×W×3.
 
     Args:
         kind: the file's format.
-        what: the beginning of the refusal, where it is not the whole picture that is none.
     """
     if values.ndim == 3 and (values == values[..., :1]).all():
         values = values[..., 0]
@@ -164,7 +166,7 @@ def _levels(values: np.ndarray, path: Path, kind: str, what: str = "") -> np.nda
         some = f"values {some}{f' up to {found[-1]:g}' if len(found) > 4 else ''}"
     some += f"; black on {100 * black:.0f} % of it" if len(found) <= 2 else ""
     cure = f" ({kind} cannot keep a mask: use PNG)" if kind in _BLURRING and len(found) > 2 else ""
-    raise UserError(f"{path}: {what}not a binary mask{' but a picture in colour' * coloured} "
+    raise UserError(f"{path}: not a binary mask{' but a picture in colour' * coloured} "
                     f"({some}); save it with 0 for background and 255 for target{cure}")
 
 
