@@ -1,14 +1,18 @@
 """Brings a dataset as it was downloaded into data/NAME/, and reports what is in it.
 
     python prepare_dataset.py ~/Downloads/IRSTD-1k.zip --name IRSTD-1K
-    python prepare_dataset.py /data/sirst --name NUAA-SIRST --copy
+    python prepare_dataset.py /data/sirst --name NUAA-SIRST --copy --fit_masks
+    python prepare_dataset.py /data/VOC --name Mine --images JPEGImages --masks SegmentationClass
+    python prepare_dataset.py /data/mixed --name Mine --images . --mask_suffix _mask
     python prepare_dataset.py data/NUDT-SIRST data/NUAA-SIRST my_frames --name REAL   # joins them
 
-SOURCE is a folder or a .zip: NUDT-SIRST, IRSTD-1K, NUAA-SIRST, SIRST-Aug, SIRST3, and others of
-their layouts (utils/data/layouts.py). The new folder has images/NAME, masks/NAME, train.txt,
-test.txt and prepared.txt, the report: sizes, how masks are named, masks with grey values, images in
-both lists, duplicates, and the pairs that are left out and why. Where there are no lists they are
-drawn by --split and --seed. Files are linked, so SOURCE must stay; those of a zip are copied.
+SOURCE is a folder or a .zip: NUDT-SIRST, IRSTD-1K, NUAA-SIRST, SIRST-Aug, SIRST3, IRDST, and others
+of their layouts (utils/data/layouts.py). The folders and suffixes of any other are named with
+--images, --masks, --image_suffix and --mask_suffix. The new folder has images/NAME, masks/NAME,
+train.txt, test.txt and prepared.txt, the report: sizes, how masks are named, masks with grey
+values, how many targets are brighter or darker than what is around them, images in both lists,
+duplicates, and the pairs that are left out and why. Where there are no lists they are drawn by
+--split and --seed. Files are linked, so SOURCE must stay; those of a zip are copied.
 
 Several SOURCEs become one dataset, to train on all of them: each is prepared by the same flags, its
 names begin with its own (NUDT-SIRST_000001), and the lists follow each other. A source without a
@@ -29,8 +33,9 @@ from pathlib import Path
 from utils import cli, places
 from utils.data.boxes import coco_boxes
 from utils.data.datasets import load_splits
+from utils.data.decoding import EXTENSIONS
 from utils.data.join import join
-from utils.data.prepare import prepare
+from utils.data.prepare import Tree, prepare
 from utils.errors import UserError
 from utils.files import write_text
 from utils.recipe import Recipe
@@ -47,15 +52,33 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--split", type=_share, default=0.5, metavar="SHARE",
                         help="where there are no lists: the share of images that is for training; "
                              "default 0.5")
+    parser.add_argument("--images", type=Path, metavar="DIR",
+                        help="the folder of images in SOURCE; default by SOURCE's layout")
+    parser.add_argument("--masks", type=Path, metavar="DIR",
+                        help="the folder of masks in SOURCE; default that of --images")
+    parser.add_argument("--image_suffix", type=_suffix, default="", metavar="S",
+                        help="what the names of images end with, beyond the names on the lists")
+    parser.add_argument("--mask_suffix", type=_suffix, metavar="S",
+                        help="what the names of masks end with, beyond the names on the lists; "
+                             "default nothing, _pixels0 or _mask")
+    parser.add_argument("--fit_masks", action="store_true",
+                        help="resize masks of another size to that of their image (nearest "
+                             "neighbour), if their sides have the same ratio")
     parser.add_argument("--boxes", action="store_true", help="write the targets as boxes too")
     args = parser.parse_args(argv)
     if not args.name or Path(args.name).name != args.name or args.name.startswith("."):
         raise UserError(f"--name {args.name}: is the name of a folder, without / and leading dot")
+    if args.masks and not args.images:
+        raise UserError(f"--masks {args.masks}: names the folder of the masks alone; name that of "
+                        "the images with --images")
     target = args.dataset_dir / args.name
     seed = Recipe.seed if args.seed is None else args.seed
 
+    tree = Tree(args.images, args.masks, args.image_suffix, args.mask_suffix)
+
     def bring(source: Path, place: Path) -> str:
-        return prepare(source, place, args.copy, args.split, seed, args.num_workers)
+        return prepare(source, place, args.copy, args.split, seed, args.num_workers, tree,
+                       args.fit_masks)
 
     first, *others = args.source
     there = not others and first.exists() and target.exists() and target.samefile(first)
@@ -73,6 +96,11 @@ def write_boxes(args: argparse.Namespace) -> None:
         path = places.boxes(args.output_dir, args.name, split.split)
         write_text(path, json.dumps(found))
         print(f"{path}: {len(found['annotations'])} boxes in {len(found['images'])} images")
+
+
+def _suffix(text: str) -> str:
+    stem, dot, extension = text.rpartition(".")
+    return stem if dot + extension.lower() in EXTENSIONS else text
 
 
 def _share(text: str) -> float:

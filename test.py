@@ -33,7 +33,8 @@ from pathlib import Path
 from utils import cli, places, runtime
 from utils.checkpoint.pretrained import choose_weights, dataset_for_own_images
 from utils.data.datasets import load_split
-from utils.data.images import input_name, list_images, pages
+from utils.data.decoding import pages
+from utils.data.images import input_name, list_images
 from utils.errors import UserError
 from utils.predict import predict_split, shards
 from utils.predict.frames import Options, predict_frames
@@ -138,8 +139,9 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     cli.add_threshold(own)
     own.add_argument("--stretch", action="store_true",
                      help="spread the grey levels of each image (0.01 to 99.99 percentile) over "
-                          "0..1, for 10- to 14-bit data in 16-bit files; default: divide 8-bit "
-                          "files by 255 and 16-bit files by 65535")
+                          "0..1, for 10- to 14-bit data in 16-bit files and for temperatures in "
+                          "TIFFs of any numbers; default: divide 8-bit files by 255 and 16-bit "
+                          "files by 65535")
     own.add_argument("--no_overlay", action="store_true", help="write no overlays")
     own.add_argument("--boxes", choices=("coco",),
                      help="write the detections in this format, too")

@@ -39,3 +39,12 @@ def poor_disk(tmp_path_factory) -> str:
     subprocess.run(["g++", "-shared", "-fPIC", "-x", "c", ROOT / "tests" / "poor_files.c",
                     "-o", library], check=True)
     return str(library)
+
+
+@pytest.fixture(scope="session")
+def nuaa() -> Path:
+    """The folder of the real NUAA-SIRST as published, with img_idx/, which $NUAA_SIRST names."""
+    folder = Path(os.environ.get("NUAA_SIRST", ROOT / "data" / "NUAA-SIRST"))
+    if not (folder / "masks" / "Misc_111_pixels0.png").is_file():
+        pytest.skip(f"the real NUAA-SIRST is not at {folder} (set NUAA_SIRST to its folder)")
+    return folder

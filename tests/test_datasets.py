@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import unicodedata
+
 import numpy as np
 import pytest
 from PIL import Image
@@ -129,7 +131,7 @@ def test_missing_dataset(tmp_path):
         (b"00\n01\n00.png\n", "named more than once: 00"),
         (b"\xff\xfe0\x000\x00", "save it as UTF-8"),
         (b"00\n" + b"a" * 10**6, "is no name; save the list as text"),
-        (b"00\n\x1b[2J\x00", "'\\x1b[2J\\x00' is no name; save the list as text"),
+        (b"00\n\x1b[2J\x00", 'line 2 "\\x1b[2J\\x00" is no name; save the list as text'),
     ],
 )
 def test_bad_lists(tmp_path, content, says):
@@ -139,6 +141,113 @@ def test_bad_lists(tmp_path, content, says):
     text = refused(tmp_path, "test")
     assert text.startswith(f"{tmp_path / 'SET' / 'test.txt'}: ") and says in text
     assert "\n" not in text
+
+
+@pytest.mark.parametrize("content", [
+    '"00"\n\'02\'\n01\n', "00,\n02,\n01,\n", "00\uff0c02\u300101", '["00.png", "02.png", "01"]',
+    '[\n  "00",\n  "02",\n  "01"\n]\n',
+    "00.png 00_mask.png\n02.png 02_mask.png\n01.png 01_mask.png\n",
+    "00,00.png\n02,02.png\n01,01.png",
+    "images/00.png\tmasks/00.png\nimages/02.png\tmasks/02.png\nimages/01.png\tmasks/01.png",
+    "00 1\n02 -1\n01 0\n", "image,mask\n00.png,00.png\n02.png,02.png\n01.png,01.png\n",
+    "1,00\n2,02\n3,01\n" , "# all\n00\n02 # blurred\n\n% end\n01\n",
+    "./images/00.png\nimages/02\n/01\n",
+    "/home/li/SET/images/00.png\n# see images/01.png\n/my data/images/02.png\n/images/01.png\n",
+    "D:\\SET\\images\\00.png\r\nD:\\SET\\images\\02.png\r\nD:\\SET\\images\\01.png\r\n",
+    "\ufeff\u200b00\n02\u200b\n\u206001\u00a0\n",
+], ids="quotes commas one-line json json-lines mask-column csv tabs labels headings numbered "
+       "comments relative absolute windows unseen".split())
+def test_lists_as_people_write_them(tmp_path, content):
+    write(tmp_path / "SET", [(8, 8)] * 3)
+    (tmp_path / "SET" / "train.txt").write_text(content, encoding="utf-8", newline="")
+    assert load_split(tmp_path, "SET", "train").names == ["00", "02", "01"]
+
+
+@pytest.mark.parametrize("content, says", [
+    ("00\n../images/01\n", 'line 2 "../images/01" leads out of the folder'),
+    ("00\n../../01.png\n", 'line 2 "../../01.png" leads out of the folder'),
+    ("00 01\n02\n", 'line 1 "00 01" names 2 images'),
+    ("00,01\n02,00\n", 'line 1 "00,01" names 2 images'),
+    ("images/00.png images/01.png\n02\n",
+     'line 1 "images/00.png images/01.png" names 2 images'),
+    ("00\n01 and 02\n", 'line 2 "01 and 02" names 2 images and more'),
+    ("00\n01 0199\n", 'line 2 "01 0199" names no image, and has a blank in it'),
+    ("00\na|b\n", 'line 2 "a|b" names no image, and has | in it'),
+])
+def test_lines_of_no_or_several_meanings_are_quoted(tmp_path, content, says):
+    write(tmp_path / "SET", [(8, 8)] * 3)
+    (tmp_path / "SET" / "train.txt").write_text(content)
+    assert refused(tmp_path) == (f"{tmp_path}/SET/train.txt: {says}; write a name of images/ on "
+                                 "each line")
+
+
+def test_a_path_to_no_image_is_a_missing_image(tmp_path):
+    write(tmp_path / "SET", [(8, 8)] * 3)
+    (tmp_path / "SET" / "train.txt").write_text("00\n/etc/passwd\n")
+    assert f"{tmp_path}/SET/images/etc/passwd: no such image (png, bmp, " in refused(tmp_path)
+
+
+def rename(folder, old, new):
+    for kind in ("images", "masks"):
+        path = folder / kind / f"{new}.png"
+        path.parent.mkdir(exist_ok=True)
+        (folder / kind / f"{old}.png").rename(path)
+
+
+def test_names_in_folders(tmp_path):
+    """IRDST: /44/1(814) is images/44/1(814).png."""
+    images, masks = write(tmp_path / "SET", [(8, 8)] * 3)
+    for index, name in enumerate(("43/1(810)", "44/1(810)", "44/1(814)")):
+        rename(tmp_path / "SET", f"{index:02d}", name)
+    (tmp_path / "SET" / "train.txt").write_text("/44/1(814)\n/43/1(810)\n44/1(810).png\n")
+    split = load_split(tmp_path, "SET", "train")
+    assert split.names == ["44/1(814)", "43/1(810)", "44/1(810)"]
+    for place, index in enumerate((2, 0, 1)):
+        np.testing.assert_array_equal(split.images[place], images[index])
+        np.testing.assert_array_equal(split.masks[place], masks[index])
+    (tmp_path / "SET" / "train.txt").write_text("1(814)\n")
+    assert load_split(tmp_path, "SET", "train").names == ["44/1(814)"]  # the only one
+    (tmp_path / "SET" / "train.txt").write_text("1(810)\n43/1(814)\n")
+    for name in ("1(810)", "43/1(814)"):
+        assert f"images/{name}: no such image" in refused(tmp_path)
+
+
+@pytest.mark.parametrize("listed, stored", [("NFC", "NFD"), ("NFD", "NFC")])
+def test_names_in_either_form_of_unicode(tmp_path, listed, stored):
+    name = "gr\u00f6\u00dfe\u0301_\ud55c\uad6d"
+    write(tmp_path / "SET", [(8, 8)] * 2)
+    rename(tmp_path / "SET", "01", unicodedata.normalize(stored, name))
+    (tmp_path / "SET" / "train.txt").write_text(
+        f"00\n{unicodedata.normalize(listed, name)}\n", encoding="utf-8")
+    split = load_split(tmp_path, "SET", "train")
+    assert split.names == ["00", unicodedata.normalize("NFC", name)] and len(split.masks) == 2
+
+
+def test_a_list_in_gbk_is_read_where_all_its_names_are_there(tmp_path):
+    write(tmp_path / "SET", [(8, 8)] * 2)
+    rename(tmp_path / "SET", "01", "\u56fe\u50cf1")
+    (tmp_path / "SET" / "train.txt").write_bytes("00\n\u56fe\u50cf1\n".encode("gbk"))
+    assert load_split(tmp_path, "SET", "train").names == ["00", "\u56fe\u50cf1"]
+    (tmp_path / "SET" / "train.txt").write_bytes("00\n\u56fe\u50cf2\n".encode("gbk"))
+    assert refused(tmp_path).endswith("(neither UTF-8 nor GBK); save it as UTF-8 text")
+
+
+@pytest.mark.parametrize("kind", ["image", "mask"])
+def test_a_turn_that_exif_explains(tmp_path, kind):
+    write(tmp_path / "SET", [(8, 12)])
+    path = tmp_path / "SET" / "masks" / "00.png"
+    mask = Image.open(path).transpose(Image.Transpose.ROTATE_270)
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    mask.save(path, exif=exif if kind == "mask" else None)
+    assert refused(tmp_path).endswith("the mask is 8x12 but the image is 12x8 (width x height); "
+                                      "give both the same size") is (kind == "image")
+    image = tmp_path / "SET" / "images" / "00.png"
+    if kind == "image":
+        Image.open(image).save(image, exif=exif)
+    assert refused(tmp_path).endswith(
+        f"the {kind}'s EXIF orientation 6 explains the turn: save the {kind} with its pixels "
+        "turned and without this tag")
 
 
 @pytest.mark.parametrize("kind", ["images", "masks"])

@@ -6,20 +6,21 @@ import os
 import struct
 import subprocess
 import sys
+import zlib
 
 import numpy as np
 import pytest
+import tifffile
 from PIL import Image
 from scripts import ROOT
 
+from utils.data.decoding import pages, read_size
 from utils.data.images import (
     list_images,
-    pages,
     read_frame,
     read_gray,
     read_levels,
     read_mask,
-    read_size,
     resize_image,
     resize_mask,
     to_float,
@@ -107,7 +108,7 @@ def test_what_is_too_large_is_to_be_cut(tmp_path):
 
 def test_nothing_is_said_of_what_is_large(tmp_path):
     path = huge(tmp_path / "a.bmp", 10_000, 9_000)
-    code = ("import sys; from utils import cli; from utils.data.images import read_size\n"
+    code = ("import sys; from utils import cli; from utils.data.decoding import read_size\n"
             "cli.run(lambda: print(read_size(sys.argv[1])))")
     result = subprocess.run([sys.executable, "-c", code, path], cwd=ROOT, capture_output=True,
                             text=True)
@@ -145,17 +146,135 @@ def test_jpeg_is_read_close_to_what_was_saved(tmp_path):
 @pytest.mark.parametrize(
     "values, says",
     [
+        (np.array([[-1, 5]], np.int8), "8-bit integers from -1 to 5"),
+        (np.array([[-3000, 5]], np.int16), "integers from -3000 to 5"),
         (np.array([[-1, 5]], np.int32), "32-bit integers from -1 to 5"),
         (np.array([[0, 65536]], np.int32), "32-bit integers from 0 to 65536"),
-        (np.array([[0, 1.5]], np.float32), "floating point from 0 to 1.5"),
-        (np.array([[0, np.nan]], np.float32), "floating point from nan to nan"),
+        (np.array([[0, 2**32 - 1]], np.uint32), "32-bit integers from 0 to 4.29497e.09"),
+        (np.array([[-1, 2**40]], np.int64), "64-bit integers from -1 to"),
+        (np.array([[0, 1.5]], np.float16), "16-bit floating point from 0 to 1.5"),
+        (np.array([[0, 1.5]], np.float32), "32-bit floating point from 0 to 1.5"),
+        (np.array([[-40, 22.25]], np.float64), "64-bit floating point from -40 to 22.25"),
     ],
+    ids=lambda value: value if isinstance(value, str) else value.dtype.name,
 )
-def test_other_ranges_are_refused(tmp_path, values, says):
-    path = save(tmp_path / "a.tif", values)
+@pytest.mark.parametrize("stacked", [False, True])
+def test_other_ranges_only_to_be_stretched(tmp_path, values, says, stacked):
+    path = tmp_path / "a.tif"
+    tifffile.imwrite(path, np.stack([values] * 2) if stacked else values)
+    frame = pages([path])[-1]
+    np.testing.assert_array_equal(read_frame(frame, any_range=True), values)
+    assert read_size(frame) == values.shape
     with pytest.raises(UserError, match=says) as error:
+        read_frame(frame)
+    assert str(error.value).startswith(f"{frame}: ") and "\n" not in str(error.value)
+    assert str(error.value).endswith(
+        "save it with 8 or 16 bits per pixel, or give it to test.py --input with --stretch")
+
+
+@pytest.mark.parametrize("kind", [np.float32, np.float64])
+@pytest.mark.parametrize("value, name", [(np.nan, "NaN"), (-np.inf, "infinity")])
+def test_pixels_that_are_no_numbers(tmp_path, kind, value, name):
+    tifffile.imwrite(tmp_path / "a.tif", np.array([[0, value, 300]], kind))
+    for read in (read_gray, lambda path: read_gray(path, any_range=True), read_mask):
+        with pytest.raises(UserError, match=f"a.tif: {name} in 1 of 3 pixels, as of dead"):
+            read(tmp_path / "a.tif")
+
+
+DEEP = np.array([[0, 255, 256, 65535], [1, 2, 40000, 300], [7, 8, 9, 257]], np.uint16)
+
+
+def deep_png(path, channels, interlaced=False):
+    """A PNG of several channels of 16 bits, which Pillow cannot write."""
+    height, width = channels.shape[:2]
+    kind = {2: 4, 3: 2, 4: 6}[channels.shape[2]]
+    starts = [(0, 0, 8, 8), (0, 4, 8, 8), (4, 0, 8, 4), (0, 2, 4, 4), (2, 0, 4, 2), (0, 1, 2, 2),
+              (1, 0, 2, 1)] if interlaced else [(0, 0, 1, 1)]
+    parts = [channels[y::dy, x::dx] for y, x, dy, dx in starts]
+    rows = [b"\0" + row.astype(">u2").tobytes() for part in parts if part.size for row in part]
+    header = struct.pack(">IIBBBBB", width, height, 16, kind, 0, 0, interlaced)
+    chunks = [(b"IHDR", header), (b"IDAT", zlib.compress(b"".join(rows))), (b"IEND", b"")]
+    path.write_bytes(b"\x89PNG\r\n\x1a\n" + b"".join(
+        struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
+        for name, data in chunks))
+    return path
+
+
+def deep_tiff(path, channels, **options):
+    options = {"photometric": "rgb", "planarconfig": "contig", **options}
+    tifffile.imwrite(path, channels, **options)
+    return path
+
+
+@pytest.mark.parametrize("write", [
+    lambda path, a: deep_png(path, np.dstack([a] * 3)),
+    lambda path, a: deep_png(path, np.dstack([a] * 3), interlaced=True),
+    lambda path, a: deep_png(path, np.dstack([a] * 3 + [a[::-1]])),
+    lambda path, a: deep_png(path, np.dstack([a, a[::-1]])),
+    lambda path, a: deep_tiff(path, np.dstack([a] * 3)),
+    lambda path, a: deep_tiff(path, np.dstack([a] * 3), byteorder=">"),
+    lambda path, a: deep_tiff(path, np.dstack([a] * 3), compression="zlib", predictor=True),
+    lambda path, a: deep_tiff(path, np.dstack([a] * 3 + [a[::-1]]), extrasamples="unassalpha"),
+    lambda path, a: deep_tiff(path, np.dstack([a] * 3 + [a[::-1]]), extrasamples="assocalpha"),
+    lambda path, a: deep_tiff(path, np.stack([a] * 3), planarconfig="separate"),
+    lambda path, a: deep_tiff(path, np.dstack([a, a[::-1]]), photometric="minisblack",
+                              extrasamples="unassalpha"),
+    lambda path, a: deep_tiff(path, np.dstack([a] * 2), photometric="minisblack"),
+], ids="png interlaced png+alpha png-la tiff big-endian deflate tiff+alpha premultiplied planes "
+       "tiff-la two-alike".split())
+def test_sixteen_bits_in_several_channels(tmp_path, write):
+    write(tmp_path / "a", DEEP)
+    image = read_gray(tmp_path / "a")
+    assert image.dtype == np.uint16
+    np.testing.assert_array_equal(image, DEEP)
+
+
+def test_sixteen_bits_in_colour_turned_or_in_a_stack(tmp_path):
+    colours = np.dstack([DEEP, DEEP // 3, DEEP[::-1]])
+    expected = np.rint(colours @ [0.299, 0.587, 0.114])
+    image = read_gray(deep_png(tmp_path / "a.png", colours))
+    assert image.dtype == np.uint16 and np.abs(image - expected).max() <= 1
+    path = deep_tiff(tmp_path / "a.tif", colours, extratags=[(274, 3, 1, 6, True)])
+    np.testing.assert_array_equal(read_gray(path), image)
+    deep_tiff(path, np.stack([colours, colours // 2, colours]))
+    for page, wanted in zip(pages([path]), (expected, expected / 2, expected)):
+        assert np.abs(read_frame(page) - wanted).max() <= 1
+    (tmp_path / "a.ppm").write_bytes(b"P6\n4 3\n65535\n" + colours.astype(">u2").tobytes())
+    with pytest.raises(UserError, match="a.ppm: a PPM of 16 bits per channel; save it as PGM or"):
+        read_gray(tmp_path / "a.ppm")
+    deep_tiff(path, colours[..., :2], photometric="minisblack")
+    with pytest.raises(UserError, match="a.tif: 2 channels that differ; save one, in grey"):
         read_gray(path)
-    assert str(path) in str(error.value) and "8 or 16 bits" in str(error.value)
+
+
+@pytest.mark.parametrize("kind", [np.uint8, np.uint16, np.uint32, np.int32, np.float32, np.float64])
+def test_white_is_zero_has_the_polarity_of_its_scene(tmp_path, kind):
+    values = np.array([[0, 100, 200]], kind)
+    for name, stack in (("one.tif", values), ("two.tif", np.stack([values] * 2))):
+        tifffile.imwrite(tmp_path / name, stack, photometric="miniswhite")
+        image = read_frame(pages([tmp_path / name])[-1], any_range=True).astype(float)
+        np.testing.assert_array_equal(np.diff(image), [[-100, -100]])
+        assert image[0, 0] == {"uint8": 255, "uint16": 65535}.get(kind.__name__, image[0, 0])
+
+
+def test_formats_of_the_official_list_and_of_the_web(tmp_path):
+    for name in ("a.pgm", "a.ppm", "a.gif", "a.webp"):
+        options = {"lossless": True} if name == "a.webp" else {}
+        save(tmp_path / name, GRAY, "RGB" if name in ("a.ppm", "a.webp") else "L", **options)
+    save(tmp_path / "a.pbm", BINARY * 255, "1")
+    found = list_images(tmp_path)
+    assert [path.name for path in found] == ["a.gif", "a.pbm", "a.pgm", "a.ppm", "a.webp"]
+    for path in found:
+        expected = BINARY * 255 if path.suffix == ".pbm" else GRAY
+        np.testing.assert_array_equal(read_gray(path), expected)
+    np.testing.assert_array_equal(read_gray(save(tmp_path / "deep.pgm", DEEP)), DEEP)
+    (tmp_path / "mask.pgm").write_text("P2\n3 2\n1\n0 0 1\n1 0 0\n")
+    np.testing.assert_array_equal(read_mask(tmp_path / "mask.pgm"), BINARY)
+    for name in ("a.gif", "a.webp", "a.png"):
+        frames = [Image.fromarray(GRAY), Image.fromarray(GRAY[::-1].copy())]
+        frames[0].save(tmp_path / name, save_all=True, append_images=frames[1:])
+        with pytest.raises(UserError, match=f"{name}: a stack of 2 frames; save each frame as a"):
+            read_gray(tmp_path / name)
 
 
 @pytest.mark.parametrize("read", [read_gray, read_mask])
@@ -240,23 +359,107 @@ def test_binary_masks_of_every_kind(tmp_path, mask):
     np.testing.assert_array_equal(read, BINARY)
 
 
-@pytest.mark.parametrize("value, expected", [(0, 0), (1, 1), (255, 1)])
-def test_masks_of_one_value(tmp_path, value, expected):
-    mask = read_mask(save(tmp_path / "a.png", np.full((4, 5), value, np.uint8)))
-    np.testing.assert_array_equal(mask, np.full((4, 5), expected))
+RED, OLIVE, VOID = (128, 0, 0), (128, 128, 0), (0, 0, 0)
+SHAPE = BINARY * np.uint8(255)
+
+
+@pytest.mark.parametrize("name, mask", [
+    ("a.png", BINARY * np.uint8(38)),
+    ("a.png", BINARY * np.uint16(255)),
+    ("a.tif", BINARY.astype(np.float32)),
+    ("a.tif", BINARY * np.float32(255)),
+    ("a.tif", BINARY * np.float32(0.25)),
+    ("a.tif", BINARY * np.int32(2**31 - 1)),
+    ("a.png", BINARY[..., None] * np.array(RED, np.uint8)),
+    ("a.bmp", BINARY[..., None] * np.array(OLIVE, np.uint8)),
+    ("a.png", np.dstack([BINARY[..., None] * np.array(RED, np.uint8), SHAPE])),
+    ("a.png", np.dstack([BINARY[..., None] * np.array(RED, np.uint8), SHAPE | 255])),
+    ("a.png", palette_image(BINARY * np.uint8(15), [VOID] * 15 + [RED])),
+    ("a.png", palette_image(BINARY * np.uint8(9) + np.uint8(3), [RED] * 3 + [VOID] * 9 + [OLIVE])),
+    ("a.gif", palette_image(BINARY * np.uint8(2), [VOID, OLIVE, RED])),
+    ("a.png", palette_image(BINARY, [VOID, VOID])),
+], ids="38 16-bit-255 float float-255 quarter int32 red olive red-on-clear red-opaque index-15 "
+       "index-12 gif black-palette".split())
+def test_one_colour_on_black(tmp_path, name, mask):
+    np.testing.assert_array_equal(read_mask(save(tmp_path / name, mask)), BINARY)
+
+
+CLEAR = palette_image(BINARY, [RED, RED])
+
+
+@pytest.mark.parametrize("name, mask, options", [
+    ("a.png", np.dstack([SHAPE | 255] * 3 + [SHAPE]), {}),
+    ("a.png", np.dstack([SHAPE * 0] * 3 + [SHAPE]), {}),
+    ("a.png", np.dstack([SHAPE * 0] * 3 + [SHAPE // 2 + 100]), {}),
+    ("a.png", np.dstack([SHAPE | 255] * 3 + [255 - SHAPE]), {}),
+    ("a.png", Image.merge("LA", [Image.fromarray(SHAPE | 255), Image.fromarray(SHAPE)]), {}),
+    ("a.tif", Image.merge("LA", [Image.fromarray(SHAPE * 0), Image.fromarray(SHAPE)]), {}),
+    ("a.webp", np.dstack([SHAPE * 0] * 3 + [SHAPE]), {"lossless": True, "exact": True}),
+    ("a.png", CLEAR, {"transparency": b"\x00\xff"}),
+], ids="white black soft inverted la tiff webp palette".split())
+def test_a_shape_in_alpha_alone_is_refused_by_name(tmp_path, name, mask, options):
+    path = save(tmp_path / name, mask, **options)
+    with pytest.raises(UserError) as error:
+        read_mask(path)
+    assert str(error.value) == (
+        f"{path}: not a binary mask but one colour, with a shape in its alpha channel; save that "
+        "in grey, 0 for background and 255 for target")
+
+
+def test_masks_of_other_depths(tmp_path):
+    tifffile.imwrite(tmp_path / "a.tif", BINARY * 255.0)
+    np.testing.assert_array_equal(read_mask(tmp_path / "a.tif"), BINARY)
+    path = deep_png(tmp_path / "a.png", np.dstack([BINARY, BINARY * 65535]).astype(np.uint16))
+    np.testing.assert_array_equal(read_mask(path), BINARY)  # 1 of 65535
+    path = deep_png(tmp_path / "a.png", np.dstack([BINARY * 0 + 9, BINARY]).astype(np.uint16))
+    with pytest.raises(UserError, match="a.png: .* one colour, with a shape in its alpha channel"):
+        read_mask(path)
+    deep_tiff(tmp_path / "b.tif", BINARY[..., None] * np.array([0, 7, 0], np.uint16))
+    np.testing.assert_array_equal(read_mask(tmp_path / "b.tif"), BINARY)
+
+
+def test_black_alone_is_a_mask_without_a_target(tmp_path):
+    assert not read_mask(save(tmp_path / "a.png", np.zeros((4, 5), np.uint8))).any()
+
+
+INVERTED = np.array([[1, 1, 0, 1], [1, 1, 1, 1]], np.uint8)
+
+
+@pytest.mark.parametrize("mask, says", [
+    (INVERTED * 255, "values 0, 255; black on 12 % of it"),
+    (INVERTED * np.uint16(65535), "values 0, 65535; black on 12 % of it"),
+    (INVERTED * np.float32(255), "values 0, 255; black on 12 % of it"),
+    (INVERTED, "values 0, 1; black on 12 % of it"),
+    (np.full((4, 5), 255, np.uint8), "values 255; black on 0 % of it"),
+    (np.ones((4, 5), np.uint8), "values 1; black on 0 % of it"),
+    (Image.fromarray(INVERTED * 255).convert("1"), "values 0, 255; black on 12 % of it"),
+    (palette_image(1 - INVERTED, [(255, 255, 255), (0, 0, 0)]), "values 0, 255; black on 12 %"),
+    (palette_image(1 - INVERTED, [RED, VOID]), "in colour .2 colours; black on 12 % of it"),
+    (palette_image(1 - INVERTED, [RED, OLIVE]), "in colour .2 colours; black on 0 % of it"),
+    (np.dstack([INVERTED * 255] * 3 + [255 - INVERTED * 255]), "black on 12 % of it"),
+    (np.dstack([255 - INVERTED * 255] * 3 + [255 - INVERTED[::-1] * 255]),
+     "its colours and its alpha channel show different targets; save the mask without alpha"),
+], ids="8-bit 16-bit float 0/1 white ones 1-bit palette red-ground no-black both differ"
+       .split())
+def test_inverted_masks_are_refused_by_name(tmp_path, mask, says):
+    path = save(tmp_path / "a.tif" if getattr(mask, "dtype", 0) == np.float32
+                else tmp_path / "a.png", mask)
+    with pytest.raises(UserError, match=says) as error:
+        read_mask(path)
+    assert str(error.value).startswith(f"{path}: ")
 
 
 @pytest.mark.parametrize(
     "mask, says",
     [
         (np.array([[0, 1, 255]], np.uint8), r"values 0, 1, 255\)"),  # most of it is not black
-        (np.array([[0, 127]], np.uint8), r"values 0, 127\)"),  # nothing above half
+        (np.array([[0, 0, 0, 100, 127]], np.uint8), r"values 0, 100, 127\)"),  # nothing above half
         (np.array([[0, 0, 1, 2, 3, 0, 0]], np.uint8), r"values 0, 1, 2, 3\)"),  # numbers of classes
         (np.repeat(np.array([[0, 90, 255]], np.uint8), (40, 9, 1), axis=1), "values 0, 90, 255"),
         (np.array([[0, 0, 0, 200, 40000]], np.uint16) // 2, r"values 0, 100, 20000\)"),
-        (np.array([[7, 255]], np.uint8), r"values 7, 255\)"),
+        (np.array([[7, 255]], np.uint8), "values 7, 255; black on 0 % of it"),
         (np.arange(200, dtype=np.uint8)[None], r"values 0, 1, 2, 3, and 196 more up to 199\)"),
-        (np.array([[[0, 0, 0], [255, 0, 0]]], np.uint8), "picture in colour"),
+        (np.array([[[0, 0, 0], [255, 0, 0], [0, 255, 0]]], np.uint8), "picture in colour .3 "),
     ],
 )
 def test_masks_that_are_not_binary(tmp_path, mask, says):

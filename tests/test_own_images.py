@@ -12,13 +12,15 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import tifffile
 from brightness import GAIN, LEVEL, brightness_net, save_brightness_weights
 from PIL import Image
 from scipy.io import loadmat
 
 from model import NETWORKS
 from utils.checkpoint import pretrained
-from utils.data.images import pages, read_frame, read_size, stretch
+from utils.data.decoding import pages, read_size
+from utils.data.images import read_frame, stretch
 from utils.errors import UserError
 from utils.predict import frames, memory
 from utils.predict.detections import Detection, Frame, find_detections, save_coco
@@ -413,6 +415,24 @@ def test_dim_sixteen_bits_need_stretch_and_are_told_so(tmp_path, script, capsys)
     assert "14 bits" not in capsys.readouterr().out
 
 
+@pytest.mark.parametrize("kind, scale, offset", [
+    (np.float32, 0.08, 15), (np.float64, 0.08, -30.5), (np.int16, 3, -300), (np.int32, 900, -10**6),
+    (np.uint32, 10**6, 3 * 10**9)])
+def test_temperatures_of_any_range_are_stretched(tmp_path, script, kind, scale, offset):
+    image, expected = scene()
+    Image.fromarray(image).save(tmp_path / "ref.png")
+    tifffile.imwrite(tmp_path / "raw.tif", (image * float(scale) + offset).astype(kind))
+    with pytest.raises(UserError, match="(integers|floating point) from .* with --stretch$"):
+        script("--input", tmp_path / "raw.tif", "--output", tmp_path / "out")
+    maps = []
+    for name in ("ref.png", "raw.tif"):
+        script("--input", tmp_path / name, "--output", tmp_path / "out", "--stretch")
+        maps.append(loadmat(tmp_path / "out" / "mat" / UNET / f"{name[:3]}.mat")["T"])
+    np.testing.assert_allclose(maps[1], maps[0], atol=1e-5)
+    table = read_table(tmp_path / "out" / "detections" / f"{UNET}.csv")
+    assert [float(row["x"]) for row in table] == [found.x for found in expected]
+
+
 def test_tiles_by_flag(tmp_path, script):
     image = np.zeros((70, 150), np.uint8)
     image[65, 145] = image[3:5, 70] = 255
@@ -495,9 +515,9 @@ def test_frames_are_read_ahead_but_not_all(stream, monkeypatch):
     read, seen = [], []
     read_frame, predict_one = frames.read_frame, frames.predict
 
-    def counting_read(path):
+    def counting_read(path, any_range):
         read.append(path.name)
-        return read_frame(path)
+        return read_frame(path, any_range)
 
     def counting_predict(net, x):
         seen.append(len(read))

@@ -10,12 +10,13 @@ import zipfile
 import numpy as np
 import pytest
 from PIL import Image
+from scripts import SMALL, succeeds
 from scripts import refused as refused_script
-from scripts import succeeds
-from test_datasets import relay, soften, write
+from test_datasets import relay, rename, soften, write
 
 import prepare_dataset
 from utils.data.datasets import load_splits
+from utils.data.decoding import KINDS
 from utils.data.prepare import prepare
 from utils.errors import UserError
 
@@ -62,11 +63,13 @@ def test_irstd_1k_in_one_command(tmp_path, irstd, way):
         "train list: img_idx/train_IRSTD-1K.txt, 3 names",
         "test list: img_idx/test_IRSTD-1K.txt, 1 names",
         "masks with grey values, target above half of full scale: 1",
+        output.splitlines()[6],
         "images in both lists: 0",
         "images that are pixel for pixel the same: 0",
         "pairs left out: 0",
         "written: 3 on train.txt, 1 on test.txt",
     ]
+    assert output.splitlines()[6].startswith("targets brighter than what is around them: ")
     assert sorted(p.name for p in data.iterdir()) == [
         "images", "masks", "prepared.txt", "test.txt", "train.txt"]
     assert [p.name for p in (tmp_path / "data").iterdir()] == ["IRSTD-1K"]
@@ -103,7 +106,7 @@ def test_nuaa_sirst_with_a_mask_of_another_size(tmp_path):
         "pairs left out: 2",
         f"  {source}/masks/03_pixels0.png: the mask is 30x21 but the image is 19x18 (width x "
         "height); give both the same size",
-        f"  {source}/images/77: no such image (png, bmp, tif, tiff, jpg, jpeg); add the file",
+        f"  {source}/images/77: no such image ({KINDS}); add the file",
         "written: 2 on train.txt, 3 on test.txt",
     ):
         assert f"{line}\n" in text
@@ -138,8 +141,8 @@ def test_an_empty_folder_of_a_list_is_refused(tmp_path):
         (source / "test" / kind).mkdir(parents=True)
     with pytest.raises(UserError) as error:
         load_splits(tmp_path / "data", "sirst_aug")
-    assert str(error.value) == (f"{source}/test/images: no image in this folder (png, bmp, tif, "
-                                "tiff, jpg, jpeg); add those of the list")
+    assert str(error.value) == (f"{source}/test/images: no image in this folder ({KINDS}); add "
+                                "those of the list")
     assert refused(tmp_path, source) == str(error.value)
 
 
@@ -159,6 +162,190 @@ def test_lists_are_drawn_where_there_are_none(tmp_path):
     text = prepare(source, tmp_path / "data" / "E")
     assert "test list: not there; made of the 8 other images\n" in text
     assert [len(split) for split in load_splits(tmp_path / "data", "E")] == [2, 8]
+
+
+# Trees that no layout has
+
+
+def test_folders_and_suffixes_by_flags(tmp_path):
+    source = tmp_path / "VOC"
+    images, masks = write(source, [(16, 16)] * 4)
+    relay(source, "JPEGImages", "SegmentationClass", lists={})
+    (source / "ImageSets" / "Segmentation").mkdir(parents=True)
+    for name, names in (("train", "03\n00\n"), ("val", "01\n02\n"), ("trainval", "00\n01\n")):
+        (source / "ImageSets" / "Segmentation" / f"{name}.txt").write_text(names)
+    flags = ["--name", "A", "--images", "JPEGImages", "--masks", source / "SegmentationClass"]
+    output = succeeds("prepare_dataset.py", tmp_path, source, *flags)
+    assert ("train list: ImageSets/Segmentation/train.txt, 2 names\n"
+            "test list: ImageSets/Segmentation/val.txt, 2 names\n") in output
+    train, test = load_splits(tmp_path / "data", "A")
+    assert (train.names, test.names) == (["03", "00"], ["01", "02"])
+    np.testing.assert_array_equal(test.images[1], images[2])
+    assert refused_script("prepare_dataset.py", tmp_path, source, "--name", "B", "--images", "JPEG"
+                          ).startswith(f"error: --images JPEG: no such folder in {source}; name it")
+    assert "name that of the images with --images" in refused_script(
+        "prepare_dataset.py", tmp_path, source, "--name", "B", "--masks", "SegmentationClass")
+
+
+def test_only_a_train_list_of_all_images(tmp_path):
+    source = tmp_path / "set"
+    write(source, [(16, 16)] * 4)
+    text = prepare(source, tmp_path / "data" / "A", seed=3)
+    assert "test list: not there, and no image is left for it; both are drawn from the list" in text
+    train, test = load_splits(tmp_path / "data", "A")
+    assert len(train) == len(test) == 2 and {*train.names, *test.names} == {"00", "01", "02", "03"}
+
+
+@pytest.mark.parametrize("image, mask, flags", [
+    ("", "_gt", ["--mask_suffix", "_gt"]), ("_ir", "_gt.png", ["--image_suffix", "_ir",
+                                                              "--mask_suffix", "_gt.png"]),
+    ("_ir", "", ["--image_suffix", "_ir.png", "--mask_suffix", ""])])
+def test_image_and_mask_in_one_folder(tmp_path, image, mask, flags):
+    source = tmp_path / "mixed"
+    images, masks = write(source, [(16, 16)] * 4)
+    (source / "train.txt").write_text("03\n00" + f"{image}.png\n")
+    for kind, suffix in (("images", image), ("masks", mask.removesuffix(".png"))):
+        for path in (source / kind).iterdir():
+            path.rename(source / f"{path.stem}{suffix}.png")
+        (source / kind).rmdir()
+    succeeds("prepare_dataset.py", tmp_path, source, "--name", "A", "--images", ".", *flags)
+    train, test = load_splits(tmp_path / "data", "A")
+    assert (train.names, test.names) == (["03", "00"], ["01", "02"])
+    for split in (train, test):
+        for name, picture, target in zip(split.names, split.images, split.masks):
+            np.testing.assert_array_equal(picture, images[int(name)])
+            np.testing.assert_array_equal(target, masks[int(name)])
+    assert "tell them apart with --image_suffix and --mask_suffix" in refused_script(
+        "prepare_dataset.py", tmp_path, source, "--name", "B", "--images", ".")
+
+
+@pytest.mark.parametrize("flags", [(), ("--images", "images", "--masks", "masks")])
+def test_folders_of_the_lists_below_those_of_the_kinds(tmp_path, flags):
+    source = tmp_path / "yolo"
+    images, _ = write(source, [(16, 16)] * 3)
+    (source / "train.txt").unlink()
+    for name, place in (("00", "train/00"), ("01", "val/01"), ("02", "train/02")):
+        rename(source, name, place)
+    output = succeeds("prepare_dataset.py", tmp_path, source, "--name", "A", *flags)
+    assert "train list: not there; the 2 images of images/train/\n" in output
+    train, test = load_splits(tmp_path / "data", "A")
+    assert (train.names, test.names) == (["train/00", "train/02"], ["val/01"])
+    np.testing.assert_array_equal(test.images[0], images[1])
+
+
+def test_irdst_through_all_scripts(tmp_path):
+    """Names in folders, as BasicIRSTD ships IRDST."""
+    source = tmp_path / "IRDST"
+    write(source, [(32, 32)] * 6)
+    names = [f"{43 + index % 2}/1({810 + index // 2})" for index in range(6)]
+    for index, name in enumerate(names):
+        rename(source, f"{index:02d}", name)
+    (source / "train.txt").write_text("".join(f"/{name}\n" for name in names[:4]))
+    (source / "test.txt").write_text("".join(f"/{name}\n" for name in names[4:]))
+    succeeds("prepare_dataset.py", tmp_path, source, "--name", "Tiny")
+    model = ["--model_name", "L2SKNet_1D_UNet"]
+    succeeds("train_device0.py", tmp_path, *SMALL, *model, "--epochs", 1)
+    succeeds("test.py", tmp_path, *model)
+    result = tmp_path / "out" / "result"
+    for kind, suffix in (("img", "png"), ("mat", "mat")):
+        for name in names[4:]:
+            assert (result / "Tiny" / kind / model[1] / f"{name}.{suffix}").is_file()
+    assert "2 .mat in " in succeeds("cal_metrics.py", tmp_path, *model, "--worst", 2)
+    assert {path.name[2:] for path in (result / "Tiny" / "worst" / model[1]).iterdir()} == {
+        "43_1(812).png", "44_1(812).png"}
+    table = (result / f"Tiny_{model[1]}_per_image.csv").read_text()
+    assert all(f"\n{name}," in table for name in names[4:])
+
+
+def test_masks_of_the_same_ratio_are_fitted_by_choice(tmp_path):
+    source = tmp_path / "set"
+    write(source, [(22, 33), (16, 16), (16, 20)])
+    Image.fromarray(np.kron(np.asarray(Image.open(source / "masks" / "00.png")),
+                            np.ones((2, 2), np.uint8))[:40, :59]).save(source / "masks" / "00.png")
+    Image.new("L", (40, 30)).save(source / "masks" / "02.png")
+    line = f"  {source}/masks/00.png: the mask is 59x40 but the image is 33x22 (width x height); "
+    assert f"{line}give both the same size, or let python prepare_dataset.py --fit_masks resize " \
+        "the mask\n" in prepare(source, tmp_path / "data" / "A")
+    output = succeeds("prepare_dataset.py", tmp_path, source, "--name", "B", "--fit_masks")
+    assert "masks brought to the size of their image: 1: 00 (59x40 to 33x22)\n" in output
+    assert f"{source}/masks/02.png: the mask is 40x30 but the image is 20x16" in output
+    names = {name for split in load_splits(tmp_path / "data", "B") for name in split.names}
+    assert names == {"00", "01"}
+    mask = np.asarray(Image.open(tmp_path / "data" / "B" / "masks" / "00.png"))
+    assert mask.shape == (22, 33) and set(np.unique(mask)) == {0, 255}
+    assert "was prepared before" in succeeds(
+        "prepare_dataset.py", tmp_path, source, "--name", "B", "--fit_masks")
+
+
+def test_masks_of_other_images_are_suspected(tmp_path):
+    for name, shift in (("right", 0), ("wrong", 1)):
+        rng = np.random.default_rng(1)
+        for kind in ("images", "masks"):
+            (tmp_path / name / kind).mkdir(parents=True)
+        for index in range(20):
+            image = rng.integers(80, 120, (64, 64), dtype=np.uint8)
+            mask = np.zeros((64, 64), np.uint8)
+            y, x = rng.integers(8, 54, 2)
+            mask[y : y + 3, x : x + 3] = 255
+            image[mask > 0] = 200 if index % 4 else 10
+            Image.fromarray(image).save(tmp_path / name / "images" / f"{index:02d}.png")
+            Image.fromarray(mask).save(
+                tmp_path / name / "masks" / f"{(index + shift) % 20:02d}.png")
+    text = prepare(tmp_path / "right", tmp_path / "data" / "A")
+    assert "targets brighter than what is around them: 15 of 20, darker: 5\n" in text
+    assert "WARNING" not in text
+    text = prepare(tmp_path / "wrong", tmp_path / "data" / "B")
+    assert "% of the targets stand out (NUDT-SIRST: 98 %, with masks of other images 12 %); " \
+        "check that image and mask of a name belong together\n" in text
+
+
+def test_exif_orientations_that_differ_are_named(tmp_path):
+    write(tmp_path / "set", [(16, 16)] * 3)
+    exif = Image.Exif()
+    exif[0x0112] = 3
+    path = tmp_path / "set" / "images" / "01.png"
+    Image.open(path).save(path, exif=exif)
+    assert ("WARNING: image and mask with different EXIF orientations, which are ignored: 1: 01\n"
+            in prepare(tmp_path / "set", tmp_path / "data" / "A"))
+
+
+@pytest.mark.parametrize("encoding", ["gbk", "utf-8"])
+def test_a_zip_with_names_of_windows_in_china_or_of_macos(tmp_path, monkeypatch, encoding):
+    monkeypatch.setattr(zipfile.ZipInfo, "_encodeFilenameFlags",
+                        lambda entry: (entry.filename.encode("cp437"), 0))  # no flag for UTF-8
+    source = tmp_path / "set"
+    images, _ = write(source, [(16, 16)] * 3)
+    names = ["\u7ea2\u5916_1", "\u76ee\u680700", "\u661e"]  # the last has a 0x5C in GBK
+    assert b"\\" in names[2].encode("gbk")
+    path = tmp_path / "set.zip"
+    with zipfile.ZipFile(path, "w") as archive:
+        for index, name in enumerate(names):
+            for kind in ("images", "masks"):
+                entry = zipfile.ZipInfo("x")
+                entry.filename = f"\u6570\u636e/{kind}/{name}.png".encode(encoding).decode("cp437")
+                data = (source / kind / f"{index:02d}.png").read_bytes()
+                archive.writestr(entry, data[:40] if (kind, index) == ("masks", 1) else data)
+        archive.writestr(zipfile.ZipInfo("a/train.txt"), b"")
+    output = succeeds("prepare_dataset.py", tmp_path, path, "--name", "A")
+    assert f"names of files in the zip: {encoding.upper()}\n" in output
+    assert f"  {path}: \u6570\u636e/masks/{names[1]}.png: cannot be read as an image" in output
+    assert ".A-" not in output
+    found = {name: image for split in load_splits(tmp_path / "data", "A")
+             for name, image in zip(split.names, split.images)}
+    assert found.keys() == {names[0], names[2]}
+    np.testing.assert_array_equal(found[names[2]], images[2])
+
+
+def test_nuaa_sirst_as_published(tmp_path, nuaa):
+    text = prepare(nuaa, tmp_path / "data" / "A")
+    assert f"{nuaa}/masks/Misc_111_pixels0.png: the mask is 592x400 but the image is 325x" in text
+    assert "written: 213 on train.txt, 213 on test.txt\n" in text
+    text = prepare(nuaa, tmp_path / "data" / "B", fit_masks=True)
+    assert "masks brought to the size of their image: 1: Misc_111 (592x400 to 325x220)\n" in text
+    assert "written: 213 on train.txt, 214 on test.txt\n" in text and "WARNING" not in text
+    _, test = load_splits(tmp_path / "data", "B")
+    mask = test.masks[test.names.index("Misc_111")]
+    assert mask.shape == (220, 325) and mask.any()
 
 
 # Refused, and nothing written
@@ -206,7 +393,8 @@ def test_a_zip_cannot_write_outside(tmp_path, irstd, name):
     with zipfile.ZipFile(path, "a") as archive:
         archive.writestr(name, b"evil")
     text = refused(tmp_path, tmp_path.joinpath(path))
-    assert f"its file {name} would be written outside" in text and text.startswith(f"{path}: ")
+    shown = name.replace("\\", "/")
+    assert f"its file {shown} would be written outside" in text and text.startswith(f"{path}: ")
     assert not list(tmp_path.rglob("e*.png")) and not list(tmp_path.rglob("evil*"))
 
 

@@ -8,7 +8,7 @@ from scipy import ndimage
 
 from evaluation.pd_fa import find_regions
 from utils.data.datasets import Split
-from utils.data.layouts import find_layout, index_files
+from utils.data.layouts import find_layout
 
 CATEGORY = {"id": 1, "name": "target"}  # the one in all that is written in COCO's form
 
@@ -20,12 +20,13 @@ def coco_boxes(split: Split) -> dict[str, Any]:
     the outer corner of the top left pixel, `area` the number of the region's pixels. Images without
     a target are listed too.
     """
-    files = index_files(find_layout(split.folder, split.split).images)
+    layout = find_layout(split.folder, split.split)
+    files = layout.image_files()
     images, annotations = [], []
     for name, mask in zip(split.names, split.masks):
         height, width = mask.shape
-        images.append({"id": len(images) + 1, "file_name": files[name].name, "width": width,
-                       "height": height})
+        images.append({"id": len(images) + 1, "width": width, "height": height,
+                       "file_name": files[name].relative_to(layout.images).as_posix()})
         regions = find_regions(mask > 0)
         for (rows, columns), area in zip(ndimage.find_objects(regions.labels), regions.areas):
             box = [columns.start, rows.start, columns.stop - columns.start, rows.stop - rows.start]

@@ -20,8 +20,8 @@ from scipy import ndimage
 from tqdm import tqdm
 
 from utils.data.augment import NONE, Augmentation
+from utils.data.decoding import KINDS, read_orientation
 from utils.data.images import (
-    EXTENSIONS,
     FULL,
     binary,
     read_gray,
@@ -30,7 +30,7 @@ from utils.data.images import (
     resize_mask,
     to_float,
 )
-from utils.data.layouts import Layout, find_layout, image_folders, index_files, mask_of
+from utils.data.layouts import Layout, find_layout, image_folders
 from utils.errors import UserError, listed
 
 
@@ -42,7 +42,7 @@ class Split:
         name: the dataset's name.
         split: the list's name.
         folder: the dataset's folder.
-        names: file stems, in the order of the list.
+        names: in the order of the list: stems of files, with the folders below images/.
         images: H×W uint8 or uint16 each, native sizes.
         masks: H×W uint8 of 0 and 1 each; empty when read without masks.
         levels: of those masks that have grey edges, by index: H×W uint8, 0 to 255.
@@ -227,26 +227,33 @@ class Pair:
     levels: np.ndarray | None = None  # of the mask: H×W uint8, 0 to 255
     problems: list[str] = field(default_factory=list)
     files: tuple[Path | None, Path | None] = (None, None)
+    fitted: str = ""  # the sizes of a mask that was brought to that of its image
 
 
 def read_pairs(
-    names: Sequence[str], layout: Layout, num_workers: int = 4, masks_required: bool = True
+    names: Sequence[str], layout: Layout, num_workers: int = 4, masks_required: bool = True,
+    fit_masks: bool = False,
 ) -> Iterator[Pair]:
     """Reads the images of these names with their masks, in this order.
+
+    Args:
+        fit_masks: brings masks of another size to that of their image, if its sides have the same
+            ratio within a pixel.
 
     Raises:
         UserError: there is no folder of images, or of masks.
     """
-    images = index_files(layout.images)
-    masks = index_files(layout.masks) if masks_required else None
+    images = layout.image_files()
+    masks = layout.mask_files(names) if masks_required else None
     with ThreadPoolExecutor(max(1, num_workers)) as pool:
-        yield from pool.map(lambda name: _read_pair(name, layout, images, masks), names)
+        yield from pool.map(lambda name: _read_pair(name, layout, images, masks, fit_masks), names)
 
 
 def _read_pair(
-    name: str, layout: Layout, images: dict[str, Path], masks: dict[str, Path] | None
+    name: str, layout: Layout, images: dict[str, Path], masks: dict[str, Path] | None,
+    fit_masks: bool,
 ) -> Pair:
-    pair = Pair(name, files=(images.get(name), mask_of(name, masks or {})))
+    pair = Pair(name, files=(images.get(name), (masks or {}).get(name)))
     pair.image = _read(pair, pair.files[0], layout.images, "image", read_gray)
     if masks is None:
         return pair
@@ -254,19 +261,41 @@ def _read_pair(
     image, mask = pair.image, pair.levels
     if image is not None and mask is not None and image.shape != mask.shape:
         sizes = [f"{array.shape[1]}x{array.shape[0]}" for array in (mask, image)]
+        if fit_masks and _same_ratio(mask.shape, image.shape):
+            pair.levels = resize_mask(mask, image.shape)
+            pair.fitted = f"{name} ({sizes[0]} to {sizes[1]})"
+            return pair
         pair.problems.append(
             f"{pair.files[1]}: the mask is {sizes[0]} but the image is {sizes[1]} "
-            "(width x height); give both the same size"
+            f"(width x height); {_cure(pair)}"
         )
     return pair
+
+
+def _same_ratio(mask: tuple[int, int], image: tuple[int, int]) -> bool:
+    (height, width), (rows, columns) = mask, image
+    return abs(width * rows / height - columns) <= 1 and abs(height * columns / width - rows) <= 1
+
+
+def _cure(pair: Pair) -> str:
+    """What to do about a mask of another size than its image."""
+    image, mask = pair.image.shape, pair.levels.shape
+    kinds = {kind: read_orientation(file) for kind, file in zip(("image", "mask"), pair.files)}
+    turned = [kind for kind, orientation in kinds.items() if orientation > 4]
+    if image == mask[::-1] and len(turned) == 1:
+        return (f"the {turned[0]}'s EXIF orientation {kinds[turned[0]]} explains the turn: save "
+                f"the {turned[0]} with its pixels turned and without this tag")
+    if _same_ratio(mask, image):
+        return ("give both the same size, or let python prepare_dataset.py --fit_masks resize the "
+                "mask")
+    return "give both the same size"
 
 
 def _read(
     pair: Pair, path: Path | None, folder: Path, kind: str, read: Callable[[Path], np.ndarray]
 ) -> np.ndarray | None:
     if path is None:
-        kinds = ", ".join(extension[1:] for extension in EXTENSIONS)
-        pair.problems.append(f"{folder}/{pair.name}: no such {kind} ({kinds}); add the file")
+        pair.problems.append(f"{folder}/{pair.name}: no such {kind} ({KINDS}); add the file")
         return None
     try:
         return read(path)

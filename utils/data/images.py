@@ -1,232 +1,87 @@
-"""Grey images and binary masks: reading, resizing, padding. Pillow and NumPy only."""
+"""Grey images and binary masks: reading, resizing, stretching."""
 
 from __future__ import annotations
 
-import threading
-from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 
+from utils.data.decoding import EXTENSIONS, KINDS, Page, Picture, decode
 from utils.errors import UserError, listed
-
-# In order of preference where one stem has several files.
-EXTENSIONS = (".png", ".bmp", ".tif", ".tiff", ".jpg", ".jpeg")
 
 FULL = 255  # the level of a target in a mask
 FAINT = 8  # a pixel has so many neighbours: all of them may be its grey edge
+_BLURRING = ("JPEG", "MPO", "WEBP")  # formats that change the values around an edge
 
-# What Pillow may take a file for, whatever its name: among the others are programs (EPS).
-_FORMATS = ("PNG", "BMP", "TIFF", "JPEG", "GIF", "WEBP", "PPM")
-
-_COLOUR_MODES = ("RGB", "RGBA", "RGBX", "RGBa", "P", "PA", "CMYK", "YCbCr", "HSV")
-
-_WIDTH, _HEIGHT, _ORIENTATION = 0x100, 0x101, 0x112  # tags of a TIFF
-_TURN = Image.Transpose
-_BACK = {2: _TURN.FLIP_LEFT_RIGHT, 3: _TURN.ROTATE_180, 4: _TURN.FLIP_TOP_BOTTOM,
-         5: _TURN.TRANSPOSE, 6: _TURN.ROTATE_90, 7: _TURN.TRANSVERSE, 8: _TURN.ROTATE_270}
+_LUMA = np.array([19595, 38470, 7471]) / 65536  # ITU-R 601, as Pillow rounds it
 
 
-class _Stored(NamedTuple):
-    """A picture as its file holds it. Pillow turns a TIFF as its tag says, and no other kind."""
-
-    height: int
-    width: int
-    orientation: int = 1
-
-    @classmethod
-    def of(cls, image: Image.Image) -> _Stored:
-        """By the header: decoding may take the tag away."""
-        if image.format != "TIFF":
-            return cls(image.height, image.width)
-        tags = image.tag_v2
-        return cls(tags[_HEIGHT], tags[_WIDTH], tags.get(_ORIENTATION, 1))
-
-    def restore(self, image: Image.Image) -> Image.Image:
-        """The decoded picture, turned back."""
-        back = _BACK.get(self.orientation)
-        return image if back is None else image.transpose(back)
-
-
-def _header(path: Path) -> Image.Image:
-    """The picture before it is decoded."""
-    image = Image.open(path, formats=_FORMATS)
-    image.filename = ""  # Pillow would map a TIFF into memory at the size that it has when turned
-    return image
-
-
-def _open(path: Path) -> Image.Image:
-    """The decoded picture.
-
-    Raises:
-        UserError: the file is missing, cannot be decoded, or is a stack of several frames.
-    """
-    if path.exists() and not path.is_file():
-        raise UserError(f"{path}: a folder, pipe or device, not a file; move it away")
-    try:
-        with _header(path) as image:
-            if image.format == "PNG":  # decoding alone takes damaged pixels for good ones
-                image.verify()
-        with _header(path) as image:
-            frames = getattr(image, "n_frames", 1) if image.format == "TIFF" else 1
-            stored = _Stored.of(image)
-            image.load()
-    except FileNotFoundError:
-        raise UserError(f"{path}: no such file; check the path") from None
-    except Exception as error:  # a damaged file makes decoders raise nearly anything
-        raise _refusal(path, error) from error
-    if frames > 1:
-        raise UserError(f"{path}: a stack of {frames} frames; save each frame as a file of its own "
-                        "(test.py --input takes stacks)")
-    return stored.restore(image)
-
-
-def _refusal(path: Path | Page, error: Exception) -> UserError:
-    """What the user reads where Pillow has raised an error."""
-    if isinstance(error, Image.DecompressionBombError):
-        return UserError(f"{path}: more than {2 * Image.MAX_IMAGE_PIXELS / 1e6:.0f} megapixels; "
-                         "cut it into pieces")
-    unknown = isinstance(error, UnidentifiedImageError)  # its text only repeats the path
-    reason = "unknown format" if unknown else f"{type(error).__name__}: {error}"
-    return UserError(f"{path}: cannot be read as an image ({' '.join(reason.split())}); "
-                     "copy or download the file anew")
-
-
-def _gray(image: Image.Image, path: Path | Page) -> np.ndarray:
-    """The grey levels of a decoded picture, H×W uint8 or uint16."""
-    if image.mode == "LAB":  # the one mode that Pillow reads but cannot convert
-        raise UserError(f"{path}: colours in Lab; save it in grey or RGB")
-    if image.mode.startswith("I;16"):
-        return np.asarray(image).astype(np.uint16)
-    if image.mode in ("I", "F"):
-        values = np.asarray(image)
-        low, high = values.min(), values.max()
-        if image.mode == "I" and low >= 0 and high <= 65535:
-            return values.astype(np.uint16)
-        if image.mode == "F" and low >= 0 and high <= 1:  # false for NaN
-            return np.rint(values * np.float32(65535)).astype(np.uint16)
-        raise UserError(
-            f"{path}: {'32-bit integers' if image.mode == 'I' else 'floating point'} from {low:g} "
-            f"to {high:g}; save it with 8 or 16 bits a pixel"
-        )
-    if image.mode in ("P", "PA"):
-        image = image.convert("RGBA")  # straight to RGB, Pillow warns of transparent palettes
-    return np.asarray(image.convert("L"))
-
-
-def read_gray(path: str | Path) -> np.ndarray:
+def read_gray(path: str | Path, any_range: bool = False) -> np.ndarray:
     """Reads a picture as grey levels.
 
-    Any mode that Pillow decodes: grey, RGB, RGBA, palette, 1-bit, 8 or 16 bits; colours become
-    grey by ITU-R 601 (0.299 R + 0.587 G + 0.114 B, rounded). Transparency and EXIF orientation
-    are ignored: the pixels count as they are stored, so that masks stay aligned. Floating-point
-    TIFFs in [0, 1] become 16 bit. Colour files of 16 bits a channel are read with 8.
+    Any mode that Pillow or tifffile decodes: grey, RGB, RGBA, palette, 1-bit, 8 or 16 bits; colours
+    become grey by ITU-R 601 (0.299 R + 0.587 G + 0.114 B, rounded). Transparency and EXIF
+    orientation are ignored: the pixels count as they are stored, so that masks stay aligned. TIFFs
+    whose zero is white are inverted. Floating-point TIFFs in [0, 1] become 16 bit.
+
+    Args:
+        any_range: takes other floats and integers, too, as they are, for `stretch`.
 
     Returns:
-        H×W uint8 or uint16.
+        H×W uint8 or uint16; with `any_range` also other integers and floats, all finite.
 
     Raises:
-        UserError: the file is missing, damaged, too large, a stack of frames, or of another range.
+        UserError: the file is missing, damaged, too large, a stack of frames, has pixels that are
+            not finite, or is of another range.
     """
-    return _gray(_open(Path(path)), Path(path))
+    return _gray(decode(Path(path)), Path(path), any_range)
 
 
-class Page:
-    """One page of a TIFF that holds several, as thermal cameras write; read when it is needed.
-
-    Has what `Path` has of a name: that of the file with the number of the page, from 1 on.
-
-    Attributes:
-        path: of the file.
-        number: of the page, from 1 on.
-        stem, suffix, name: `stack_0003`, `.tif`, `stack_0003.tif`.
-    """
-
-    def __init__(self, stack: _Stack, number: int):
-        self._stack, self.path, self.number = stack, stack.path, number
-        self.suffix = self.path.suffix
-        self.stem = f"{self.path.stem}_{number:0{max(4, len(str(len(stack.stored))))}d}"
-        self.name = self.stem + self.suffix
-
-    def __str__(self) -> str:
-        return f"{self.path} page {self.number}"
-
-    def read(self) -> np.ndarray:
-        """As `read_gray`."""
-        return self._stack.read(self)
-
-    def size(self) -> tuple[int, int]:
-        """Height and width."""
-        return self._stack.stored[self.number - 1][:2]
-
-
-class _Stack:
-    """A TIFF of several pages, open from the first read to that of the last page.
-
-    To open it for every page would mean to walk through all pages before, each time.
-    """
-
-    def __init__(self, path: Path, stored: list[_Stored]):
-        self.path, self.stored = path, stored
-        self._image: Image.Image | None = None
-        self._lock = threading.Lock()  # threads read ahead, and the file has one position
-
-    def read(self, page: Page) -> np.ndarray:
-        with self._lock:
-            try:
-                self._image = self._image or _header(self.path)
-                self._image.seek(page.number - 1)
-                image = self.stored[page.number - 1].restore(self._image.copy())
-            except Exception as error:  # as in `_open`
-                raise _refusal(page, error) from error
-            finally:
-                if self._image and page.number == len(self.stored):
-                    self._image.close()
-                    self._image = None
-        return _gray(image, page)
-
-
-def pages(files: Sequence[Path]) -> list[Path | Page]:
-    """Files of one picture as they are, and in place of a TIFF of several each of its pages."""
-    found: list[Path | Page] = []
-    for file in files:
-        stack = _Stack(file, _stored_pages(file))
-        several = range(1, len(stack.stored) + 1) if len(stack.stored) > 1 else ()
-        found += [Page(stack, number) for number in several] or [file]
-    return found
-
-
-def _stored_pages(file: Path) -> list[_Stored]:
-    """The pages of a TIFF by their headers; empty for other files."""
-    if file.suffix.lower() not in (".tif", ".tiff"):
-        return []
-    stored = []
-    try:
-        with _header(file) as image:
-            for number in range(getattr(image, "n_frames", 1)):
-                image.seek(number)
-                stored.append(_Stored.of(image))
-    except Exception:  # `read_gray` will say what is wrong
-        return []
-    return stored
-
-
-def read_frame(frame: Path | Page) -> np.ndarray:
+def read_frame(frame: Path | Page, any_range: bool = False) -> np.ndarray:
     """The grey levels of a file or of a page, as `read_gray`."""
-    return frame.read() if isinstance(frame, Page) else read_gray(frame)
+    if isinstance(frame, Page):
+        return _gray(frame.decode(), frame, any_range)
+    return read_gray(frame, any_range)
 
 
-def read_size(path: str | Path | Page) -> tuple[int, int] | None:
-    """Height and width by the file's header alone; None if that cannot be read."""
-    if isinstance(path, Page):
-        return path.size()
-    try:
-        with _header(path) as image:
-            return _Stored.of(image)[:2]
-    except Exception:  # `read_gray` will say what is wrong
-        return None
+def _gray(picture: Picture, path: Path | Page, any_range: bool) -> np.ndarray:
+    values = _luma(picture.values)
+    if values.dtype in (np.uint8, np.uint16):
+        return values
+    _check_finite(values, path)
+    low, high = values.min(), values.max()
+    floats = values.dtype.kind == "f"
+    if not floats and low >= 0 and high <= 65535:
+        return values.astype(np.uint16)
+    if any_range:
+        return values
+    if floats and low >= 0 and high <= 1:
+        return np.rint(values * np.float32(65535)).astype(np.uint16)
+    bits = 8 * values.itemsize
+    raise UserError(
+        f"{path}: {bits}-bit {'floating point' if floats else 'integers'} from {low:g} to {high:g};"
+        " save it with 8 or 16 bits per pixel, or give it to test.py --input with --stretch"
+    )
+
+
+def _luma(values: np.ndarray) -> np.ndarray:
+    """The grey levels of colours, at their own depth."""
+    if values.ndim == 2:
+        return values
+    if values.dtype == np.uint8:
+        return np.asarray(Image.fromarray(np.ascontiguousarray(values)).convert("L"))
+    luma = values @ _LUMA
+    return luma if values.dtype.kind == "f" else np.rint(luma).astype(values.dtype)
+
+
+def _check_finite(values: np.ndarray, path: Path | Page) -> None:
+    if values.dtype.kind != "f":
+        return
+    for what, bad in (("NaN", np.isnan(values)), ("infinity", np.isinf(values))):
+        if bad.any():
+            raise UserError(f"{path}: {what} in {bad.sum()} of {bad.size} pixels, as of dead "
+                            "detectors; give each the mean of its neighbours")
 
 
 def read_mask(path: str | Path) -> np.ndarray:
@@ -246,14 +101,15 @@ def binary(levels: np.ndarray) -> np.ndarray:
 def read_levels(path: str | Path) -> np.ndarray:
     """Reads a mask with the grey levels that it may have at the edges of targets.
 
-    0 is background; 1, 255 or the full 16-bit scale is target. Grey, RGB with equal channels,
-    1-bit, and palette files; in the last either the colours are black and white, or the indices are
-    0 (black) and 1 (any colour), as annotation tools write.
+    A picture of two values is a mask if one of them is black, on at least half of it: the other is
+    target, whatever grey or colour it is, at any depth. Black alone is a mask without a target.
+    Where all colours of a palette are one, its indices count. A shape that is in the alpha channel
+    alone is refused, and so is one that differs from that of the colours.
 
-    A picture with levels between is a mask if at least half of it is black, something lies above
+    A grey picture of more values is a mask if at least half of it is black, something lies above
     half of full scale, and for each pixel above there are at most `FAINT` of the others that are
-    not black. A photograph has no black ground, class numbers nothing bright, and a JPEG spoils the
-    black ground and is refused whatever it holds.
+    not black. A photograph has no black ground, class numbers nothing bright, and JPEG and WebP
+    spoil the black ground and are refused.
 
     Returns:
         H×W uint8, 0 to 255.
@@ -262,39 +118,78 @@ def read_levels(path: str | Path) -> np.ndarray:
         UserError: the file cannot be read, or is no mask (says which values it has).
     """
     path = Path(path)
-    image = _open(path)
-    values = None
-    if image.mode == "P":
-        indices = np.asarray(image)
-        if indices.max() == 1 and image.getpalette()[:3] == [0, 0, 0]:
-            values = indices
-    if values is None and image.mode in _COLOUR_MODES:
-        channels = np.asarray(image.convert("RGBA").convert("RGB"))
-        if (channels != channels[..., :1]).any():
-            raise UserError(
-                f"{path}: not a binary mask but a picture in colour; "
-                "save it in grey, 0 for background and 255 for target"
-            )
-        values = channels[..., 0]
-    if values is None:
-        values = _gray(image, path)
+    picture = decode(path)
+    colours, alpha = picture.values, picture.alpha
+    if alpha is None or _constant(alpha):
+        if picture.indices is not None and _constant(colours):
+            colours = picture.indices
+        return _levels(colours, path, picture.format)
+    if _constant(colours):
+        raise UserError(f"{path}: not a binary mask but one colour, with a shape in its alpha "
+                        "channel; save that in grey, 0 for background and 255 for target")
+    levels = _levels(colours, path, picture.format)
+    if (binary(levels) != (alpha > np.iinfo(alpha.dtype).max // 2)).any():
+        raise UserError(f"{path}: its colours and its alpha channel show different targets; save "
+                        "the mask without alpha")
+    return levels
 
-    counts = np.bincount(values.ravel())
-    found = np.flatnonzero(counts)
+
+def _constant(values: np.ndarray) -> bool:
+    """Whether all pixels are alike."""
+    return bool((values == values[0, 0]).all())
+
+
+def _levels(values: np.ndarray, path: Path, kind: str) -> np.ndarray:
+    """The levels of a mask, 0 to 255, from its grey levels H×W or its colours H×W×3.
+
+    Args:
+        kind: the file's format.
+    """
+    if values.ndim == 3 and (values == values[..., :1]).all():
+        values = values[..., 0]
+    _check_finite(values, path)
+    coloured = values.ndim == 3
+    if coloured:
+        values = values.astype(np.int64) @ (1 << 32, 1 << 16, 1)  # a number for each colour
+    found, counts = np.unique(values, return_counts=True)
+    found = found.astype(np.float64)
+    black = counts[found == 0].sum() / values.size
+    if len(found) <= 2 and black >= 0.5:
+        return (values != 0) * np.uint8(FULL)
+    levels = None if coloured or kind in _BLURRING else _grey_levels(values, found, counts)
+    if levels is not None:
+        return levels
+    if coloured:
+        some = f"{len(found)} colours"
+    else:
+        some = listed([f"{value:g}" for value in found], shown=4)
+        some = f"values {some}{f' up to {found[-1]:g}' if len(found) > 4 else ''}"
+    some += f"; black on {100 * black:.0f} % of it" if len(found) <= 2 else ""
+    cure = f" ({kind} cannot keep a mask: use PNG)" if kind in _BLURRING and len(found) > 2 else ""
+    raise UserError(f"{path}: not a binary mask{' but a picture in colour' * coloured} "
+                    f"({some}); save it with 0 for background and 255 for target{cure}")
+
+
+def _grey_levels(
+    values: np.ndarray, found: np.ndarray, counts: np.ndarray
+) -> np.ndarray | None:
+    """The levels of a grey mask, 0 to 255; None if it is none.
+
+    Args:
+        values: H×W.
+        found: the values that occur, in order, and `counts`: how often each does.
+    """
     high = found[-1]
-    if high <= 1 or (high in (FULL, 65535) and set(found) <= {0, high}):
-        return (values > 0).astype(np.uint8) * np.uint8(FULL)
-    full = FULL if high <= FULL else 65535
-    above = counts[full // 2 + 1:].sum()
-    faint = counts[1:full // 2 + 1].sum()
-    jpeg = image.format == "JPEG"
-    if jpeg or 2 * counts[0] < values.size or not above or faint > FAINT * above:
-        some = listed([str(value) for value in found], shown=4)
-        some += f" up to {high}" if len(found) > 4 else ""
-        raise UserError(
-            f"{path}: not a binary mask (values {some}); save it with 0 for background and 255 for "
-            f"target{' (JPEG cannot keep a mask: use PNG)' if jpeg else ''}"
-        )
+    if values.dtype.kind == "f" and high <= 1:
+        full = 1
+    else:
+        full = FULL if high <= FULL else 65535
+    above = counts[2 * found > full].sum()
+    faint = counts[(found > 0) & (2 * found <= full)].sum()
+    ground = counts[found == 0].sum()
+    if (found[0] < 0 or high > full or 2 * ground < values.size or not above
+            or faint > FAINT * above):
+        return None
     return np.rint(values * (FULL / full)).astype(np.uint8)
 
 
@@ -306,19 +201,23 @@ def to_float(image: np.ndarray) -> np.ndarray:
 
 
 def stretch(image: np.ndarray) -> np.ndarray:
-    """Spreads the grey levels that an image has over [0, 1], for cameras of 10 to 14 bits.
+    """Spreads the grey levels that an image has over [0, 1]: of 10 to 14 bits, of temperatures.
 
     From the 0.01 to the 99.99 percentile, so that some dead or hot pixels do not decide it; what
     lies beyond is clipped. An image of one grey level becomes 0.
 
     Args:
-        image: H×W uint8 or uint16.
+        image: H×W integers or floats of any range, all finite.
 
     Returns:
         H×W float32.
     """
-    low, high = np.percentile(image, (0.01, 99.99)).astype(np.float32)
-    return np.clip((image - low) / max(high - low, np.float32(1)), 0, 1)
+    whole = image.dtype.kind in "iu"
+    exact = np.float32 if image.dtype in (np.uint8, np.uint16) else np.float64
+    image = image if exact is np.float32 else image.astype(exact)
+    low, high = np.percentile(image, (0.01, 99.99)).astype(exact)
+    least = 1 if whole else np.finfo(exact).tiny
+    return np.clip((image - low) / max(high - low, exact(least)), 0, 1).astype(np.float32)
 
 
 def resize_image(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
@@ -361,8 +260,7 @@ def list_images(path: str | Path) -> list[Path]:
         if file.suffix.lower() in EXTENSIONS and not file.name.startswith(".") and file.is_file()
     )
     if not found:
-        kinds = ", ".join(extension[1:] for extension in EXTENSIONS)
-        raise UserError(f"{path}: no image in this folder; it must hold files of type {kinds}")
+        raise UserError(f"{path}: no image in this folder; it must hold files of type {KINDS}")
     return found
 
 

@@ -14,7 +14,8 @@ import numpy as np
 from tqdm import tqdm
 
 from utils import places, runtime
-from utils.data.images import Page, read_frame, stretch, to_float
+from utils.data.decoding import Page
+from utils.data.images import read_frame, stretch, to_float
 from utils.errors import UserError
 from utils.files import atomic_path
 from utils.predict import shards
@@ -158,7 +159,7 @@ def _stream(
     workers = max(1, options.num_workers)
     writing: deque[Future] = deque()
     with ThreadPoolExecutor(workers) as pool:
-        stream = _read_ahead(pool, named, workers)
+        stream = _read_ahead(pool, named, workers, options.stretch)
         for name, file, reading in tqdm(
             stream, model_name, len(named), unit="image", disable=None
         ):
@@ -189,12 +190,13 @@ def _stream(
 
 
 def _read_ahead(
-    pool: ThreadPoolExecutor, named: Sequence[tuple[str, Path | Page]], ahead: int
+    pool: ThreadPoolExecutor, named: Sequence[tuple[str, Path | Page]], ahead: int,
+    any_range: bool,
 ) -> Iterator[tuple[str, Path | Page, Future]]:
     """Each name and file, and its image to come, read while those before it are predicted."""
     waiting: deque[tuple[str, Path | Page, Future]] = deque()
     for name, file in named:
-        waiting.append((name, file, pool.submit(read_frame, file)))
+        waiting.append((name, file, pool.submit(read_frame, file, any_range)))
         if len(waiting) > ahead:
             yield waiting.popleft()
     yield from waiting

@@ -9,7 +9,7 @@ from pathlib import Path
 from tqdm import tqdm
 
 from model import NETWORKS
-from utils.data.images import Page, read_size
+from utils.data.decoding import Page, read_size
 from utils.errors import UserError
 from utils.runtime import ranks
 

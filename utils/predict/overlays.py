@@ -20,7 +20,7 @@ def draw_overlay(image: np.ndarray, detections: Sequence[Detection]) -> Image.Im
     """Draws what was found in an image; Pillow and not Matplotlib, which takes ten times as long.
 
     Args:
-        image: H×W uint8 or uint16; shown with its grey levels stretched.
+        image: H×W of any range; shown with its grey levels stretched.
         detections: of `find_detections`, the strongest first.
     """
     height, width = image.shape

@@ -15,6 +15,7 @@ from scipy.io import savemat
 from utils import places
 from utils.data.datasets import Split
 from utils.data.images import read_gray, to_float
+from utils.data.layouts import index_files
 from utils.errors import UserError, listed
 from utils.files import atomic_path
 from utils.predict.mat_files import matrices
@@ -86,11 +87,8 @@ def prediction_folders(
 
 
 def find_predictions(folder: str | Path) -> dict[str, Path]:
-    """The files of predictions in a folder, by stem; of one stem .mat before .npy before .png."""
-    files = [path for path in sorted(Path(folder).iterdir())
-             if path.suffix.lower() in SUFFIXES and not path.name.startswith(".")]
-    files.sort(key=lambda path: -SUFFIXES.index(path.suffix.lower()))
-    return {path.stem: path for path in files}
+    """The files of predictions in a folder, by name; of one name .mat before .npy before .png."""
+    return index_files(Path(folder), SUFFIXES)
 
 
 def predictions_of(names: Sequence[str], folder: str | Path) -> dict[str, Path]:

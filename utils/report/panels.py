@@ -93,7 +93,7 @@ def save_worst(
     paths = []
     for place, index in enumerate(worst_first(evaluator.images)[:count], 1):
         name, image = split.names[index], evaluator.images[index]
-        paths.append(worst / f"{place:0{len(str(count))}}_{name}.png")
+        paths.append(worst / f"{place:0{len(str(count))}}_{name.replace('/', '_')}.png")
         detection_figure(
             paths[-1], [""], [split.images[index]], [split.masks[index]],
             {model_name: [read_prediction(files[name])]},
