@@ -74,13 +74,13 @@ def main(argv: Sequence[str] | None = None) -> None:
     target = args.dataset_dir / args.name
     seed = Recipe.seed if args.seed is None else args.seed
 
+    first, *others = args.source
     tree = Tree(args.images, args.masks, args.image_suffix, args.mask_suffix)
 
     def bring(source: Path, place: Path) -> str:
         return prepare(source, place, args.copy, args.split, seed, args.num_workers, tree,
-                       args.fit_masks)
+                       args.fit_masks, redraw=not others)
 
-    first, *others = args.source
     there = not others and first.exists() and target.exists() and target.samefile(first)
     if not (there and args.boxes):
         print(join(args.source, target, bring) if others else bring(first, target), end="")

@@ -91,7 +91,7 @@ LAYOUT = Tree()  # by `utils.data.layouts`
 
 def prepare(
     source: Path, target: Path, copy: bool = False, share: float = 0.5, seed: int = 42,
-    num_workers: int = 4, tree: Tree = LAYOUT, fit_masks: bool = False,
+    num_workers: int = 4, tree: Tree = LAYOUT, fit_masks: bool = False, redraw: bool = True,
 ) -> str:
     """Brings a dataset into the project's layout; all of it or nothing.
 
@@ -104,6 +104,7 @@ def prepare(
         tree: the folders and suffixes that the user has named.
         fit_masks: whether masks of another size are brought to that of their image, see
             `read_pairs`.
+        redraw: whether both lists are drawn from the only one there is, if it has all images.
 
     Returns:
         The report.
@@ -125,7 +126,7 @@ def prepare(
             folder = Path(work) / "unpacked"
             encoding = unpack(source, folder)
         try:
-            found = find(folder, source, share, seed, tree)
+            found = find(folder, source, share, seed, tree, redraw)
             if folder != source and encoding:
                 found.notes.append(f"names of files in the zip: {encoding}")
             pairs = _read(found, num_workers, fit_masks)
@@ -238,7 +239,7 @@ def _wanted(archive: Path, info: zipfile.ZipInfo) -> bool:
 
 
 def find(
-    folder: Path, source: Path, share: float, seed: int, tree: Tree = LAYOUT
+    folder: Path, source: Path, share: float, seed: int, tree: Tree = LAYOUT, redraw: bool = True
 ) -> Found:
     """The dataset at or below a folder, and its lists, made where there are none.
 
@@ -252,7 +253,7 @@ def find(
     found.layouts = {split: layout._replace(**{
         "image_suffix": tree.image_suffix, "mask_suffix": tree.mask_suffix})
         for split, layout in found.layouts.items()}
-    _find_lists(found, share, seed)
+    _find_lists(found, share, seed, redraw)
     return found
 
 
@@ -321,7 +322,7 @@ def _layouts(folder: Path) -> dict[str, Layout]:
             for split, place in own.items() if place}
 
 
-def _find_lists(found: Found, share: float, seed: int) -> None:
+def _find_lists(found: Found, share: float, seed: int, redraw: bool) -> None:
     """Fills `names`: from lists, from folders, and else by lot."""
     shared = len({layout.images for layout in found.layouts.values()}) < len(found.layouts)
     for split, layout in found.layouts.items():
@@ -348,7 +349,7 @@ def _find_lists(found: Found, share: float, seed: int) -> None:
             found.notes.append(f"{split} list: not there; the {len(own[split])} images of "
                                f"{_shown(layout.images, found)}/{own[split][0].split('/')[0]}/")
         return
-    if len(missing) == 1 and not rest and len(listed_already) > 1:
+    if redraw and len(missing) == 1 and not rest and len(listed_already) > 1:
         found.notes.append(f"{missing[0]} list: not there, and no image is left for it; both are "
                            "drawn from the list that is there")
         missing, rest = list(SPLITS), sorted(listed_already)
