@@ -27,7 +27,6 @@ if TYPE_CHECKING:
 
 INPUT, OUTPUT = "image", "probability"
 OPSET, IR_VERSION = 17, 8  # of the same release
-EPS = 1e-5  # of all batch norms
 UNET_MULTIPLE = 8  # of the sides of an image
 
 
@@ -139,13 +138,10 @@ def _float64(variable):
     return variable.numpy().astype(np.float64)
 
 
-def _scale_and_shift(norm, conv_bias=None):
-    """A batch norm after a convolution with that bias: z → z·scale + shift, one of each channel."""
-    scale = _float64(norm.weight) / np.sqrt(_float64(norm.running_var) + EPS)
-    mean = _float64(norm.running_mean)
-    if conv_bias is not None:
-        mean = mean - _float64(conv_bias)
-    return scale, _float64(norm.bias) - mean * scale
+def _scale_and_shift(norm):
+    from model.fast import scale_and_shift  # starts Jittor
+
+    return scale_and_shift(norm)
 
 
 def _scaled(weight, scale):
@@ -153,9 +149,9 @@ def _scaled(weight, scale):
 
 
 def _folded(conv, norm):
-    """Weight and bias of a convolution together with the batch norm after it."""
-    scale, shift = _scale_and_shift(norm, conv.bias)
-    return _scaled(_float64(conv.weight), scale), shift
+    from model.fast import folded  # starts Jittor
+
+    return folded(conv, norm)
 
 
 # ---------------------------------------------------------------------------------------- blocks
@@ -207,10 +203,10 @@ def _separable(graph, kernel, scale, shift, x):
 
 def _contrast(graph, net, level, x):
     """`ContrastNet.contrast`."""
-    branches, merge = net.stages[level]
+    stage = net.stages[level]
     pooled = graph.op("GlobalAveragePool", x)
-    total = graph.sum([_branch(graph, branch, x, pooled) for branch in branches])
-    return total if merge is None else _stack(graph, merge, total)
+    total = graph.sum([_branch(graph, branch, x, pooled) for branch in stage.branches])
+    return total if stage.merge is None else _stack(graph, stage.merge, total)
 
 
 # -------------------------------------------------------------------------------------- networks
