@@ -349,14 +349,15 @@ def test_a_suffix_of_all_predictions_is_taken_off_and_said(place):
 
 
 def test_eight_bits_and_the_order_of_formats(place, tmp_path):
-    grey = np.arange(256, dtype=np.uint8).reshape(16, 16)
-    Image.fromarray(grey).save(tmp_path / "x.png")
-    np.save(tmp_path / "y.npy", grey)
-    savemat(tmp_path / "y.mat", {"T": grey / 255, "other": grey})
-    (tmp_path / "x.txt").write_text("no prediction")
-    found = find_predictions(tmp_path)
-    assert {stem: path.name for stem, path in found.items()} == {"x": "x.png", "y": "y.mat"}
-    for path in (*found.values(), tmp_path / "y.npy"):
+    grey, folder = np.arange(256, dtype=np.uint8).reshape(16, 16), tmp_path / "predictions"
+    (folder / "in").mkdir(parents=True)
+    Image.fromarray(grey).save(folder / "x.png")
+    np.save(folder / "in" / "y.npy", grey)
+    savemat(folder / "in" / "y.mat", {"T": grey / 255, "other": grey})
+    (folder / "x.txt").write_text("no prediction")
+    found = find_predictions(folder)
+    assert {name: path.name for name, path in found.items()} == {"x": "x.png", "in/y": "y.mat"}
+    for path in (*found.values(), folder / "in" / "y.npy"):
         np.testing.assert_allclose(read_prediction(path), grey / 255, rtol=1e-7)
 
 

@@ -532,7 +532,7 @@ def test_all_bad_files_are_named_before_training_starts(copy):
         ("masks/sample_0002", "no such mask"),
         ("images/sample_0003.png", "cannot be read as an image"),
         ("masks/sample_0004.png", "the mask is 30x34 but the image is 32x32"),
-        (f"masks/sample_{TRAIN + 1:04d}.png", "not a binary mask (values 7)"),
+        (f"masks/sample_{TRAIN + 1:04d}.png", "not a binary mask (values 7; "),
     )):
         assert line.startswith(f"  {copy / path}: ") and says in line and ";" in line
     assert len(lines) == 5
