@@ -171,14 +171,6 @@ def _every(x, step):
     return x.reshape(n * down * across, groups, h // down, w // across, b)
 
 
-@functools.cache
-def _cudnn_ops():
-    """cuDNN's operators; the algorithms of more shapes than the usual 100 are remembered, for each
-    of which cuDNN tries out several."""
-    jt.cudnn.set_algorithm_cache_size(10_000)
-    return jt.cudnn.ops
-
-
 class _ConvCuDNN(jt.Function):
     """A convolution and its two gradients as three operators of cuDNN."""
 
@@ -188,11 +180,11 @@ class _ConvCuDNN(jt.Function):
 
     def execute(self, x, weight):
         self.saved = x, weight
-        return _cudnn_ops().cudnn_conv(x, weight, *self.arguments)
+        return jt.cudnn.ops.cudnn_conv(x, weight, *self.arguments)
 
     def grad(self, dy):
         x, weight = self.saved
-        ops = _cudnn_ops()
+        ops = jt.cudnn.ops
         return (ops.cudnn_conv_backward_x(weight, dy, *x.shape[2:], *self.arguments),
                 ops.cudnn_conv_backward_w(x, dy, *weight.shape[2:], *self.arguments))
 
