@@ -23,13 +23,24 @@ def cpu():
     start("cpu")
 
 
+def real_dataset(name: str, variable: str, file: str) -> Path:
+    """The folder of a real dataset: data/NAME, or what the variable names; skips without `file`."""
+    folder = Path(os.environ.get(variable, ROOT / "data" / name))
+    if not (folder / file).is_file():
+        pytest.skip(f"the real {name} is not at {folder} (set {variable} to its folder)")
+    return folder
+
+
 @pytest.fixture(scope="session")
 def nudt() -> Path:
-    """The folder of the real NUDT-SIRST: data/NUDT-SIRST, or what $NUDT_SIRST names."""
-    folder = Path(os.environ.get("NUDT_SIRST", ROOT / "data" / "NUDT-SIRST"))
-    if not (folder / "images" / "000001.png").is_file():
-        pytest.skip(f"the real NUDT-SIRST is not at {folder} (set NUDT_SIRST to its folder)")
-    return folder
+    """The folder of the real NUDT-SIRST."""
+    return real_dataset("NUDT-SIRST", "NUDT_SIRST", "images/000001.png")
+
+
+@pytest.fixture(scope="session")
+def nuaa() -> Path:
+    """The folder of the real NUAA-SIRST as published, with img_idx/."""
+    return real_dataset("NUAA-SIRST", "NUAA_SIRST", "masks/Misc_111_pixels0.png")
 
 
 @pytest.fixture(scope="session")
@@ -39,12 +50,3 @@ def poor_disk(tmp_path_factory) -> str:
     subprocess.run(["g++", "-shared", "-fPIC", "-x", "c", ROOT / "tests" / "poor_files.c",
                     "-o", library], check=True)
     return str(library)
-
-
-@pytest.fixture(scope="session")
-def nuaa() -> Path:
-    """The folder of the real NUAA-SIRST as published, with img_idx/, which $NUAA_SIRST names."""
-    folder = Path(os.environ.get("NUAA_SIRST", ROOT / "data" / "NUAA-SIRST"))
-    if not (folder / "masks" / "Misc_111_pixels0.png").is_file():
-        pytest.skip(f"the real NUAA-SIRST is not at {folder} (set NUAA_SIRST to its folder)")
-    return folder
