@@ -9,10 +9,8 @@ A view is named after everything it was made from, so it never changes: another 
 shim makes another view, and Jittor, which compares compiler commands, then compiles its CUDA part
 anew (and not its CPU core).
 
-State: with CUDA 13.0 and cuDNN 9.24 of the wheels, on a machine without a GPU, Jittor's core, its
-CUDA libraries and every kernel of a training step and of an evaluation of L2SKNet_UNet were
-compiled for sm_90, linked and loaded (stubs stood in for NVIDIA's libraries). No number has been
-computed on a card yet, and CUDA 12 with cuDNN 9 was not compiled.
+State: run on one H100 with CUDA 13.0 and cuDNN 9.14 (`docs/gpu.md`). CUDA 12 with cuDNN 9 was not
+compiled.
 """
 
 from __future__ import annotations
