@@ -61,11 +61,15 @@ def build_model(name: str, dropout: bool = True) -> jt.Module:
     return FPN(network.kernels, dropout)
 
 
-def fast_form(net: jt.Module) -> jt.Module:
-    """The network for prediction, its norms and constants folded (`model.fast`); no gradients."""
+def fast_form(net: jt.Module, dtype: str = "float32") -> jt.Module:
+    """The network for prediction, norms and constants folded (`model.fast`); no gradients.
+
+    Args:
+        dtype: of activations, "float32" or "bfloat16".
+    """
     from model.fast import fast
 
-    return fast(net)
+    return fast(net, dtype)
 
 
 __all__ = ["MODEL_NAMES", "NETWORKS", "Network", "build_model", "fast_form", "soft_iou_loss"]

@@ -5,11 +5,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from model.blocks import ConvStack, conv3x3
-from model.llskm import LLSKM, LLSKM1D
-from model.ops.batch_norm import LEAKY, RELU, BatchNorm, sum_of_norms, sums_norms
-from model.ops.elementwise import add, global_average, share
-from utils.runtime import jt
+from .layers import LEAKY, RELU, BatchNorm, ConvStack, add_norms, conv3x3
+from .llskm import LLSKM, LLSKM1D
+from .ops import jt
+from .ops.elementwise import global_average, probability
+from .ops.layout import enter, leave
+from .ops.resize import crop, pad_to_multiple
 
 CHANNELS = (16, 32, 64, 128)
 
@@ -35,10 +36,6 @@ class Branch(jt.nn.Sequential):
     def __init__(self, kernel: LLSKM | LLSKM1D, channels: int):
         super().__init__(kernel, BatchNorm(channels, LEAKY))
 
-    def execute(self, x: jt.Var, pooled: jt.Var) -> jt.Var:
-        kernel, norm = self
-        return kernel.normalised(x, pooled, norm)
-
 
 class ContrastStage:
     """The contrast stage of one level, N×C×H×W → N×C×H×W: the sum of its branches, merged.
@@ -51,21 +48,21 @@ class ContrastStage:
         self.branches, self.merge = branches, merge
 
     def __call__(self, x: jt.Var) -> jt.Var:
-        averaged, *inputs = share(x, 1 + len(self.branches))
-        pooled = global_average(averaged)
-        norms = [norm for _, norm in self.branches]
-        if sums_norms(norms):
-            total = sum_of_norms([kernel(x, pooled) for kernel, _ in self.branches], norms)
-            return total if self.merge is None else self.merge(total)
-        first, *others = zip(self.branches, inputs)
+        pooled = global_average(x)
+        kernels, norms = zip(*self.branches)
         # The first one last: the order decides how the gradients of x are rounded when added up.
-        *others, first = [branch(x, pooled) for branch, x in (*others, first)]
-        total = add([first, *others])
+        *others, first = [kernel(x, pooled) for kernel in (*kernels[1:], kernels[0])]
+        total = add_norms(norms, [first, *others])
         return total if self.merge is None else self.merge(total)
 
 
 class ContrastNet(jt.Module):
-    """A network with a contrast stage on each of its four levels; `kernels` is "2D" or "1D"."""
+    """A network with a contrast stage on each of its four levels; `kernels` is "2D" or "1D".
+
+    A network defines `logits`: image → N×1×H×W, with `contrast` on the way.
+    """
+
+    multiple = 1  # height and width are padded to a multiple of it
 
     def __init__(self, kernels: str):
         kernel, levels = KERNEL_FAMILIES[kernels]
@@ -85,3 +82,9 @@ class ContrastNet(jt.Module):
     def contrast(self, level: int, x: jt.Var) -> jt.Var:
         """The contrast stage of `level`, N×C×H×W → N×C×H×W."""
         return self.stages[level](x)
+
+    def execute(self, image: jt.Var) -> jt.Var:
+        """N×1×H×W in [0, 1] → probabilities of the same shape."""
+        height, width = image.shape[2:]
+        x = enter(pad_to_multiple(image, self.multiple))
+        return crop(leave(probability(self.logits(x))), height, width)

@@ -2,7 +2,8 @@
 
 A batch norm in evaluation is affine, so it goes into the convolution before it. The kernels of an
 LLSKM are affine in θ, K = A + θ∘B, so the formula is evaluated twice, A = K(0) and B = K(1) − K(0),
-and never stated again here. All folding is done in float64; the results are float32.
+and never stated again here. All folding is done in float64, the constants are float32. In bfloat16
+the activations and, inside a convolution, its kernel are rounded.
 
 `fast` rewrites the tree of modules and leaves the way of an image through the network as it is.
 """
@@ -16,26 +17,27 @@ from itertools import chain
 
 import numpy as np
 
-from model.blocks import ConvStack
-from model.contrast import ContrastNet, ContrastStage
-from model.fpn import Fuse, Head
-from model.llskm import LLSKM, ChannelAttention
-from model.ops.batch_norm import EPS, LINEAR, RELU, BatchNorm, activate
-from model.ops.conv import Conv2d, conv2d_activated
-from model.ops.elementwise import add, global_average, probability
-from model.ops.layout import per_channel
-from model.ops.llskm import image_conv_activated, image_conv_sum_activated
-from model.ops.resize import add_resized, doubled_conv3x3
-from model.unet import Up
-from utils.runtime import jt
+from .contrast import ContrastNet, ContrastStage
+from .fpn import Fuse, Head
+from .layers import LINEAR, RELU, BatchNorm, Conv2d, ConvStack
+from .llskm import LLSKM, ChannelAttention
+from .ops import jt
+from .ops.batch_norm import EPS, activate
+from .ops.conv import Pair, conv2d_activated
+from .ops.elementwise import add, bias_activated, global_average, to_dtype
+from .ops.llskm import image_conv_activated, image_conv_sum_activated
+from .ops.resize import add_resized, doubled_conv3x3
+from .unet import Up
 
 
-def fast(net: ContrastNet) -> ContrastNet:
+def fast(net: ContrastNet, dtype: str = "float32") -> ContrastNet:
     """The network for prediction, N×1×H×W → N×1×H×W probabilities, without gradients.
 
     Args:
         net: a network of `model.build_model` with its weights; it is left as it is. What is done to
             it later does not change the fast one.
+        dtype: of activations between the first and the last layer, "float32" or "bfloat16" (on a
+            CPU with AVX512-BF16).
     """
     stages = net.stages
     made = copy.copy(net)
@@ -44,6 +46,10 @@ def fast(net: ContrastNet) -> ContrastNet:
             delattr(made, name)
     made = _rewritten(made)
     made.stages = [FastStage(stage) for stage in stages]
+    if dtype != "float32":
+        for conv in made.modules():
+            if isinstance(conv, FastConv) and conv.reads_image():
+                conv.output_dtype = dtype
     return made
 
 
@@ -56,13 +62,25 @@ class FastConv(jt.Module):
         slope: of the activation, as in `BatchNorm`.
     """
 
-    def __init__(self, weight: np.ndarray, bias: np.ndarray, slope: float, stride: int | tuple = 1,
-                 padding: int | tuple = 0):
+    def __init__(self, weight: np.ndarray, bias: np.ndarray, slope: float, stride: int | Pair = 1,
+                 padding: int | Pair = 0):
         self.weight, self.bias, self.slope = _constant(weight), _constant(bias), slope
         self.stride, self.padding = stride, padding
+        self.output_dtype: str | None = None  # the dtype of its input
+
+    def reads_image(self) -> bool:
+        """True for the first layer, whose input has one channel and stays in float32."""
+        return self.weight.shape[1] == 1
+
+    def makes_logits(self) -> bool:
+        """True for the last layer, which computes in float32."""
+        return self.weight.shape[0] == 1
 
     def execute(self, x: jt.Var) -> jt.Var:
-        return conv2d_activated(x, self.weight, self.bias, self.slope, self.stride, self.padding)
+        if self.makes_logits():
+            x = to_dtype(x, "float32")
+        y = conv2d_activated(x, self.weight, self.bias, self.slope, self.stride, self.padding)
+        return to_dtype(y, self.output_dtype or str(y.dtype))
 
 
 class FastUp(jt.Module):
@@ -74,8 +92,7 @@ class FastUp(jt.Module):
         self.weight, self.bias, self.slope = _constant(weight), _constant(bias), norm.slope
 
     def execute(self, x: jt.Var) -> jt.Var:
-        y = doubled_conv3x3(x, self.weight)
-        return activate(y + per_channel(self.bias, y), self.slope)
+        return bias_activated(doubled_conv3x3(x, self.weight), self.bias, self.slope)
 
 
 class FastFuse(jt.Module):
@@ -98,7 +115,7 @@ class FastHead(jt.Module):
         self.project = _conv(project)
 
     def execute(self, x: jt.Var) -> jt.Var:
-        return probability(self.project(self.conv(x)))
+        return self.project(self.conv(x))
 
 
 class FastStage(jt.Module):

@@ -4,14 +4,11 @@ from __future__ import annotations
 
 from collections import OrderedDict
 
-from model.blocks import ConvStack, conv1x1, conv3x3
-from model.contrast import CHANNELS, ContrastNet
-from model.ops.batch_norm import LINEAR, RELU, BatchNorm
-from model.ops.elementwise import add, probability, share, to_float32
-from model.ops.layout import enter, leave
-from model.ops.resize import add_resized, resize_bilinear
-from model.ops.sharing import random
-from utils.runtime import jt
+from .contrast import CHANNELS, ContrastNet
+from .layers import LINEAR, RELU, BatchNorm, ConvStack, conv1x1, conv3x3
+from .ops import jt
+from .ops.elementwise import add, dropout
+from .ops.resize import resize_bilinear
 
 DROPOUT = 0.1
 
@@ -30,9 +27,7 @@ class ResidualBlock(jt.Module):
             self.shortcut = ConvStack({0: (projection, BatchNorm(channels, LINEAR))})
 
     def execute(self, x: jt.Var) -> jt.Var:
-        x, skip = share(x, 2)
-        if self.shortcut is not None:
-            skip = self.shortcut(skip)
+        skip = x if self.shortcut is None else self.shortcut(x)
         return add([self.body(x), skip], RELU)
 
 
@@ -52,14 +47,12 @@ class Fuse(jt.Module):
     def execute(self, coarse: jt.Var, fine: jt.Var) -> jt.Var:
         # A 1×1 convolution commutes with the interpolation, and costs a quarter before it.
         conv, norm = self.feature_high
-        if norm.folds(coarse):  # what is left of the norm commutes as well
-            return add_resized(conv.normalised(coarse, norm, LINEAR), fine)
         resized = resize_bilinear(conv.without_bias(coarse), fine.shape[2:4])
         return add([norm(resized, conv.bias), fine])
 
 
 class Head(jt.Module):
-    """3×3 conv to C/4 → BN → ReLU → dropout → 1×1 conv with bias, sigmoid."""
+    """3×3 conv to C/4 → BN → ReLU → dropout → 1×1 conv with bias."""
 
     def __init__(self, channels: int, dropout: float):
         hidden = channels // 4
@@ -72,15 +65,14 @@ class Head(jt.Module):
 
     def execute(self, x: jt.Var) -> jt.Var:
         conv, norm, project = self.block
-        x = to_float32(conv.normalised(x, norm))
+        x = norm(conv(x))
         if self.is_training() and self.dropout > 0:
-            kept = (random(x.shape) >= self.dropout).float32()
-            x = x * kept / (1 - self.dropout)
-        return probability(project(x))
+            x = dropout(x, self.dropout)
+        return project(x)
 
 
 class FPN(ContrastNet):
-    """The feature pyramid, N×1×H×W → N×1×H×W probabilities."""
+    """The feature pyramid."""
 
     def __init__(self, kernels: str, dropout: bool = True):
         super().__init__(kernels)
@@ -94,13 +86,14 @@ class FPN(ContrastNet):
         self.fuse10 = Fuse(c1, c0)
         self.head = Head(c0, DROPOUT if dropout else 0.0)
 
-    def execute(self, x: jt.Var) -> jt.Var:
-        x0, down = share(self.layer0(enter(x)), 2)
-        x1, down = share(self.layer1(down), 2)
-        x2, down = share(self.layer2(down), 2)
-        x3 = self.layer3(down)
+    def logits(self, x: jt.Var) -> jt.Var:
+        """Image → logits."""
+        x0 = self.layer0(x)
+        x1 = self.layer1(x0)
+        x2 = self.layer2(x1)
+        x3 = self.layer3(x2)
         x0, x1, x2, x3 = (self.contrast(level, x) for level, x in enumerate((x0, x1, x2, x3)))
         y = self.fuse32(x3, x2)
         y = self.fuse21(y, x1)
         y = self.fuse10(y, x0)
-        return leave(self.head(y))
+        return self.head(y)

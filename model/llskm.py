@@ -7,27 +7,26 @@ image and channel, so all three terms are *one* convolution, with another kernel
 
     K_n = δ_centre · (W_sum + θ_n ∘ W_c) − W
 
-which is a convolution grouped over the batch: one pass over memory in place of three.
+which is a convolution grouped over the batch: one pass over memory in place of three. K_n is affine
+in θ_n, so K * X is also two convolutions with common kernels, one of them times θ; `image_conv`
+takes the faster way.
+
+This file, layers.py and ops/ can be copied into another project.
 """
 
 from __future__ import annotations
 
-from model.blocks import ConvStack, conv1x1
-from model.ops.batch_norm import LINEAR, RELU, BatchNorm
-from model.ops.conv import Conv2d, conv2d_sum_activated
-from model.ops.elementwise import share
-from model.ops.llskm import (
-    attends,
+from .layers import LINEAR, RELU, BatchNorm, Conv2d, ConvStack, conv1x1
+from .ops import jt
+from .ops.llskm import (
+    CentresCUDA,
+    KernelsCUDA,
     attention,
-    attention_predicted,
-    centres,
+    by_image,
     image_conv,
-    kernels,
-    per_image_conv,
-    scaled,
+    on_gpu_by,
     subtract_conv,
 )
-from utils.runtime import jt
 
 
 class Dense(jt.Module):
@@ -36,42 +35,48 @@ class Dense(jt.Module):
     def __init__(self, in_channels: int, out_channels: int):
         self.weight, self.bias = conv1x1(in_channels, out_channels).weight, None
 
-    def execute(self, x: jt.Var) -> jt.Var:
+    def without_bias(self, x: jt.Var) -> jt.Var:
+        """N×C×1×1 → N×O×1×1."""
         weight = self.weight.float64().reshape(1, *self.weight.shape[:2])
         return (x.reshape(x.shape[0], 1, -1) * weight).sum(2).reshape(x.shape[0], -1, 1, 1)
-
-    def normalised(self, x: jt.Var, norm: BatchNorm) -> jt.Var:
-        """A batch norm after it."""
-        return norm(self(x))
 
 
 class ChannelAttention(jt.Module):
     """θ: pooled N×C×1×1 → 1×1 conv C→C/4 → BN → ReLU → 1×1 conv C/4→C → BN → sigmoid.
 
-    All in double precision: its norms see one value of each image, often nearly the same one, so
+    All in double precision: its norms see one value per image, and often nearly equal values, so
     that rounding errors grow by orders of magnitude. It costs next to nothing.
     """
 
     def __init__(self, channels: int):
         hidden = channels // 4
-        # Place 0 of the official Sequential is the pooling, which the contrast stage shares.
+        # Index 0 of the official Sequential is the pooling, which the contrast stage shares.
         self.avg_channel = ConvStack({
             1: (Dense(channels, hidden), BatchNorm(hidden, RELU)),
             4: (Dense(hidden, channels), BatchNorm(channels, LINEAR)),
         })
 
     def execute(self, pooled: jt.Var) -> jt.Var:
-        if attends(self.is_training()):
-            return attention(pooled, *self._parts())
-        return jt.sigmoid(self.avg_channel(pooled))
+        return attention(pooled, self.avg_channel)
 
-    def predicted(self, pooled: jt.Var) -> jt.Var:
-        """The same in one operator, without gradient, on the CPU."""
-        return attention_predicted(pooled, *self._parts())
 
-    def _parts(self):
-        (dense1, norm1), (dense2, norm2) = self.avg_channel.steps
-        return dense1.weight, norm1, dense2.weight, norm2
+@on_gpu_by(KernelsCUDA)
+def square_kernels(weight: jt.Var, theta: jt.Var) -> jt.Var:
+    """W, C×C×k×k, and θ, N×C×1×1 → K_n = δ·(W_sum + θ_n∘W_c) − W, N×C×C×k×k float64."""
+    half, weight = weight.shape[2] // 2, weight.float64()
+    w_sum = weight.sum((2, 3), keepdims=True)
+    w_centre = weight[:, :, half : half + 1, half : half + 1]
+    centre = w_sum.unsqueeze(0) + by_image(theta) * w_centre.unsqueeze(0)
+    return jt.nn.pad(centre, [half] * 4) - weight.unsqueeze(0)
+
+
+@on_gpu_by(CentresCUDA)
+def separable_centres(row: jt.Var, column: jt.Var, theta: jt.Var) -> jt.Var:
+    """Rows, C×C×1×k, columns, C×C×k×1, and θ → W_sum + θ_n∘W_c, N×C×C×1×1 float64."""
+    half, row, column = row.shape[3] // 2, row.float64(), column.float64()
+    w_sum = row.sum((2, 3), keepdims=True) * column.sum((2, 3), keepdims=True)
+    w_centre = row[:, :, :, half : half + 1] * column[:, :, half : half + 1, :]
+    return w_sum.unsqueeze(0) + by_image(theta) * w_centre.unsqueeze(0)
 
 
 class LLSKM(jt.Module):
@@ -87,38 +92,28 @@ class LLSKM(jt.Module):
         self.conv = Conv2d(channels, channels, kernel_size, bias=False)
         self.attn = ChannelAttention(channels)
         self.kernel_size, self.dilation = kernel_size, dilation
+        self.padding = dilation * (kernel_size // 2)
 
     def execute(self, x: jt.Var, pooled: jt.Var) -> jt.Var:
-        """N×C×H×W and its `global_average` → N×C×H×W."""
-        return image_conv(x, self.attn(pooled), self.kernels, self.centre, *self._geometry())
+        """N×C×H×W and its mean over height and width, N×C×1×1 → N×C×H×W."""
+        theta = self.attn(pooled)
+        return image_conv(x, theta, self.kernels, self.centre, self.padding, self.dilation)
 
     def kernels(self, theta: jt.Var) -> jt.Var:
-        """θ, N×C×1×1 → K_n = δ·(W_sum + θ_n∘W_c) − W, N×C×C×k×k."""
-        return kernels(self.conv.weight, theta)
+        """θ, N×C×1×1 → one kernel per image, N×C×C×k×k."""
+        return square_kernels(self.conv.weight, theta)
 
     def centre(self) -> jt.Var:
         """W_c, C×C×1×1."""
         half = self.kernel_size // 2
         return self.conv.weight[:, :, half : half + 1, half : half + 1]
 
-    def normalised(self, x: jt.Var, pooled: jt.Var, norm: BatchNorm) -> jt.Var:
-        """A batch norm after it, folded into it where that may be done."""
-        if not norm.folds(x):
-            return norm(self(x, pooled))
-        scale, shift = norm.scale_and_shift()
-        folded = scaled("kernels", [self.conv.weight], self.attn.predicted(pooled), scale)
-        return per_image_conv(x, folded, *self._geometry(), shift, norm.slope)
-
-    def _geometry(self):
-        """Padding and dilation."""
-        return self.dilation * (self.kernel_size // 2), self.dilation
-
 
 class LLSKM1D(jt.Module):
     """The separable form: a 1×k and a k×1 convolution stand for W, their outer product.
 
-    W_sum and W_c, per pair of channels the product of the two sums and of the two centre taps,
-    are 1×1 kernels and again one per-image convolution together.
+    Per pair of channels W_sum is the product of the two sums, and W_c of the two centre taps. They
+    are 1×1 kernels, and together one convolution again.
 
     Args:
         channels: C, in and out.
@@ -132,29 +127,16 @@ class LLSKM1D(jt.Module):
         self.kernel_size = kernel_size
 
     def execute(self, x: jt.Var, pooled: jt.Var) -> jt.Var:
-        """N×C×H×W and its `global_average` → N×C×H×W."""
-        x, straight = share(x, 2)
+        """N×C×H×W and its mean over height and width, N×C×1×1 → N×C×H×W."""
         centre = image_conv(x, self.attn(pooled), self.kernels, self.centre)
-        return subtract_conv(centre, self.conv_1xn(straight), self.conv_nx1)
+        return subtract_conv(centre, self.conv_1xn(x), self.conv_nx1)
 
     def kernels(self, theta: jt.Var) -> jt.Var:
         """θ, N×C×1×1 → W_sum + θ_n∘W_c, N×C×C×1×1."""
-        return centres(self.conv_1xn.weight, self.conv_nx1.weight, theta)
+        return separable_centres(self.conv_1xn.weight, self.conv_nx1.weight, theta)
 
     def centre(self) -> jt.Var:
         """W_c, C×C×1×1."""
         half = self.kernel_size // 2
         row, column = self.conv_1xn.weight, self.conv_nx1.weight
         return row[:, :, :, half : half + 1] * column[:, :, half : half + 1, :]
-
-    def normalised(self, x: jt.Var, pooled: jt.Var, norm: BatchNorm) -> jt.Var:
-        """A batch norm after it, folded into it where that may be done."""
-        if not norm.folds(x):
-            return norm(self(x, pooled))
-        scale, shift = norm.scale_and_shift()
-        weights = [self.conv_1xn.weight, self.conv_nx1.weight]
-        folded = scaled("centres", weights, self.attn.predicted(pooled), scale)
-        weight = -scale * self.conv_nx1.weight.float64()
-        bias = shift - scale.reshape(-1) * self.conv_nx1.bias
-        return conv2d_sum_activated(x, folded, self.conv_1xn(x), weight.float32(), bias.float32(),
-                                    norm.slope, self.conv_nx1.padding)

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from utils.runtime import ranks
-
 if TYPE_CHECKING:
     import jittor as jt
 
@@ -20,13 +18,10 @@ def soft_iou_loss(pred: jt.Var, mask: jt.Var) -> jt.Var:
     Returns:
         A float64 scalar.
     """
-    from model.ops.sums import overlap_sums  # starts Jittor
+    from .ops.sharing import loss_sum  # starts Jittor
+    from .ops.sums import overlap_sums
 
-    sums = overlap_sums(pred, mask)
-    if ranks.share():
-        from model.ops.sharing import sums_for_loss
-
-        sums = sums_for_loss(sums)
-    intersection, of_pred, of_mask = sums
+    sums = loss_sum(overlap_sums(pred, mask))
+    intersection, of_pred, of_mask = sums[0], sums[1], sums[2]
     union = of_pred + of_mask - intersection
     return 1.0 - (intersection + 1.0) / (union + 1.0)

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-from model.blocks import ConvStack, conv1x1, conv3x3
-from model.contrast import CHANNELS, ContrastNet
-from model.ops.batch_norm import RELU, BatchNorm
-from model.ops.conv import Conv2d
-from model.ops.elementwise import join, probability, share, to_float32
-from model.ops.layout import enter, leave
-from model.ops.pool import max_pool2x2
-from model.ops.resize import doubled_conv3x3, pad_to_multiple, upsample_nearest2x
-from utils.runtime import jt
+from .contrast import CHANNELS, ContrastNet
+from .layers import RELU, BatchNorm, Conv2d, ConvStack, conv1x1, conv3x3
+from .ops import jt
+from .ops.elementwise import concat
+from .ops.pool import max_pool2x2
+from .ops.resize import upsample_nearest2x
 
 
 def _step(in_channels: int, out_channels: int) -> tuple[Conv2d, BatchNorm]:
@@ -36,17 +33,14 @@ class Up(jt.Module):
         self.up = ConvStack({1: _step(in_channels, out_channels)})
 
     def execute(self, x: jt.Var) -> jt.Var:
-        conv, norm = self.up
-        if norm.folds(x):
-            return norm(doubled_conv3x3(x, conv.weight), conv.bias)
         return self.up(upsample_nearest2x(x))
 
 
 class UNet(ContrastNet):
-    """The U-shaped network, N×1×H×W → N×1×H×W probabilities.
-
-    It halves three times: sizes that are no multiples of 8 are padded, and cropped back.
+    """The U-shaped network. It halves the size three times, so images are padded to multiples of 8.
     """
+
+    multiple = 8
 
     def __init__(self, kernels: str):
         super().__init__(kernels)
@@ -63,14 +57,14 @@ class UNet(ContrastNet):
         self.Up_conv2 = DoubleConv(c1, c0)
         self.Conv = conv1x1(c0, 1, bias=True)
 
-    def execute(self, x: jt.Var) -> jt.Var:
-        height, width = x.shape[2:]
-        x0, down = share(self.Conv1(enter(pad_to_multiple(x, 8))), 2)
-        x1, down = share(self.Conv2(max_pool2x2(down)), 2)
-        x2, down = share(self.Conv3(max_pool2x2(down)), 2)
-        x3 = self.Conv4(max_pool2x2(down))
+    def logits(self, x: jt.Var) -> jt.Var:
+        """Image → logits; height and width are multiples of 8."""
+        x0 = self.Conv1(x)
+        x1 = self.Conv2(max_pool2x2(x0))
+        x2 = self.Conv3(max_pool2x2(x1))
+        x3 = self.Conv4(max_pool2x2(x2))
         x0, x1, x2, x3 = (self.contrast(level, x) for level, x in enumerate((x0, x1, x2, x3)))
-        y = self.Up_conv4(join(x2, self.Up4(x3)))
-        y = self.Up_conv3(join(x1, self.Up3(y)))
-        y = self.Up_conv2(join(x0, self.Up2(y)))
-        return leave(probability(self.Conv(to_float32(y))))[:, :, :height, :width]
+        y = self.Up_conv4(concat(x2, self.Up4(x3)))
+        y = self.Up_conv3(concat(x1, self.Up3(y)))
+        y = self.Up_conv2(concat(x0, self.Up2(y)))
+        return self.Conv(y)

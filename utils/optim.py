@@ -13,7 +13,6 @@ from typing import Any
 import numpy as np
 
 from utils import runtime
-from utils.runtime import ranks
 
 
 class Adam:
@@ -51,11 +50,10 @@ class Adam:
         beta1, beta2 = self.betas
         step_size = self.lr / (1 - beta1**self.steps)
         correction = math.sqrt(1 - beta2**self.steps)
-        gradients = jt.grad(loss, self.parameters)
-        if ranks.share():
-            gradients = ranks.all_sums(gradients)
         from model.ops.native import on_cuda  # starts Jittor
+        from model.ops.sharing import current_batch
 
+        gradients = current_batch().sums(jt.grad(loss, self.parameters))
         if on_cuda():
             self._step_on_gpu(gradients, step_size, correction)
             return

@@ -8,16 +8,85 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import numpy as np
-
-from model.ops.layout import activation_dtype, per_channel, shape_of
-from model.ops.native import BFLOAT16, block_of_operand, code, cuda_code, on_cuda
-from model.ops.sharing import sum_of_ranks
-from model.ops.sums import segments_of
-from utils.runtime import jt, ranks
+from . import jt
+from .layout import per_channel, shape_of
+from .native import block_of_operand, code, cuda_code, on_cuda
+from .sharing import Batch, batch_sum, current_batch
+from .sums import segments_of
 
 MOMENTUM, EPS = 0.1, 1e-5
 RELU, LEAKY, LINEAR = 0.0, 0.1, 1.0  # slopes of the activation where its input is negative
+
+Normed = tuple[jt.Var, jt.Var, jt.Var]  # activations, new running mean, new running variance
+
+
+def train_norm(
+    x: jt.Var, weight: jt.Var, bias: jt.Var, running_mean: jt.Var, running_var: jt.Var,
+    slope: float, conv_bias: jt.Var | None = None,
+) -> Normed:
+    """Normalises x + conv_bias by the statistics of the batch, then applies the activation.
+
+    Batch statistics cancel `conv_bias`, the bias of the convolution before: it only moves the
+    running mean, and its gradient is exactly zero. (Autograd sums up rounding errors instead.)
+
+    Args:
+        x: activations in either form of `model.ops.layout`.
+        weight, bias, running_mean, running_var, conv_bias: one value per channel.
+        slope: of the activation where its input is negative: RELU, LEAKY, or LINEAR for none.
+
+    Raises:
+        ValueError: there is only one value per channel.
+    """
+    (n, _, h, w), batch = shape_of(x), current_batch()
+    count = batch.images(n) * h * w
+    require_two(count)
+    if on_cuda() and x.dtype == "float32" and batch.whole:
+        return _NormCUDA(slope)(x, weight, bias, running_mean, running_var, conv_bias)
+    if conv_bias is not None:
+        bias = bias + conv_bias * 0.0  # its gradient is zero, not absent
+    if on_cuda() or x.dtype == "float64":
+        y, mean, var = _norm_any_device(x, weight, bias, slope)
+    else:
+        y, mean, var, batch.token = _NormCPU(slope, batch)(x, weight, bias, batch.token)
+    unbiased = var.detach() * (count / (count - 1))
+    mean = mean.detach()
+    if conv_bias is not None:
+        mean = mean + conv_bias.detach()
+    return y, *((running * (1 - MOMENTUM) + new * MOMENTUM).float32()
+                for running, new in ((running_mean, mean), (running_var, unbiased)))
+
+
+def fixed_norm(
+    x: jt.Var, weight: jt.Var, bias: jt.Var, mean: jt.Var, var: jt.Var, slope: float,
+    conv_bias: jt.Var | None = None,
+) -> jt.Var:
+    """Normalises x + conv_bias by the running statistics, then applies the activation."""
+    if on_cuda() and x.dtype == "float32" and jt.flags.no_grad:
+        return _fixed_norm_cuda(x, weight, bias, mean, var, conv_bias, slope)
+    mean, var = mean.float64(), var.float64()
+    if conv_bias is not None:
+        mean = mean - conv_bias.float64()
+    if x.ndim == 5:  # only the CPU has these
+        return _FixedNormCPU(slope)(x, weight, bias, mean, var)
+    scale = weight.float64() / jt.sqrt(var + EPS)
+    shift = bias.float64() - mean * scale
+    z = x.float64() * per_channel(scale, x) + per_channel(shift, x)
+    return activate(z, slope).cast(x.dtype)
+
+
+def activate(z: jt.Var, slope: float) -> jt.Var:
+    """z where it is positive, z·slope elsewhere. (A maximum with 0 would turn NaN into 0.)"""
+    return z if slope == LINEAR else jt.ternary(z > 0, z, z * slope)
+
+
+def require_two(count: int) -> None:
+    """Raises ValueError unless there are two values or more to normalise."""
+    if count < 2:
+        raise ValueError("batch norm has one value per channel to normalise: train on batches "
+                         "of two images or more, and call net.eval() to predict")
+
+
+# ------------------------------------------------------------------------------------- the CPU
 
 
 def _code(shapes, dtypes, inputs, slope, *calls):
@@ -34,41 +103,54 @@ def _code(shapes, dtypes, inputs, slope, *calls):
 
 
 class _NormCPU(jt.Function):
-    """Batch statistics, normalisation and activation in two passes over memory."""
+    """Batch statistics, normalisation and activation, in two passes over memory each way.
 
-    def __init__(self, slope):
-        self.slope = slope
+    Between the passes the sums are complete: there processes that share a batch exchange them.
+    """
 
-    def execute(self, x, weight, bias):
-        channels = weight.shape
+    def __init__(self, slope: float, batch: Batch):
+        self.slope, self.batch = slope, batch
+
+    def execute(self, x, weight, bias, token):
+        (channels,) = weight.shape
+        own = _code((2 * channels + 1,), "float64", [x], self.slope, ("sums", "{in0}, {out0}"))
+        sums = self.batch.sum(self.batch.weigh(own), token)
         y, mean, var = _code(
-            [x.shape, channels, channels], [activation_dtype(), "float64", "float64"],
-            [x, weight, bias], self.slope,
-            ("statistics", "{in0}, {out1}, {out2}"),
+            [x.shape, (channels,), (channels,)], ["float32", "float64", "float64"],
+            [x, weight, bias, sums], self.slope,
+            ("moments", "{in3}, {out1}, {out2}"),
             ("normalise", "{in0}, {in1}, {in2}, {out1}, {out2}, eps, slope, {out0}"),
         )
-        self.saved = x, weight, bias, mean, var
-        return y, mean, var
+        self.saved = x, weight, bias, mean, var, sums
+        return y, mean, var, None if token is None else sums
 
-    def grad(self, dy, *_):
-        x, weight, bias, mean, var = self.saved
-        return _code(
-            [x.shape, weight.shape, bias.shape], [x.dtype, "float32", "float32"],
+    def grad(self, dy, _mean, _var, token):
+        x, weight, bias, mean, var, sums = self.saved
+        (channels,) = weight.shape
+        own, dweight, dbias = _code(
+            [(2 * channels,), (channels,), (channels,)], ["float64", "float32", "float32"],
             [x, dy, weight, bias, mean, var], self.slope,
-            ("backward", "{in0}, {in1}, {in2}, {in3}, {in4}, {in5}, eps, slope, "
-                         "{out0}, {out1}, {out2}"),
+            ("backward_sums", "{in0}, {in1}, {in2}, {in3}, {in4}, {in5}, eps, slope, "
+                              "{out0}, {out1}, {out2}"),
         )
+        dsums = self.batch.sum(own, token)
+        dx = _code(
+            x.shape, x.dtype, [x, dy, weight, bias, mean, var, sums, dsums], self.slope,
+            ("backward_values", "{in0}, {in1}, {in2}, {in3}, {in4}, {in5}, eps, slope, "
+                                "{in6}[in6->num - 1], {in7}, {out0}"),
+        )
+        return self.batch.weigh(dx), dweight, dbias, None if self.batch.whole else dsums
 
 
 class _FixedNormCPU(jt.Function):
-    """The same by the running statistics."""
+    """Normalisation by the running statistics, and activation, in one pass over memory."""
 
     def __init__(self, slope):
         self.slope = slope
 
     def execute(self, x, weight, bias, mean, var):
         y = _code(
-            x.shape, activation_dtype(), [x, weight, bias, mean, var], self.slope,
+            x.shape, "float32", [x, weight, bias, mean, var], self.slope,
             ("normalise", "{in0}, {in1}, {in2}, {in3}, {in4}, eps, slope, {out0}"),
         )
         self.saved = x, weight, mean, var, y
@@ -87,45 +169,34 @@ class _FixedNormCPU(jt.Function):
         return dx, dweight.float32(), dbias.float32(), -dbias * scale, None
 
 
-class _SharedNormCPU(jt.Function):
-    """The same on a share of a batch: the passes stop where the sums of all ranks are needed."""
+def _mean(x):
+    """Per-channel mean over the batch."""
+    n, _, h, w = shape_of(x)
+    batch = current_batch()
+    if batch.whole:
+        return x.mean((0, 2, 3)).reshape(-1)
+    return batch_sum(x.sum((0, 2, 3)).reshape(-1)) / (batch.images(n) * h * w)
 
-    def __init__(self, slope, share):
-        self.slope, self.share = slope, share
 
-    def execute(self, x, weight, bias, token):
-        (channels,) = weight.shape
-        own = _code((2 * channels + 1,), "float64", [x], self.slope, ("sums", "{in0}, {out0}"))
-        sums = ranks.all_sum(self.share.weigh(own), token)
-        y, mean, var = _code(
-            [x.shape, (channels,), (channels,)], [activation_dtype(), "float64", "float64"],
-            [x, weight, bias, sums], self.slope,
-            ("moments", "{in3}, {out1}, {out2}"),
-            ("normalise", "{in0}, {in1}, {in2}, {out1}, {out2}, eps, slope, {out0}"),
-        )
-        self.saved = x, weight, bias, mean, var, sums
-        return y, mean, var, sums
+def _norm_any_device(x, weight, bias, slope):
+    """Batch norm from Jittor's operators, in double precision.
 
-    def grad(self, dy, _mean, _var, token):
-        x, weight, bias, mean, var, sums = self.saved
-        (channels,) = weight.shape
-        own, dweight, dbias = _code(
-            [(2 * channels,), (channels,), (channels,)], ["float64", "float32", "float32"],
-            [x, dy, weight, bias, mean, var], self.slope,
-            ("backward_sums", "{in0}, {in1}, {in2}, {in3}, {in4}, {in5}, eps, slope, "
-                              "{out0}, {out1}, {out2}"),
-        )
-        dsums = ranks.all_sum(own, token)
-        dx = _code(
-            x.shape, x.dtype, [x, dy, weight, bias, mean, var, sums, dsums], self.slope,
-            ("backward_values", "{in0}, {in1}, {in2}, {in3}, {in4}, {in5}, eps, slope, "
-                                "{in6}[in6->num - 1], {in7}, {out0}"),
-        )
-        return self.share.weigh(dx), dweight, dbias, dsums
+    θ is normalised by it on the CPU, and activations on GPUs that share a batch.
+    """
+    x64 = x.float64()
+    mean = _mean(x64)
+    centred = x64 - per_channel(mean, x)
+    var = _mean(centred.sqr())
+    scale = weight.float64() / jt.sqrt(var + EPS)
+    z = centred * per_channel(scale, x) + per_channel(bias.float64(), x)
+    return activate(z, slope).cast(x.dtype), mean, var
+
+
+# ------------------------------------------------------------------------------------- GPUs
 
 
 def _norm_code(shapes, dtypes, inputs, slope, launches):
-    """A GPU's operator of batch_norm.cuh; x is its first operand."""
+    """An operator of batch_norm.cuh for a GPU; x is its first operand."""
     geometry = ("const int64_t N = in0_shape0, C = in0_shape1;\n"
                 "const Planes planes(N * C, in0_shape2 * in0_shape3);\n"
                 'const float slope = data["slope"];\n')
@@ -134,10 +205,10 @@ def _norm_code(shapes, dtypes, inputs, slope, launches):
 
 
 class _NormCUDA(jt.Function):
-    """`_NormCPU` on a GPU, the sum of several; and of each the running statistics after the step.
+    """Σ of one or more norms on a GPU, and per norm the running statistics after the step.
 
-    Its arguments are all x, then of each norm weight, bias and running statistics, and of a single
-    norm None or the bias of the convolution before, without which x comes.
+    Its arguments are the activations of all norms, then per norm weight, bias and running
+    statistics, and for a single norm the bias of the convolution before, or None.
     """
 
     def __init__(self, slope, count=1):
@@ -188,31 +259,32 @@ class _NormCUDA(jt.Function):
         return [*of_x, *of_norms, *last]
 
 
-def _norms_cuda(xs, norms, *conv_bias):
-    """Σ of the norms of all x in training, on a GPU."""
-    parts = [v for norm in norms for v in norm.parts()]
-    y, *running = _NormCUDA(norms[0].slope, len(xs))(*xs, *parts, *conv_bias)
-    for norm, mean, var in zip(norms, running[::2], running[1::2]):
-        norm.running_mean.update(mean.detach())
-        norm.running_var.update(var.detach())
-    return y
+def sums_norms(count: int) -> bool:
+    """True if `sum_of_norms` computes the sum of so many norms: training on a GPU."""
+    return on_cuda() and 1 < count <= 4 and current_batch().whole
 
 
-def sums_norms(norms: Sequence[BatchNorm]) -> bool:
-    """True if `sum_of_norms` adds up the results of these as one operator: training on a GPU."""
-    return (on_cuda() and 1 < len(norms) <= 4 and norms[0].is_training()
-            and not ranks.share())
+def sum_of_norms(
+    xs: Sequence[jt.Var], parts: Sequence[Sequence[jt.Var]], slope: float
+) -> tuple[jt.Var, list[jt.Var]]:
+    """Σ of the norms of activations of one shape, as one operator.
 
+    Args:
+        xs: one activation per norm.
+        parts: per norm weight, bias, running mean and running variance.
+        slope: of the activation of all norms.
 
-def sum_of_norms(xs: Sequence[jt.Var], norms: Sequence[BatchNorm]) -> jt.Var:
-    """Σ norm(x) of activations of one shape and norms of one slope."""
+    Returns:
+        The sum; new running mean and variance of each norm, one after the other.
+    """
     n, _, h, w = xs[0].shape
     require_two(n * h * w)
-    return _norms_cuda(xs, norms)
+    y, *running = _NormCUDA(slope, len(xs))(*xs, *(v for part in parts for v in part))
+    return y, running
 
 
 def _fixed_norm_cuda(x, weight, bias, mean, var, conv_bias, slope):
-    """By the running statistics, on a GPU; without gradient."""
+    """Batch norm by the running statistics, on a GPU; without gradient."""
     inputs = [x, weight, bias, mean, var] + ([] if conv_bias is None else [conv_bias])
     before = "nullptr" if conv_bias is None else "{in5}"
     y, _ = _norm_code(
@@ -222,131 +294,3 @@ def _fixed_norm_cuda(x, weight, bias, mean, var, conv_bias, slope):
         "LAUNCH((batch_norm::normalise), planes.blocks(), planes, C, "
         "batch_norm::terms({in0}, {out1}), slope, {out0});")
     return y
-
-
-def activate(z: jt.Var, slope: float) -> jt.Var:
-    """z where it is positive, z·slope elsewhere. (A maximum with 0 would turn NaN into 0.)"""
-    return z if slope == LINEAR else jt.ternary(z > 0, z, z * slope)
-
-
-def _mean(x):
-    """Of each channel, over all images and pixels of the batch."""
-    share = ranks.share()
-    if share is None:
-        return x.mean((0, 2, 3)).reshape(-1)
-    _, _, h, w = shape_of(x)
-    return sum_of_ranks(x.sum((0, 2, 3)).reshape(-1)) / (share.total * h * w)
-
-
-def _norm_any_device(x, weight, bias, slope):
-    """The same from Jittor's operators: in double precision, and for ranks that share a batch on
-    GPUs."""
-    x64 = x.float64()
-    mean = _mean(x64)
-    centred = x64 - per_channel(mean, x)
-    var = _mean(centred.sqr())
-    scale = weight.float64() / jt.sqrt(var + EPS)
-    z = centred * per_channel(scale, x) + per_channel(bias.float64(), x)
-    return activate(z, slope).cast(x.dtype), mean, var
-
-
-def require_two(count: int) -> None:
-    """Raises ValueError unless there are two values or more to normalise."""
-    if count < 2:
-        raise ValueError("batch norm has one value a channel to normalise: train on batches "
-                         "of two images or more, and call net.eval() to predict")
-
-
-class BatchNorm(jt.Module):
-    """Batch norm over activations in either form of `model.ops.layout`, and an activation after it.
-
-    Args:
-        channels: C.
-        slope: of the activation: LINEAR is none, RELU, LEAKY is LeakyReLU(0.1).
-    """
-
-    def __init__(self, channels: int, slope: float):
-        self.weight = jt.array(np.ones(channels, np.float32))
-        self.bias = jt.array(np.zeros(channels, np.float32))
-        self.running_mean = jt.array(np.zeros(channels, np.float32)).stop_grad()
-        self.running_var = jt.array(np.ones(channels, np.float32)).stop_grad()
-        self.slope = float(slope)
-
-    def execute(self, x: jt.Var, conv_bias: jt.Var | None = None) -> jt.Var:
-        """Normalises `x` + `conv_bias`, the bias of the convolution before.
-
-        Batch statistics cancel that bias, so in training it only moves the running mean, and its
-        gradient is exactly zero. (Autograd sums up its rounding errors instead.)
-        """
-        if self.is_training():
-            return self._train(x, conv_bias)
-        if x.ndim == 5:  # only the CPU has these
-            mean, var = self._mean_before(conv_bias), self.running_var.float64()
-            return _FixedNormCPU(self.slope)(x, self.weight, self.bias, mean, var)
-        if on_cuda() and x.dtype == "float32" and jt.flags.no_grad:
-            return _fixed_norm_cuda(x, *self.parts(), conv_bias, self.slope)
-        scale = self.weight.float64() / jt.sqrt(self.running_var.float64() + EPS)
-        shift = self.bias.float64() - self._mean_before(conv_bias) * scale
-        z = x.float64() * per_channel(scale, x) + per_channel(shift, x)
-        return activate(z, self.slope).cast(x.dtype)
-
-    def folds(self, x: jt.Var) -> bool:
-        """Whether the convolution of `x` before it takes it over: predicting in bfloat16, without
-        gradient.
-
-        There it saves a pass over memory, and a rounding. In float32 both stay apart, as in the
-        official code, whose outputs ours are held to.
-        """
-        return x.dtype == BFLOAT16 and not self.is_training() and bool(jt.flags.no_grad)
-
-    def scale_and_shift(self) -> tuple[jt.Var, jt.Var]:
-        """What is left of it when it is folded: the factors on the output channels of a kernel,
-        C×1×1×1 float64, and what is added after, C float32."""
-        channels = self.weight.shape[0]
-        return code(
-            [(channels, 1, 1, 1), (channels,)], ["float64", "float32"], self.parts(),
-            "batch_norm.h", "batch_norm::fold(in0->num, {in0}, {in1}, {in2}, {in3}, nullptr, "
-            f"{EPS}, {{out0}}, {{out1}});")
-
-    def folded_into(self, weight: jt.Var, conv_bias: jt.Var | None) -> tuple[jt.Var, jt.Var]:
-        """The kernel and the bias (float32) of the convolution before with the norm in it."""
-        inputs = [weight, *self.parts()] + ([] if conv_bias is None else [conv_bias])
-        bias = "nullptr" if conv_bias is None else "{in5}"
-        return code(
-            [weight.shape, self.weight.shape], ["float32", "float32"], inputs, "batch_norm.h",
-            "batch_norm::fold_into(in0_shape0, in0->num, {in0}, {in1}, {in2}, {in3}, {in4}, "
-            f"{bias}, {EPS}, {{out0}}, {{out1}});")
-
-    def parts(self) -> list[jt.Var]:
-        """Weight, bias, running mean and running variance."""
-        return [self.weight, self.bias, self.running_mean, self.running_var]
-
-    def _mean_before(self, conv_bias):
-        """The running mean of what comes without that bias."""
-        mean = self.running_mean.float64()
-        return mean if conv_bias is None else mean - conv_bias.float64()
-
-    def _train(self, x, conv_bias):
-        n, _, h, w = shape_of(x)
-        share = ranks.share()
-        count = (share.total if share else n) * h * w
-        require_two(count)
-        if on_cuda() and x.dtype == "float32" and not share:
-            return _norms_cuda([x], [self], conv_bias)
-        bias = self.bias
-        if conv_bias is not None:
-            bias = bias + conv_bias * 0.0  # its gradient is zero, not absent
-        if on_cuda() or x.dtype == "float64":
-            y, mean, var = _norm_any_device(x, self.weight, bias, self.slope)
-        elif share:
-            norm = _SharedNormCPU(self.slope, share)
-            y, mean, var, share.token = norm(x, self.weight, bias, share.token)
-        else:
-            y, mean, var = _NormCPU(self.slope)(x, self.weight, bias)
-        unbiased = var.detach() * (count / (count - 1))
-        mean = mean.detach()
-        if conv_bias is not None:
-            mean = mean + conv_bias.detach()
-        for running, new in ((self.running_mean, mean), (self.running_var, unbiased)):
-            running.update((running * (1 - MOMENTUM) + new * MOMENTUM).float32())
-        return y

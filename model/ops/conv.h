@@ -30,10 +30,7 @@ inline desc image(jittor::Var* v, int64_t images, int64_t channels) {
     return desc(shape, t, block == 16 ? tag::aBcd16b : block == 8 ? tag::aBcd8b : tag::acdb);
 }
 
-// Of so many parts of the channels one.
-inline desc image(jittor::Var* v, int64_t parts) {
-    return image(v, v->shape[0], channels_of(v) / parts);
-}
+inline desc image(jittor::Var* v) { return image(v, v->shape[0], channels_of(v)); }
 
 // Whether it has one block of channels, which may be called channels-last as well.
 inline bool has_one_block(jittor::Var* v) { return v->shape.size() == 5 && v->shape[1] == 1; }
@@ -46,10 +43,10 @@ bool is_slow(const Description& found) {
     return name.compare(0, 3, "ref") == 0 || name.compare(0, 4, "gemm") == 0;
 }
 
-// O×C/groups×kh×kw, always float; of one part if there are as many as groups.
-inline desc kernel(jittor::Var* v, int64_t groups, int64_t parts) {
+// O×C/groups×kh×kw, always float.
+inline desc kernel(jittor::Var* v, int64_t groups) {
     const auto& s = v->shape;
-    if (groups == parts) return desc({s[0] / parts, s[1], s[2], s[3]}, type::f32, tag::oihw);
+    if (groups == 1) return desc({s[0], s[1], s[2], s[3]}, type::f32, tag::oihw);
     return desc({groups, s[0] / groups, s[1], s[2], s[3]}, type::f32, tag::goihw);
 }
 
@@ -62,11 +59,9 @@ struct Convolution {
     desc src, weights, dst;
     memory::dims strides, dilates, padding;
 
-    // `parts`: 1, or all groups, each of which is a convolution then.
     template <class Settings>
-    Convolution(jittor::Var* x, jittor::Var* w, jittor::Var* y, Settings& settings, int parts = 1)
-        : src(image(x, parts)), weights(kernel(w, settings["groups"], parts)),
-          dst(image(y, parts)),
+    Convolution(jittor::Var* x, jittor::Var* w, jittor::Var* y, Settings& settings)
+        : src(image(x)), weights(kernel(w, settings["groups"])), dst(image(y)),
           strides{(int)settings["stride_h"], (int)settings["stride_w"]},
           dilates{(int)settings["dilation_h"] - 1, (int)settings["dilation_w"] - 1},
           padding{(int)settings["padding_h"], (int)settings["padding_w"]} {}
@@ -110,8 +105,8 @@ struct Convolution {
 struct Argument {
     memory given, used;
     bool moved;
-    Argument(const desc& d, jittor::Var* data, const desc& wanted, int part = 0)
-        : given(d, cpu(), (char*)data->mem_ptr + part * d.get_size()),
+    Argument(const desc& d, jittor::Var* data, const desc& wanted)
+        : given(d, cpu(), data->mem_ptr),
           moved(d != wanted && !(data->shape.size() == 5 && d.dims()[1] == data->shape[4]
                                  && wanted == channels_last(d))) {
         used = moved ? memory(wanted, cpu()) : memory(wanted, cpu(), given.get_data_handle());
@@ -190,18 +185,12 @@ void backward_data(jittor::Var* dy, jittor::Var* w, jittor::Var* dx, Settings& s
 
 template <class Settings>
 void backward_weights(jittor::Var* x, jittor::Var* dy, jittor::Var* dw, Settings& settings) {
-    // The kernels of each image: for 1×1 in bfloat16 oneDNN has for groups but one that takes ten
-    // times as long.
-    const bool apart = type_of(x) == type::bf16 && x->shape[0] == 1 && dw->shape[2] == 1
-                       && dw->shape[3] == 1;
-    const int parts = apart ? settings["groups"] : 1;
-    Convolution c(x, dw, dy, settings, parts);
+    Convolution c(x, dw, dy, settings);
     auto chosen = c.choose([&](const desc& s, const desc& d) { return c.backward_weights(s, d); });
-    for (int part = 0; part < parts; ++part)
-        run<convolution_backward_weights>(
-            chosen, DNNL_ARG_DIFF_WEIGHTS, {c.weights, dw, chosen.diff_weights_desc(), part},
-            DNNL_ARG_SRC, {c.src, x, chosen.src_desc(), part},
-            DNNL_ARG_DIFF_DST, {c.dst, dy, chosen.diff_dst_desc(), part});
+    run<convolution_backward_weights>(
+        chosen, DNNL_ARG_DIFF_WEIGHTS, {c.weights, dw, chosen.diff_weights_desc()},
+        DNNL_ARG_SRC, {c.src, x, chosen.src_desc()},
+        DNNL_ARG_DIFF_DST, {c.dst, dy, chosen.diff_dst_desc()});
 }
 
 }  // namespace onednn

@@ -10,22 +10,22 @@ which Jittor's own operators for it do not know.
 from __future__ import annotations
 
 import functools
+from pathlib import Path
 
-import numpy as np
-
-from model.ops.batch_norm import LINEAR, BatchNorm, activate
-from model.ops.elementwise import add_bias
-from model.ops.layout import avx2_alone, per_channel, shape_like, shape_of
-from model.ops.native import BFLOAT16, on_cuda, read_header
-from utils import runtime
-from utils.runtime import jt
+from . import jt
+from .batch_norm import LINEAR
+from .elementwise import bias_activated
+from .layout import avx2_alone, shape_like, shape_of
+from .native import BFLOAT16, on_cuda, read_header
 
 Pair = tuple[int, int]  # vertical, horizontal
 
 
 @functools.cache  # finding the folder looks at the disk
 def _compile_options():
-    folder = runtime.onednn_folder()
+    # Where Jittor's own operators of oneDNN are compiled against it.
+    home = Path(jt.compiler.jit_utils.home(), ".cache", "jittor", "mkl")
+    folder = next(path for path in home.iterdir() if path.name.startswith("dnnl"))
     return {f"FLAGS: -I{folder}/include -L{folder}/lib -lmkldnn ": 1}
 
 
@@ -198,7 +198,8 @@ def by_onednn() -> bool:
     return not jt.flags.use_cuda and jt.mkl_ops is not None
 
 
-def _pair(value):
+def pair(value: int | Pair) -> Pair:
+    """One number twice, or two as they are."""
     return tuple(value) if isinstance(value, (tuple, list)) else (value, value)
 
 
@@ -212,7 +213,7 @@ def conv2d(
         x: N×C×H×W, or in blocks of channels (`model.ops.layout`); the result has the same form.
         stride, padding, dilation: one number, or (vertical, horizontal).
     """
-    stride, padding, dilation = _pair(stride), _pair(padding), _pair(dilation)
+    stride, padding, dilation = pair(stride), pair(padding), pair(dilation)
     if jt.flags.use_cuda and jt.cudnn is not None:
         return _ConvCuDNN(stride, padding, dilation, groups)(x, weight)
     if by_onednn():
@@ -231,16 +232,10 @@ def conv2d_activated(
     x: jt.Var, weight: jt.Var, bias: jt.Var, slope: float = LINEAR, stride: int | Pair = 1,
     padding: int | Pair = 0, dilation: int | Pair = 1, groups: int = 1,
 ) -> jt.Var:
-    """`conv2d`, a bias and an activation, rounded once; without gradient.
-
-    Args:
-        bias: per channel of the result.
-        slope: of the activation, as in `BatchNorm`.
-    """
+    """`conv2d`, a bias per channel and an activation with that slope; without gradient."""
     if not by_onednn():
-        y = conv2d(x, weight, stride, padding, dilation, groups)
-        return activate(y + per_channel(bias, y), slope)
-    stride, padding, dilation = _pair(stride), _pair(padding), _pair(dilation)
+        return bias_activated(conv2d(x, weight, stride, padding, dilation, groups), bias, slope)
+    stride, padding, dilation = pair(stride), pair(padding), pair(dilation)
     conv = _ConvOneDNN(stride, padding, dilation, groups)
     shape = conv.output_shape(x, weight)
     if avx2_alone() and x.ndim == 5 and padding[1] > AVX2_PADDING:
@@ -254,8 +249,8 @@ def conv2d_sum_activated(
     x1: jt.Var, kernels: jt.Var, x2: jt.Var, weight: jt.Var, bias: jt.Var, slope: float,
     padding: Pair,
 ) -> jt.Var:
-    """Each image of x1 with 1×1 `kernels` of its own (N×C×C×1×1), and `conv2d` of x2: their sum, a
-    bias and an activation; without gradient, by oneDNN alone."""
+    """Per-image 1×1 convolution of x1 with `kernels`, N×C×C×1×1, plus `conv2d` of x2, a bias and an
+    activation; without gradient, by oneDNN alone."""
     conv = _ConvOneDNN((1, 1), padding, (1, 1), 1)
     conv.data["slope"] = slope
     return conv.run("activated_sum", x1.shape, x1.dtype, x1, kernels, x2, weight, bias)
@@ -268,49 +263,3 @@ def doubling_conv(x: jt.Var, kernel: jt.Var) -> jt.Var:
     transposed = _ConvOneDNN((2, 2), (1, 1), (1, 1), 1)
     shape = shape_like(x, n, kernel.shape[1], 2 * h, 2 * w)
     return transposed.run("backward_data", shape, x.dtype, x, kernel)
-
-
-def uniform(shape: tuple[int, ...], bound: float) -> jt.Var:
-    """A parameter drawn from U(-bound, bound) by NumPy's generator: the same on every device."""
-    return jt.array(np.random.uniform(-bound, bound, shape).astype(np.float32))
-
-
-class Conv2d(jt.Module):
-    """A convolution layer, initialised as PyTorch's defaults do.
-
-    Kaiming-uniform with a = √5 is U(-1/√fan_in, 1/√fan_in), for the weight and the bias alike.
-    """
-
-    def __init__(
-        self, in_channels: int, out_channels: int, kernel_size: int | Pair, stride: int = 1,
-        padding: int | Pair = 0, bias: bool = True,
-    ):
-        kernel_size = _pair(kernel_size)
-        bound = (in_channels * kernel_size[0] * kernel_size[1]) ** -0.5
-        self.weight = uniform((out_channels, in_channels, *kernel_size), bound)
-        self.bias = uniform((out_channels,), bound) if bias else None
-        self.stride, self.padding = stride, padding
-
-    def without_bias(self, x: jt.Var) -> jt.Var:
-        """The convolution alone, for a batch norm that takes the bias over."""
-        return conv2d(x, self.weight, self.stride, self.padding)
-
-    def execute(self, x: jt.Var) -> jt.Var:
-        if self.bias is None:
-            return self.without_bias(x)
-        if x.dtype == BFLOAT16 and not self.is_training() and jt.flags.no_grad:
-            return conv2d_activated(
-                x, self.weight, self.bias, stride=self.stride, padding=self.padding)
-        return add_bias(self.without_bias(x), self.bias)
-
-    def normalised(self, x: jt.Var, norm: BatchNorm, slope: float | None = None) -> jt.Var:
-        """A batch norm after it, folded into it where that may be done.
-
-        Args:
-            slope: of the activation, in place of the norm's; only where it is folded.
-        """
-        if not norm.folds(x):
-            return norm(self.without_bias(x), self.bias)
-        weight, bias = norm.folded_into(self.weight, self.bias)
-        slope = norm.slope if slope is None else slope
-        return conv2d_activated(x, weight, bias, slope, self.stride, self.padding)

@@ -9,11 +9,11 @@ dimensions, and give back the form they were given.
 
 from __future__ import annotations
 
+import ctypes
 import functools
 
-from model.ops.native import on_cuda
-from utils import runtime
-from utils.runtime import jt
+from .native import on_cuda
+from . import jt
 
 AVX2, AVX512 = 0x7, 0x27  # bits of dnnl_cpu_isa_t
 
@@ -21,7 +21,8 @@ AVX2, AVX512 = 0x7, 0x27  # bits of dnnl_cpu_isa_t
 @functools.cache
 def _widest_block():
     """Floats in a vector register of this CPU, by oneDNN; 1 if it has no kernels for blocks."""
-    isa = runtime.cpu_instructions()
+    # Jittor has loaded it; the bits are those of dnnl_cpu_isa_t.
+    isa = ctypes.CDLL("libdnnl.so.2").dnnl_get_effective_cpu_isa()
     return 16 if isa & AVX512 == AVX512 else 8 if isa & AVX2 == AVX2 else 1
 
 
@@ -36,13 +37,8 @@ def avx2_alone() -> bool:
 
 
 def block_of(channels: int) -> int:
-    """The size b of a block where there are so many channels: all of them if they do not divide."""
+    """Block size for C channels: the vector width if it divides C, else C."""
     return _widest_block() if channels % _widest_block() == 0 else channels
-
-
-def activation_dtype() -> str:
-    """The type of activations between the first and the last layer, which are in float32."""
-    return "bfloat16" if runtime.precision() == runtime.BF16 else "float32"
 
 
 def enter(x: jt.Var) -> jt.Var:

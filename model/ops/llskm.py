@@ -1,65 +1,58 @@
-"""The operators of an LLSKM: θ, the kernels of each image, and the convolution with them."""
+"""The operators of an LLSKM: the convolution with one kernel per image, and kernels for GPUs."""
 
 from __future__ import annotations
 
+import functools
 import os
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING
 
-from model.ops.batch_norm import EPS, LINEAR, MOMENTUM, BatchNorm, activate, require_two
-from model.ops.conv import (
-    Conv2d,
-    by_onednn,
-    conv2d,
-    conv2d_activated,
-    conv2d_sum_activated,
-)
-from model.ops.elementwise import subtract
-from model.ops.layout import block_of, enter, leave, per_channel, shape_of
-from model.ops.native import code, cuda_code, on_cuda
-from model.ops.sums import add_channel_bias, segments_of
-from utils.runtime import jt, ranks
+from . import jt
+from .batch_norm import EPS, LINEAR, MOMENTUM, require_two
+from .conv import by_onednn, conv2d, conv2d_activated, conv2d_sum_activated
+from .elementwise import bias_activated
+from .layout import block_of, enter, leave, per_channel, shape_of
+from .native import cuda_code, on_cuda
+from .sharing import current_batch
+from .sums import add_channel_bias, segments_of
+
+if TYPE_CHECKING:
+    from ..layers import Conv2d, ConvStack
 
 FORM = "L2SKNET_LLSKM_FORM"  # "grouped" or "two" in the environment: no form is tried out
+
+
+def on_gpu_by(function: type[jt.Function]) -> Callable:
+    """Decorates a formula with the one operator that computes it on a GPU, in float32."""
+    def decorate(formula):
+        @functools.wraps(formula)
+        def either(*arguments):
+            return function()(*arguments) if on_cuda() else formula(*arguments)
+
+        return either
+
+    return decorate
+
 
 # ---------------------------------------------------------------------------------------- θ
 
 
-def attends(training: bool) -> bool:
-    """True if `attention` computes θ here: on a GPU, unless several ranks share the batch."""
-    return on_cuda() and not ranks.share() and (training or bool(jt.flags.no_grad))
-
-
-def attention(
-    pooled: jt.Var, first: jt.Var, norm1: BatchNorm, second: jt.Var, norm2: BatchNorm
-) -> jt.Var:
-    """θ as one operator on a GPU: 1×1 → norm → ReLU → 1×1 → norm → sigmoid, N×C×1×1 float64.
-
-    Without gradient if the norms are not training.
-    """
-    training = norm1.is_training()
+def attention(pooled: jt.Var, stack: ConvStack) -> jt.Var:
+    """θ = sigmoid(stack(pooled)), N×C×1×1 float64; on a GPU one operator."""
+    training = stack.is_training()
+    if not on_cuda() or not current_batch().whole or not (training or jt.flags.no_grad):
+        return jt.sigmoid(stack(pooled))
     if training:
         require_two(pooled.shape[0])
+    (dense1, norm1), (dense2, norm2) = stack.steps
     theta, *running = _AttentionCUDA(training)(
-        _double(pooled), first, *norm1.parts(), second, *norm2.parts())
+        _double(pooled), dense1.weight, *norm1.parts(), dense2.weight, *norm2.parts())
     if training:
-        for norm, mean, var in (norm1, *running[:2]), (norm2, *running[2:]):
-            norm.running_mean.update(mean.detach())
-            norm.running_var.update(var.detach())
+        norm1.update(*running[:2])
+        norm2.update(*running[2:])
     return theta
-
-
-def attention_predicted(
-    pooled: jt.Var, first: jt.Var, norm1: BatchNorm, second: jt.Var, norm2: BatchNorm
-) -> jt.Var:
-    """θ as one operator on the CPU; by the running statistics, without gradient."""
-    inputs = [pooled, first, second, *norm1.parts(), *norm2.parts()]
-    return code(
-        pooled.shape, "float64", inputs, "llskm.h",
-        "llskm::theta(in1_shape1, in1_shape0, in0_shape0, {in0}, {in1}, {in2}, "
-        f"{{{{in3}}, {{in4}}, {{in5}}, {{in6}}}}, {{{{in7}}, {{in8}}, {{in9}}, {{in10}}}}, "
-        f"{EPS}, {{out0}});")
 
 
 class _AttentionCUDA(jt.Function):
@@ -106,13 +99,16 @@ def _double(x):
     return x if x.dtype == "float64" else x.float64()
 
 
-def _by_image(theta):
+def by_image(theta: jt.Var) -> jt.Var:
     """θ, N×C×1×1, as a factor on the output channels of kernels, N×C×1×1×1."""
     return theta.reshape(theta.shape[0], theta.shape[1], 1, 1, 1)
 
 
-class _KernelsCUDA(jt.Function):
+class KernelsCUDA(jt.Function):
+    """`square_kernels` of model/llskm.py."""
+
     def execute(self, weight, theta):
+        theta = _double(theta)
         self.saved = weight, theta
         c, _, kh, kw = weight.shape
         return cuda_code(
@@ -131,20 +127,11 @@ class _KernelsCUDA(jt.Function):
             "{out1});")
 
 
-def kernels(weight: jt.Var, theta: jt.Var) -> jt.Var:
-    """δ·(W_sum + θ_n∘W_c) − W of each image, N×C×C×k×k, in double precision (float32 on a GPU)."""
-    if on_cuda():
-        return _KernelsCUDA()(weight, _double(theta))
-    half = weight.shape[2] // 2
-    weight = weight.float64()
-    w_sum = weight.sum((2, 3), keepdims=True)
-    w_centre = weight[:, :, half : half + 1, half : half + 1]
-    centre = w_sum.unsqueeze(0) + _by_image(theta) * w_centre.unsqueeze(0)
-    return jt.nn.pad(centre, [half] * 4) - weight.unsqueeze(0)
+class CentresCUDA(jt.Function):
+    """`separable_centres` of model/llskm.py."""
 
-
-class _CentresCUDA(jt.Function):
     def execute(self, row, column, theta):
+        theta = _double(theta)
         self.saved = row, column, theta
         c = row.shape[0]
         return cuda_code(
@@ -164,30 +151,6 @@ class _CentresCUDA(jt.Function):
             "{out2});")
 
 
-def centres(row: jt.Var, column: jt.Var, theta: jt.Var) -> jt.Var:
-    """The separable form's W_sum + θ_n∘W_c of each image, N×C×C×1×1, in double precision (float32
-    on a GPU). Each term is the product of those of a row and a column."""
-    if on_cuda():
-        return _CentresCUDA()(row, column, _double(theta))
-    half = row.shape[3] // 2
-    row, column = row.float64(), column.float64()
-    w_sum = row.sum((2, 3), keepdims=True) * column.sum((2, 3), keepdims=True)
-    w_centre = row[:, :, :, half : half + 1] * column[:, :, half : half + 1, :]
-    return w_sum.unsqueeze(0) + _by_image(theta) * w_centre.unsqueeze(0)
-
-
-def scaled(function: str, weights: Sequence[jt.Var], theta: jt.Var, scale: jt.Var) -> jt.Var:
-    """`kernels` or `centres` times a factor per output channel; without gradient, on the CPU.
-
-    One operator in place of many small ones: where convolutions are fast, those show.
-    """
-    c, _, *size = weights[0].shape
-    size = size if len(weights) == 1 else (1, 1)
-    pointers = ", ".join(f"{{in{i}}}" for i in range(len(weights) + 2))
-    return code((theta.shape[0], c, c, *size), "float32", [*weights, theta, scale], "llskm.h",
-                f"llskm::{function}(out0_shape0, out0_shape1, in0_shape3, {pointers}, {{out0}});")
-
-
 # -------------------------------------------------------------------- the convolution
 
 
@@ -201,7 +164,8 @@ def per_image_conv(
         bias, slope: if there is a bias, one a channel, it is a `conv2d_activated`.
     """
     if x.ndim == 5 and x.shape[4] != block_of(x.shape[0] * shape_of(x)[1]):
-        # So few channels are one block, of which several do not make the form of more channels.
+        # Fewer channels than a block holds are stored as one block; several such blocks are not the
+        # layout of N·C channels.
         return enter(per_image_conv(leave(x), kernels, padding, dilation, bias, slope))
     n, c, *rest = x.shape  # in blocks of channels as well: the images lie one after the other
     images, kernels = x.reshape(1, n * c, *rest), kernels.reshape(-1, *kernels.shape[2:])
@@ -238,7 +202,7 @@ def _add_scaled(a, b, theta):
 def subtract_conv(y: jt.Var, x: jt.Var, conv: Conv2d) -> jt.Var:
     """y − conv(x)."""
     if not on_cuda():
-        return subtract(y, conv(x))
+        return y - conv(x)
     # The sign goes into the kernel, so that no activation is negated.
     negative = conv2d(x, -conv.weight, conv.stride, conv.padding)
     return add_channel_bias(y, -conv.bias, negative)
@@ -320,7 +284,7 @@ def image_conv_activated(
     if by_onednn():
         return per_image_conv(x, kernels(theta), padding, dilation, bias, slope)
     y = image_conv(x, theta, kernels, centre, padding, dilation)
-    return activate(y + per_channel(bias, y), slope)
+    return bias_activated(y, bias, slope)
 
 
 def image_conv_sum_activated(
@@ -332,7 +296,7 @@ def image_conv_sum_activated(
     if by_onednn():
         return conv2d_sum_activated(x, kernels(theta), x2, weight, bias, slope, padding)
     y = image_conv(x, theta, kernels, centre) + conv2d(x2, weight, padding=padding)
-    return activate(y + per_channel(bias, y), slope)
+    return bias_activated(y, bias, slope)
 
 
 def _tries():

@@ -12,7 +12,7 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
-from utils.runtime import jt
+from . import jt
 
 BFLOAT16 = "bfloat16"
 BYTES = {"float32": 4, "float64": 8}

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from model.ops.native import code, cuda_code, on_cuda
-from utils.runtime import jt
+from .native import code, cuda_code, on_cuda
+from . import jt
 
 
 def _shape(operand: str) -> str:

@@ -1,56 +1,105 @@
-"""What a network does differently where several ranks share a batch (`utils.runtime.ranks`)."""
+"""Sums over a batch that several processes share.
+
+Norms and the loss sum over a batch. One process holds the whole batch, and its sums are complete.
+Where several processes share a batch, `utils.runtime.ranks` calls `share_batch` for the time of a
+step, and the sums go through its `Batch`. Nothing else in a network depends on the processes.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import contextlib
+from collections.abc import Iterator, Sequence
 
-from utils.runtime import jt, ranks
+from . import jt
+
+
+class Batch:
+    """The part of a batch that this process computes: here, all of it.
+
+    Attributes:
+        whole: True if this process holds the whole batch.
+        token: the last exchange, or None. Each exchange waits for the one before, so that all
+            processes make them in one order.
+    """
+
+    whole = True
+    token: jt.Var | None = None
+
+    def images(self, own: int) -> int:
+        """Number of images in the batch, of which this process holds `own`."""
+        return own
+
+    def sum(self, x: jt.Var, after: jt.Var | None) -> jt.Var:
+        """Σ of `x` over the processes, computed after `after`; without gradient."""
+        return x
+
+    def weigh(self, x: jt.Var) -> jt.Var:
+        """`x`, or zeros if this process holds no image and computes with another one's."""
+        return x
+
+    def sums(self, arrays: Sequence[jt.Var]) -> list[jt.Var]:
+        """Σ of each array over the processes."""
+        return list(arrays)
+
+    def random(self, shape: tuple[int, ...]) -> jt.Var:
+        """Uniform numbers in [0, 1), per image the numbers that one process would draw."""
+        return jt.random(shape)
+
+
+_batch = Batch()
+
+
+def current_batch() -> Batch:
+    """The batch of the step under way."""
+    return _batch
+
+
+@contextlib.contextmanager
+def share_batch(batch: Batch) -> Iterator[None]:
+    """Sends all sums over the batch through `batch`."""
+    global _batch
+    before, _batch = _batch, batch
+    try:
+        yield
+    finally:
+        _batch = before
 
 
 class _Sum(jt.Function):
-    """Σ over the ranks, and the token that comes after it."""
+    """Σ over the processes, and the token of this exchange."""
 
-    def __init__(self, share):
-        self.share = share
+    def __init__(self, batch):
+        self.batch = batch
 
     def execute(self, x, token):
-        y = ranks.all_sum(self.share.weigh(x), token)
+        y = self.batch.sum(self.batch.weigh(x), token)
         return y, y
 
     def grad(self, dy, token):
-        dx = ranks.all_sum(dy, token)
-        return self.share.weigh(dx), dx
+        dx = self.batch.sum(dy, token)
+        return self.batch.weigh(dx), dx
 
 
 class _LossSum(_Sum):
+    """All processes compute the same loss from it, so the gradients of its parts are not summed."""
+
     def grad(self, dy, _):
-        return self.share.weigh(dy), None
+        return self.batch.weigh(dy), None
 
 
-def sum_of_ranks(x: jt.Var) -> jt.Var:
-    """Σ of x over the ranks that share the batch.
+def batch_sum(x: jt.Var) -> jt.Var:
+    """Σ of `x` over the processes that share the batch; each goes on with it for its own images."""
+    return _exchanged(_Sum, x)
 
-    Each goes on with it on images of its own, so that its gradient is a sum over them as well.
-    """
-    share = ranks.share()
-    y, share.token = _Sum(share)(x, share.token)
+
+def loss_sum(x: jt.Var) -> jt.Var:
+    """Σ of `x` over the processes, from which all of them compute the same loss."""
+    return _exchanged(_LossSum, x)
+
+
+def _exchanged(function, x):
+    batch = current_batch()
+    if batch.whole:
+        return x
+    y, batch.token = function(batch)(x, batch.token)
     return y
-
-
-def sums_for_loss(scalars: Sequence[jt.Var]) -> list[jt.Var]:
-    """Σ of each over the ranks that share the batch, from which all compute one and the same loss.
-
-    So the gradient of each rank's part is the loss's own, and nothing is added up.
-    """
-    share = ranks.share()
-    sums, share.token = _LossSum(share)(jt.concat(list(scalars)), share.token)
-    return [sums[i] for i in range(len(scalars))]
-
-
-def random(shape: tuple[int, ...]) -> jt.Var:
-    """Uniform in [0, 1), for each image as one process with the whole batch would draw it."""
-    share = ranks.share()
-    if share is None:
-        return jt.random(shape)
-    start = share.start if share.own else 0
-    return jt.random((share.total, *shape[1:]))[start : start + shape[0]]

@@ -5,9 +5,9 @@ On a GPU each is two kernels: the sums of segments, then the sums of those, in a
 
 from __future__ import annotations
 
-from model.ops.layout import per_channel, shape_of
-from model.ops.native import cuda_code, on_cuda
-from utils.runtime import jt
+from .layout import per_channel, shape_of
+from .native import cuda_code, on_cuda
+from . import jt
 
 _PLANES = "const Planes planes(in0_shape0 * in0_shape1, in0_shape2 * in0_shape3);\n"
 _SEGMENT = 4096  # of block.cuh
@@ -92,10 +92,9 @@ class _OverlapCUDA(jt.Function):
             f"{own}, {{out0}});")
 
 
-def overlap_sums(p: jt.Var, g: jt.Var) -> tuple[jt.Var, jt.Var, jt.Var]:
-    """Σp·g, Σp and Σg of N×1×H×W, float64 scalars."""
+def overlap_sums(p: jt.Var, g: jt.Var) -> jt.Var:
+    """Σp·g, Σp and Σg of N×1×H×W, 3 float64."""
     if on_cuda() and p.dtype == g.dtype == "float32":
-        sums = _OverlapCUDA()(p, g)
-        return sums[0], sums[1], sums[2]
+        return _OverlapCUDA()(p, g)
     p, g = p.float64(), g.float64()
-    return (p * g).sum(), p.sum(), g.sum()
+    return jt.concat([(p * g).sum(), p.sum(), g.sum()])

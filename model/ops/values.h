@@ -39,8 +39,4 @@ template <class T> T hidden(T v) {
     return kept;
 }
 
-// What results of a type are computed in: so that nothing but the last rounding is seen.
-template <class T> struct Computed { typedef double type; };
-template <> struct Computed<bfloat16> { typedef float type; };
-
 }  // namespace values

@@ -24,8 +24,7 @@ def load_model(model_name: str, weights: str | Path) -> runtime.jt.Module:
     net = build_model(model_name)
     load_weights(net, weights)
     net.eval()
-    # In bfloat16 the plain network folds its norms by itself.
-    return net if runtime.precision() == runtime.BF16 else fast_form(net)
+    return fast_form(net, "bfloat16" if runtime.precision() == runtime.BF16 else "float32")
 
 
 def predict(net: runtime.jt.Module, x: np.ndarray) -> np.ndarray:

@@ -17,7 +17,6 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from itertools import chain, zip_longest
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -63,51 +62,43 @@ def turn() -> slice:
 # ---------------------------------------------------------------------------- a batch in shares
 
 
-@dataclass
-class Share:
-    """What this rank holds of a batch, whose images lie on the ranks one after the other.
-
-    Attributes:
-        start, own: it holds so many images, from that one on;
-        total: of so many.
-        token: the last exchange so far; each waits for the one before, so that all ranks make
-            them in one order, whatever Jittor thinks is the best.
-    """
-
-    start: int
-    own: int
-    total: int
-    token: jt.Var | None = None
-
-    def weigh(self, x: jt.Var) -> jt.Var:
-        """x, or zeros where this rank holds no image and computes with another one's.
-
-        By a product, so that the exchanges that x comes from are not left out.
-        """
-        return x if self.own else x * 0
-
-
-_share: Share | None = None
-
-
-def share() -> Share | None:
-    """Of the batch under way; None where one process holds all of it."""
-    return _share
-
-
 @contextlib.contextmanager
 def sharing(images: int) -> Iterator[None]:
     """While a batch of so many images is computed: the ranks share it, each has its `part`."""
-    global _share
-    if size() > 1:
-        start, stop = _bounds(images)
-        # Not computed, as zeros() would be: Jittor fuses that with what it takes for its use.
-        token = _jittor().array(np.zeros(2, np.float32)).stop_grad()
-        _share = Share(start, stop - start, images, token)
-    try:
+    if size() == 1:
         yield
-    finally:
-        _share = None
+        return
+    from model.ops.sharing import Batch, share_batch
+
+    class Share(Batch):
+        """The images of this rank; those of the batch lie on the ranks one after the other."""
+
+        whole = False
+
+        def __init__(self, start, stop):
+            self.start, self.own = start, stop - start
+            # Not computed, as zeros() would be: Jittor fuses that with what it takes for its use.
+            self.token = _jittor().array(np.zeros(2, np.float32)).stop_grad()
+
+        def images(self, own):
+            return images
+
+        def sum(self, x, after):
+            return _all_sum(x, after)
+
+        def sums(self, arrays):
+            return _all_sums(arrays)
+
+        def weigh(self, x):
+            # By a product, so that the exchanges that x comes from are not left out.
+            return x if self.own else x * 0
+
+        def random(self, shape):
+            start = self.start if self.own else 0
+            return _jittor().random((images, *shape[1:]))[start : start + shape[0]]
+
+    with share_batch(Share(*_bounds(images))):
+        yield
 
 
 def part(images: int) -> slice:
@@ -123,7 +114,7 @@ def _bounds(images):
 # ---------------------------------------------------------------------------- exchanges
 
 
-def all_sum(x: jt.Var, after: jt.Var | None = None) -> jt.Var:
+def _all_sum(x: jt.Var, after: jt.Var | None = None) -> jt.Var:
     """Σ of x over all ranks, float32, float64 or int32; without gradient.
 
     Args:
@@ -133,9 +124,9 @@ def all_sum(x: jt.Var, after: jt.Var | None = None) -> jt.Var:
     return y if after is None else y._add_dependency([after])
 
 
-def all_sums(arrays: Sequence[jt.Var]) -> list[jt.Var]:
+def _all_sums(arrays: Sequence[jt.Var]) -> list[jt.Var]:
     """The same of many arrays of one type, in one message."""
-    flat = all_sum(_jittor().concat([x.reshape(-1) for x in arrays]))
+    flat = _all_sum(_jittor().concat([x.reshape(-1) for x in arrays]))
     ends = np.cumsum([x.numel() for x in arrays])
     return [flat[end - x.numel() : end].reshape(x.shape) for x, end in zip(arrays, ends.tolist())]
 
