@@ -27,7 +27,9 @@ STEPS, RATE = 10, 5e-4  # of the official numbers
 
 def whole(output):
     """The output for all images, from those of the ranks."""
-    own = output.numpy() if ranks.share() is None or ranks.share().own else output.numpy()[:0]
+    from model.ops.sharing import current_batch  # starts Jittor
+
+    own = output.numpy() if getattr(current_batch(), "own", True) else output.numpy()[:0]
     return np.concatenate(ranks.gather(own))
 
 
@@ -38,13 +40,14 @@ def forward(net, x):
 
 def pass_through(net, x, mask, keys):
     """One forward and backward pass: output, loss, gradients by name, and running statistics."""
+    from model.ops.sharing import current_batch
+
     net.train()
     with ranks.sharing(len(x)):
         output = forward(net, x)
         loss = soft_iou_loss(output, runtime.jt.array(mask[ranks.part(len(x))]))
         gradients = runtime.jt.grad(loss, [net.state_dict()[key] for key in keys])
-        if ranks.share():
-            gradients = ranks.all_sums(gradients)
+        gradients = current_batch().sums(gradients)
         runtime.jt.sync_all(True)
         result = {f"gradient/{key}": each.numpy() for key, each in zip(keys, gradients)}
         return {**result, "train": whole(output), "loss": loss.numpy(),

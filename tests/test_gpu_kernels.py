@@ -14,12 +14,13 @@ import pytest
 from alignment.selfcheck import operator_checks
 from benchmarks.launches import Graph, count, count_step
 from model import MODEL_NAMES, build_model, soft_iou_loss
-from model.llskm import LLSKM, LLSKM1D, ChannelAttention
+from model.layers import LEAKY, LINEAR, RELU, BatchNorm
+from model.llskm import LLSKM, LLSKM1D, ChannelAttention, separable_centres, square_kernels
 from model.ops import llskm, native
-from model.ops.batch_norm import LEAKY, LINEAR, RELU, BatchNorm
-from model.ops.elementwise import add_bias, global_average, join
+from model.ops.elementwise import concat, global_average
 from model.ops.pool import max_pool2x2
 from model.ops.resize import resize_bilinear, upsample_nearest2x
+from model.ops.sums import add_channel_bias
 from utils import runtime
 from utils.checkpoint.weights import get_weights
 from utils.optim import Adam
@@ -70,13 +71,13 @@ OPERATORS = {
     "batch norm, ReLU": (norm(RELU), LARGE, 3, 3, 3),
     "batch norm, LeakyReLU": (norm(LEAKY), LARGE, 3, 3, 3),
     "attention": (attention, (6, 16, 1, 1), (4, 16, 1, 1), (16, 4, 1, 1)),
-    "kernels": (llskm.kernels, (5, 5, 7, 7), (3, 5, 1, 1)),
-    "centres": (llskm.centres, (5, 5, 1, 9), (5, 5, 9, 1), (3, 5, 1, 1)),
-    "bias": (add_bias, LARGE, 3),
+    "kernels": (square_kernels, (5, 5, 7, 7), (3, 5, 1, 1)),
+    "centres": (separable_centres, (5, 5, 1, 9), (5, 5, 9, 1), (3, 5, 1, 1)),
+    "bias": (add_channel_bias, LARGE, 3),
     "average": (global_average, LARGE),
     "loss": (soft_iou_loss, (2, 1, 67, 131), (2, 1, 67, 131)),
     "max-pool": (max_pool2x2, (2, 3, 9, 7)),
-    "concatenation": (join, (2, 3, 9, 7), (2, 5, 9, 7)),
+    "concatenation": (concat, (2, 3, 9, 7), (2, 5, 9, 7)),
     "nearest": (upsample_nearest2x, (2, 3, 5, 7)),
     "bilinear, larger": (lambda x: resize_bilinear(x, (17, 24)), (2, 3, 9, 12)),
     "bilinear, odd": (lambda x: resize_bilinear(x, (31, 8)), (2, 3, 13, 11)),

@@ -1,19 +1,19 @@
-"""The layers against NumPy, SciPy and the official formulation."""
+"""Layers and networks, beside the table of operators that `test_selfcheck.py` runs."""
 
 from __future__ import annotations
 
 import numpy as np
 import pytest
-from scipy.signal import correlate2d
 
 from alignment import official
-from model import MODEL_NAMES, blocks, build_model
+from model import MODEL_NAMES, build_model
+from model.layers import LEAKY, LINEAR, RELU, BatchNorm, Conv2d, ConvStack, conv3x3
 from model.llskm import LLSKM, LLSKM1D
-from model.ops import batch_norm, conv, pool, resize
-from model.ops.batch_norm import LEAKY, LINEAR, RELU
-from model.ops.conv import Conv2d, conv2d
+from model.ops import conv, pool
+from model.ops.conv import conv2d
 from model.ops.elementwise import global_average, probability
 from model.ops.layout import enter, has_blocks, leave
+from model.ops.llskm import per_image_conv
 from utils.checkpoint.weights import get_weights, load_weights
 from utils.runtime import jt
 
@@ -27,26 +27,6 @@ def rng():
 
 def normal(rng, *shape, dtype=np.float32):
     return rng.standard_normal(shape).astype(dtype)
-
-
-@pytest.mark.parametrize(
-    ("kernel", "dilation", "stride", "groups"),
-    [((3, 3), 1, 1, 1), ((5, 3), 2, 1, 1), ((3, 3), 1, 2, 1), ((3, 3), 2, 1, 2)],
-)
-def test_convolution(rng, kernel, dilation, stride, groups):
-    x, w = normal(rng, 2, 4, 9, 11), normal(rng, 6, 4 // groups, *kernel)
-    padding = tuple(dilation * (k - 1) // 2 for k in kernel)
-    y = conv2d(jt.array(x), jt.array(w), stride, padding, dilation, groups).numpy()
-    spread = np.zeros((6, 4 // groups, *(dilation * (k - 1) + 1 for k in kernel)))
-    spread[:, :, ::dilation, ::dilation] = w
-    for n in range(2):
-        for o in range(6):
-            first = o // (6 // groups) * (4 // groups)
-            expected = sum(
-                correlate2d(x[n, first + i].astype(float), spread[o, i], "same")
-                for i in range(4 // groups)
-            )
-            np.testing.assert_allclose(y[n, o], expected[::stride, ::stride], atol=2e-5)
 
 
 @pytest.mark.parametrize(("kernel", "dilation", "groups", "size"), [
@@ -72,21 +52,6 @@ def test_convolution_on_cpus_with_avx2_alone(rng, monkeypatch, kernel, dilation,
         np.testing.assert_allclose(found, expected, atol=2e-6 * np.abs(expected).max())
 
 
-@pytest.mark.parametrize(("kernel", "padding", "dilation"), [
-    ((3, 3), 1, 1),
-    ((1, 17), (0, 8), 1),  # wider than oneDNN's fast gradients take
-    ((3, 15), (2, 3), 1),
-    ((3, 17), (4, 16), 2),
-])
-def test_convolution_gradients(rng, kernel, padding, dilation):
-    x, w = jt.array(normal(rng, 2, 3, 6, 20)), jt.array(normal(rng, 4, 3, *kernel))
-    ours = jt.grad(conv2d(x, w, 1, padding, dilation).sqr().sum(), [x, w])
-    stock = jt.grad(jt.nn.conv2d(x, w, None, 1, padding, dilation).sqr().sum(), [x, w])
-    jt.sync_all(True)
-    for a, b in zip(ours, stock):
-        np.testing.assert_allclose(a.numpy(), b.numpy(), rtol=1e-4, atol=1e-3)
-
-
 def test_the_gradient_of_a_bias_does_not_lose_digits_in_its_sum(rng):
     conv = Conv2d(2, 3, 1)
     x, dy = normal(rng, 2, 2, 256, 256), normal(rng, 2, 3, 256, 256) + 1
@@ -102,7 +67,7 @@ def test_the_gradient_of_a_bias_does_not_lose_digits_in_its_sum(rng):
 def test_batch_norm_in_training(rng, slope, mean):
     x = normal(rng, 4, 3, 8, 8) + np.float32(mean)
     conv_bias = normal(rng, 3)
-    norm = batch_norm.BatchNorm(3, slope)
+    norm = BatchNorm(3, slope)
     gamma, beta = normal(rng, 3), normal(rng, 3)
     norm.weight.update(jt.array(gamma))
     norm.bias.update(jt.array(beta))
@@ -128,22 +93,9 @@ def test_batch_norm_in_training(rng, slope, mean):
 
 
 @pytest.mark.parametrize("slope", [LINEAR, RELU, LEAKY])
-def test_batch_norm_of_every_device_is_that_of_the_cpu(rng, slope):
-    values = normal(rng, 4, 3, 8, 8), normal(rng, 3), normal(rng, 3), normal(rng, 4, 3, 8, 8)
-    results = []
-    for function in (batch_norm._NormCPU(slope), lambda *a: batch_norm._norm_any_device(*a, slope)):
-        x, weight, bias, pull = map(jt.array, values)
-        y, mean, var = function(x, weight, bias)
-        gradients = jt.grad((y * pull).sum(), [x, weight, bias])
-        results.append([v.numpy() for v in (y, mean, var, *gradients)])
-    for cpu, other in zip(*results):
-        np.testing.assert_allclose(cpu, other, rtol=1e-5, atol=1e-5)
-
-
-@pytest.mark.parametrize("slope", [LINEAR, RELU, LEAKY])
 @pytest.mark.parametrize("training", [True, False])
 def test_batch_norm_does_not_hide_nan(rng, slope, training):
-    norm = batch_norm.BatchNorm(3, slope)
+    norm = BatchNorm(3, slope)
     norm.train() if training else norm.eval()
     x = normal(rng, 2, 3, 4, 4)
     x[0, 1, 2, 3] = np.nan
@@ -151,7 +103,7 @@ def test_batch_norm_does_not_hide_nan(rng, slope, training):
 
 
 def test_bias_before_batch_norm_has_a_gradient_of_zero(rng):
-    stack = blocks.ConvStack({0: (blocks.conv3x3(2, 3, bias=True), batch_norm.BatchNorm(3, RELU))})
+    stack = ConvStack({0: (conv3x3(2, 3, bias=True), BatchNorm(3, RELU))})
     stack.train()
     y = stack(jt.array(normal(rng, 2, 2, 6, 6)))
     (gradient,) = jt.grad(y.sqr().sum(), [stack[0].bias])
@@ -188,38 +140,6 @@ def test_llskm_of_a_constant_is_its_centre_term_alone():
     np.testing.assert_allclose(inside, expected, atol=1e-6)
 
 
-def test_bilinear_resize_has_half_pixel_centres():
-    y = resize.resize_bilinear(jt.array(np.array([[[[0, 4]]]], np.float32)), (1, 4)).numpy()
-    np.testing.assert_array_equal(y[0, 0], [[0, 1, 3, 4]])
-    x = np.arange(12, dtype=np.float32).reshape(1, 1, 3, 4)
-    y = resize.resize_bilinear(jt.array(x), (5, 7)).numpy()[0, 0]
-    # Row 2 of 5 is row 1 of 3 exactly; column 3 of 7 is half way between 1 and 2.
-    np.testing.assert_allclose(y[2, 3], 5.5, rtol=1e-6)
-    assert y[0, 0] == 0 and y[-1, -1] == 11
-
-
-def test_nearest_upsampling_and_its_gradient(rng):
-    x = jt.array(normal(rng, 2, 3, 4, 5))
-    y = resize.upsample_nearest2x(x)
-    np.testing.assert_array_equal(y.numpy(), x.numpy().repeat(2, 2).repeat(2, 3))
-    pull = normal(rng, 2, 3, 8, 10)
-    (gradient,) = jt.grad((y * jt.array(pull)).sum(), [x])
-    expected = pull.reshape(2, 3, 4, 2, 5, 2).sum((3, 5))
-    np.testing.assert_allclose(gradient.numpy(), expected, rtol=1e-5, atol=1e-5)
-
-
-@pytest.mark.parametrize("shape, padded", [((5, 7), (8, 8)), ((1, 1), (8, 8)), ((8, 17), (8, 24))])
-def test_padding_repeats_the_edge_at_bottom_and_right(rng, shape, padded):
-    x = normal(rng, 2, 3, *shape)
-    y = resize.pad_to_multiple(jt.array(x), 8).numpy()
-    assert y.shape == (2, 3, *padded)
-    rows = np.minimum(np.arange(padded[0]), shape[0] - 1)
-    columns = np.minimum(np.arange(padded[1]), shape[1] - 1)
-    np.testing.assert_array_equal(y, x[:, :, rows[:, None], columns])
-    fitting = jt.array(normal(rng, 1, 1, 16, 8))
-    assert resize.pad_to_multiple(fitting, 8) is fitting
-
-
 @pytest.mark.parametrize("name", MODEL_NAMES)
 @pytest.mark.parametrize("size", [(1, 1), (13, 30)])
 def test_networks_take_any_size(rng, name, size):
@@ -254,18 +174,48 @@ def test_a_network_that_overflows_says_so(rng, name, place):
     assert np.isnan(y).any() and not (y > 0.999).any()
 
 
-@pytest.mark.parametrize("size", [(2, 2), (2, 8), (4, 6)])
-def test_max_pool(rng, size):
-    x = normal(rng, 2, 3, *size)
-    y = pool.max_pool2x2(jt.array(x)).numpy()
-    h, w = size
-    np.testing.assert_array_equal(y, x.reshape(2, 3, h // 2, 2, w // 2, 2).max((3, 5)))
-
-
+@pytest.mark.parametrize("form", [lambda x: x, enter], ids=["plain", "blocks"])
 @pytest.mark.parametrize("size", [(2, 2), (2, 4), (6, 2), (4, 4)])
-def test_max_pool_gives_the_gradient_of_a_tie_to_the_first(size):
-    x = jt.array(np.ones((1, 1, *size), np.float32))
-    (gradient,) = jt.grad(pool.max_pool2x2(x).sum(), [x])
-    expected = np.zeros(size)
-    expected[::2, ::2] = 1
-    np.testing.assert_array_equal(gradient.numpy()[0, 0], expected)
+def test_max_pool_gives_the_gradient_of_a_tie_to_the_first(size, form):
+    x = jt.array(np.ones((1, 16, *size), np.float32))
+    (gradient,) = jt.grad(pool.max_pool2x2(form(x)).sum(), [x])
+    expected = np.zeros((16, *size))
+    expected[:, ::2, ::2] = 1
+    np.testing.assert_array_equal(gradient.numpy()[0], expected)
+
+
+def test_batch_norm_in_evaluation_hands_on_the_gradients_of_its_parameters(rng):
+    norm = BatchNorm(32, LEAKY)
+    norm.running_mean.assign(normal(rng, 32))
+    norm.running_var.assign(abs(normal(rng, 32)) + 1)
+    norm.eval()
+    x, pull = (jt.array(normal(rng, 3, 32, 10, 14)) for _ in range(2))
+    bias = jt.array(normal(rng, 32))
+    parameters = [norm.weight.start_grad(), norm.bias.start_grad(), bias]  # eval() stopped them
+    plain, blocked = (
+        [gradient.numpy() for gradient in jt.grad((y * pull).sum(), parameters)]
+        for y in (norm(x, bias), leave(norm(enter(x), bias))))
+    for expected, ours in zip(plain, blocked):
+        assert np.abs(expected).max() > 1
+        np.testing.assert_allclose(ours, expected, rtol=1e-5)
+
+
+@pytest.mark.parametrize("channels", [4, 8, 24, 40])
+def test_one_kernel_per_image_for_few_or_odd_channels(rng, channels):
+    x, kernels = (jt.array(normal(rng, 3, channels, *shape))
+                  for shape in ((10, 14), (channels, 3, 3)))
+    expected = per_image_conv(x, kernels, 1).numpy()
+    found = leave(per_image_conv(enter(x), kernels, 1)).numpy()
+    np.testing.assert_allclose(found, expected, rtol=0, atol=2e-6 * np.abs(expected).max())
+
+
+@pytest.mark.parametrize("channels", [1, 4, 16, 48])
+def test_enter_and_leave(rng, channels):
+    x = normal(rng, 2, channels, 5, 7)
+    np.testing.assert_array_equal(leave(enter(jt.array(x))).numpy(), x)
+
+
+def test_a_convolution_refuses_what_is_not_float():
+    image = jt.array(np.zeros((1, 1, 32, 32), np.uint8))
+    with pytest.raises(TypeError, match="a convolution of uint8: float32 is needed"):
+        build_model("L2SKNet_UNet")(image)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from model.ops.batch_norm import RELU, BatchNorm
+from model.layers import RELU, BatchNorm
 from utils.optim import Adam, MultiStepLR
 from utils.runtime import jt
 

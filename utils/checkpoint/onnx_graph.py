@@ -1,11 +1,8 @@
-"""A network for evaluation as an ONNX graph, built by hand from its modules.
+"""A network for prediction as an ONNX graph, written from its fast form (`model.fast`).
 
-What runtimes want decides the form. All kernels are constants: batch norms are folded into the
-convolutions before them, in float64, the scale into weights and the shift into the bias, which
-leaves zero padding as it was. So LLSKM is not one convolution with a kernel for each image, as in
-`model.llskm`, but
+Runtimes want kernels that are constants. So an LLSKM, whose kernels are A + θ∘B, is
 
-    Conv(x, δ_centre · W_sum − W)  +  θ(x) ∘ Conv1×1(x, W_c)
+    Conv(x, A)  +  θ(x) ∘ Conv1×1(x, B)
 
 Batch, height and width are free, unless a size is asked for: then the batch is one, and there is no
 Shape, Pad or Slice, which runtimes with fixed shapes lack.
@@ -18,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from model import NETWORKS
+from model import NETWORKS, fast_form
 from utils.errors import UserError
 
 if TYPE_CHECKING:
@@ -27,7 +24,6 @@ if TYPE_CHECKING:
 
 INPUT, OUTPUT = "image", "probability"
 OPSET, IR_VERSION = 17, 8  # of the same release
-UNET_MULTIPLE = 8  # of the sides of an image
 
 
 def require_onnx(wanted_by: str) -> None:
@@ -51,18 +47,23 @@ def make_onnx(
         size: height and width, the only ones that the file takes, of one image.
 
     Raises:
-        UserError: the network does not take images of that size without padding.
+        UserError: the network does not take images of that size without padding, or no rule
+            writes its architecture.
     """
     import onnx
     from onnx import TensorProto, helper
 
-    graph = _Graph()
-    architecture = {"UNet": _unet, "FPN": _fpn}[NETWORKS[model_name].architecture]
-    if size and architecture is _unet and any(side % UNET_MULTIPLE for side in size):
-        fitting = " ".join(str(-(-side // UNET_MULTIPLE) * UNET_MULTIPLE) for side in size)
+    network = NETWORKS[model_name].architecture
+    if network not in _ARCHITECTURES:
+        raise UserError(f"{model_name}: no rule writes a {network} as ONNX; add one to {__name__}")
+    multiple = net.multiple
+    if size and any(side % multiple for side in size):
+        fitting = " ".join(str(-(-side // multiple) * multiple) for side in size)
         raise UserError(f"--size {size[0]} {size[1]}: {model_name} takes multiples of "
-                        f"{UNET_MULTIPLE}; take --size {fitting} and pad the images by their edges")
-    graph.op("Sigmoid", architecture(graph, net, INPUT, size), name=OUTPUT)
+                        f"{multiple}; take --size {fitting} and pad the images by their edges")
+    graph = _Graph()
+    logits = _ARCHITECTURES[network](graph, fast_form(net), INPUT, size)
+    graph.op("Sigmoid", logits, name=OUTPUT)
     image, probability = (
         helper.make_tensor_value_info(name, TensorProto.FLOAT,
                                       [1, 1, *size] if size else ["N", 1, "H", "W"])
@@ -131,95 +132,86 @@ class _Graph:
         return self.op("Shape", x, start=2)
 
 
-# --------------------------------------------------------------------------------------- weights
+# ----------------------------------------------------------- one rule for each class of `model.fast`
 
 
-def _float64(variable):
-    return variable.numpy().astype(np.float64)
-
-
-def _scale_and_shift(norm):
-    from model.fast import scale_and_shift  # starts Jittor
-
-    return scale_and_shift(norm)
-
-
-def _scaled(weight, scale):
-    return weight * scale[:, None, None, None]
-
-
-def _folded(conv, norm):
-    from model.fast import folded  # starts Jittor
-
-    return folded(conv, norm)
-
-
-# ---------------------------------------------------------------------------------------- blocks
+def _conv(graph, conv, x):
+    """A `FastConv`."""
+    y = graph.conv(x, conv.weight.numpy(), conv.bias.numpy(), conv.stride)
+    return graph.activation(y, conv.slope)
 
 
 def _stack(graph, stack, x):
-    """A `ConvStack`."""
-    for conv, norm in stack.steps:
-        x = graph.conv(x, *_folded(conv, norm), getattr(conv, "stride", 1))
-        x = graph.activation(x, norm.slope)
+    """Some `FastConv`, one after the other."""
+    for conv in stack:
+        x = _conv(graph, conv, x)
     return x
 
 
-def _plain(graph, conv, x):
-    """A convolution with a bias and no norm after it."""
-    return graph.conv(x, _float64(conv.weight), _float64(conv.bias))
+def _theta(graph, attention, i, pooled):
+    """θ of branch i by `FastAttention`."""
+    first, hidden_bias, second, bias = (values.numpy()[i] for values in attention.parts)
+    hidden = graph.op("Relu", graph.conv(pooled, first, hidden_bias))
+    return graph.op("Sigmoid", graph.conv(hidden, second, bias))
 
 
-def _branch(graph, branch, x, pooled):
-    """A `Branch`: LLSKM or LLSKM1D, and the norm after it."""
-    kernel, norm = branch
-    theta = graph.op("Sigmoid", _stack(graph, kernel.attn.avg_channel, pooled))
-    form = _separable if hasattr(kernel, "conv_1xn") else _square
-    contrast, w_centre = form(graph, kernel, *_scale_and_shift(norm), x)
-    attended = graph.op("Mul", theta, graph.conv(x, w_centre))
-    return graph.activation(graph.op("Add", contrast, attended), norm.slope)
+def _square(graph, branch, x, theta):
+    """A `FastLLSKM`: A * x + θ ∘ (B * x), where of B one tap is not zero."""
+    common = graph.conv(x, branch.a.numpy()[0], branch.shift.numpy(), dilation=branch.dilation)
+    return graph.op("Add", common, graph.op("Mul", theta, graph.conv(x, branch.centre().numpy())))
 
 
-def _square(graph, kernel, scale, shift, x):
-    """W_sum * X − W * X in a k×k form, and W_c; all times `scale`, and `shift` added."""
-    weight, half = _scaled(_float64(kernel.conv.weight), scale), kernel.kernel_size // 2
-    contrast = -weight
-    contrast[:, :, half, half] += weight.sum((2, 3))
-    centre = weight[:, :, half : half + 1, half : half + 1]
-    return graph.conv(x, contrast, shift, dilation=kernel.dilation), centre
+def _separable(graph, branch, x, theta):
+    """A `FastLLSKM1D`: A and B are 1×1, and the separable pair is a part of the sum."""
+    common = graph.conv(x, branch.a.numpy()[0])
+    pair = graph.conv(_conv(graph, branch.row, x), branch.column.numpy(), branch.shift.numpy())
+    attended = graph.op("Mul", theta, graph.conv(x, branch.centre().numpy()))
+    return graph.op("Add", graph.op("Add", common, pair), attended)
 
 
-def _separable(graph, kernel, scale, shift, x):
-    """The same in the separable form."""
-    half = kernel.kernel_size // 2
-    row = _float64(kernel.conv_1xn.weight)
-    column = _scaled(_float64(kernel.conv_nx1.weight), scale)
-    w_sum = row.sum((2, 3), keepdims=True) * column.sum((2, 3), keepdims=True)
-    centre = row[:, :, :, half : half + 1] * column[:, :, half : half + 1, :]
-    across = graph.conv(x, row, _float64(kernel.conv_1xn.bias))
-    bias = shift - scale * _float64(kernel.conv_nx1.bias)
-    return graph.op("Add", graph.conv(x, w_sum), graph.conv(across, -column, bias)), centre
-
-
-def _contrast(graph, net, level, x):
-    """`ContrastNet.contrast`."""
-    stage = net.stages[level]
+def _contrast(graph, stage, x):
+    """A `FastStage`."""
     pooled = graph.op("GlobalAveragePool", x)
-    total = graph.sum([_branch(graph, branch, x, pooled) for branch in stage.branches])
+    terms = []
+    for i, branch in enumerate(stage.branches):
+        form = _separable if hasattr(branch, "row") else _square
+        y = form(graph, branch, x, _theta(graph, stage.attention, i, pooled))
+        terms.append(graph.activation(y, stage.slope))
+    total = graph.sum(terms)
     return total if stage.merge is None else _stack(graph, stage.merge, total)
+
+
+def _up(graph, up, x):
+    """A `FastUp`."""
+    x = graph.op("Resize", x, "", graph.constant([1.0, 1.0, 2.0, 2.0]), mode="nearest",
+                 coordinate_transformation_mode="asymmetric", nearest_mode="floor")
+    y = graph.conv(x, up.weight.numpy(), up.bias.numpy())
+    return graph.activation(y, up.slope)
+
+
+def _fuse(graph, fuse, coarse, fine, size):
+    """A `FastFuse`; `size` of the finer level, if it is fixed."""
+    y = _conv(graph, fuse.conv, coarse)
+    if size:
+        shape = graph.constant([1, fuse.conv.weight.shape[0], *size])
+    else:
+        shape = graph.op("Concat", graph.op("Shape", y, end=2), graph.size(fine), axis=0)
+    y = graph.op("Resize", y, "", "", shape, mode="linear",
+                 coordinate_transformation_mode="half_pixel")
+    return graph.op("Add", graph.op("Relu", y), fine)
 
 
 # -------------------------------------------------------------------------------------- networks
 
 
 def _unet(graph, net, image, fixed):
-    """`UNet` without its sigmoid: padded to multiples of 8 by its edge, and cropped back."""
+    """`UNet.logits`, of an image padded to multiples of 8 by its edge, and cropped back."""
     if fixed:
         return _unet_body(graph, net, image)
     size = graph.size(image)
-    eight = graph.constant([UNET_MULTIPLE])
-    eights = graph.op("Div", graph.op("Add", size, graph.constant([UNET_MULTIPLE - 1])), eight)
-    missing = graph.op("Sub", graph.op("Mul", eights, eight), size)
+    multiple = graph.constant([net.multiple])
+    padded = graph.op("Div", graph.op("Add", size, graph.constant([net.multiple - 1])), multiple)
+    missing = graph.op("Sub", graph.op("Mul", padded, multiple), size)
     pads = graph.op("Concat", graph.constant([0] * 6), missing, axis=0)
     y = _unet_body(graph, net, graph.op("Pad", image, pads, mode="edge"))
     start, axes = graph.constant([0, 0]), graph.constant([2, 3])
@@ -232,44 +224,28 @@ def _unet_body(graph, net, x):
         if level:
             x = graph.op("MaxPool", x, kernel_shape=[2, 2], strides=[2, 2])
         x = _stack(graph, block.conv, x)
-        levels.append(_contrast(graph, net, level, x))
+        levels.append(_contrast(graph, net.stages[level], x))
     *finer, y = levels
     ups = ((net.Up4, net.Up_conv4), (net.Up3, net.Up_conv3), (net.Up2, net.Up_conv2))
     for (up, merge), fine in zip(ups, reversed(finer)):
-        doubled = graph.op("Resize", y, "", graph.constant([1.0, 1.0, 2.0, 2.0]), mode="nearest",
-                           coordinate_transformation_mode="asymmetric", nearest_mode="floor")
-        y = graph.op("Concat", fine, _stack(graph, up.up, doubled), axis=1)
-        y = _stack(graph, merge.conv, y)
-    return _plain(graph, net.Conv, y)
+        y = _stack(graph, merge.conv, graph.op("Concat", fine, _up(graph, up, y), axis=1))
+    return _conv(graph, net.Conv, y)
 
 
 def _fpn(graph, net, image, fixed):
-    """`FPN` without its sigmoid; each level has half the rows and columns, rounded up."""
+    """`FPN.logits`; each level has half the rows and columns, rounded up."""
     x, levels = image, []
     for level, blocks in enumerate((net.layer0, net.layer1, net.layer2, net.layer3)):
         for block in blocks:
             skip = x if block.shortcut is None else _stack(graph, block.shortcut, x)
             x = graph.op("Relu", graph.op("Add", _stack(graph, block.body, x), skip))
-        levels.append(_contrast(graph, net, level, x))
+        levels.append(_contrast(graph, net.stages[level], x))
     *finer, y = levels
     fuses = enumerate(zip((net.fuse32, net.fuse21, net.fuse10), reversed(finer)))
     for steps, (fuse, fine) in fuses:
         scale = 2 ** (2 - steps)
         y = _fuse(graph, fuse, y, fine, fixed and [-(-side // scale) for side in fixed])
-    conv, norm, project = net.head.block
-    y = graph.activation(graph.conv(y, *_folded(conv, norm)), norm.slope)
-    return _plain(graph, project, y)
+    return _conv(graph, net.head.project, _conv(graph, net.head.conv, y))
 
 
-def _fuse(graph, fuse, coarse, fine, size):
-    """`Fuse`; the shift may come before the resize, whose weights add up to one."""
-    conv, norm = fuse.feature_high
-    weight, shift = _folded(conv, norm)
-    y = graph.conv(coarse, weight, shift)
-    if size:
-        shape = graph.constant([1, len(weight), *size])
-    else:
-        shape = graph.op("Concat", graph.op("Shape", y, end=2), graph.size(fine), axis=0)
-    y = graph.op("Resize", y, "", "", shape, mode="linear",
-                 coordinate_transformation_mode="half_pixel")
-    return graph.op("Add", graph.activation(y, norm.slope), fine)
+_ARCHITECTURES = {"UNet": _unet, "FPN": _fpn}
