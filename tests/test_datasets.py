@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from utils.data import datasets
+from utils import datasets
 from utils.data.augment import Augmentation, corner, crop_at, orientation, turn
-from utils.data.datasets import (
+from utils.datasets import (
     load_split,
     load_splits,
     num_train_batches,

@@ -10,8 +10,8 @@ import pytest
 from PIL import Image
 from scripts import ROOT
 
-from utils.data.datasets import load_splits
 from utils.data.synthetic import write_sample_dataset
+from utils.datasets import load_splits
 
 
 def join(folder, *words):

@@ -15,9 +15,9 @@ from scripts import refused as refused_script
 from test_datasets import relay, rename, soften, write
 
 import prepare_dataset
-from utils.data.datasets import load_splits
 from utils.data.decoding import KINDS
 from utils.data.prepare import prepare
+from utils.datasets import load_splits
 from utils.errors import UserError
 
 IRSTD = {"img_idx/train_IRSTD-1K.txt": ["03", "00", "01"], "img_idx/test_IRSTD-1K.txt": ["02"]}

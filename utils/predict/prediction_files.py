@@ -13,9 +13,9 @@ from PIL import Image
 from scipy.io import savemat
 
 from utils import places
-from utils.data.datasets import Split
 from utils.data.images import read_gray, to_float
 from utils.data.layouts import index_files
+from utils.datasets import ImageList
 from utils.errors import UserError, listed
 from utils.files import atomic_path
 from utils.predict.mat_files import matrices
@@ -212,7 +212,7 @@ def _read_npy(path: Path) -> np.ndarray:
         return array
 
 
-def read_predictions(split: Split, folder: str | Path, rows: Sequence[int]) -> list[np.ndarray]:
+def read_predictions(split: ImageList, folder: str | Path, rows: Sequence[int]) -> list[np.ndarray]:
     """The predictions for some images of a split, by index, H×W each.
 
     Raises:
@@ -232,7 +232,7 @@ def read_predictions(split: Split, folder: str | Path, rows: Sequence[int]) -> l
     return maps
 
 
-def describe_predictions(split: Split, folder: str | Path) -> str:
+def describe_predictions(split: ImageList, folder: str | Path) -> str:
     """How many predictions of which kind there are for a split, where, and which others beside."""
     files, found = predictions_of(split.names, folder), find_predictions(folder)
     used = {files[name] for name in split.names}
@@ -241,4 +241,4 @@ def describe_predictions(split: Split, folder: str | Path) -> str:
     suffix = _shared_suffix(split.names, found, folder)
     line += f"\ntaken off the names of the predictions: {suffix}" if suffix else ""
     stale = sorted(path.name for path in found.values() if path not in used)
-    return line + (f"\nignored, not in the {split.split} list: {listed(stale)}" if stale else "")
+    return line + (f"\nignored, not in the {split.name} list: {listed(stale)}" if stale else "")
