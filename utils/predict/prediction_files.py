@@ -18,7 +18,7 @@ from utils.data.layouts import index_files
 from utils.datasets import ImageList
 from utils.errors import UserError, listed
 from utils.files import atomic_path
-from utils.predict.mat_files import matrices
+from utils.predict.mat_files import REAL, describe_arrays, read_array
 
 KEY = "T"  # of the probabilities in a .mat, as the official code has it
 SUFFIXES = (".mat", ".npy", ".png")
@@ -169,7 +169,7 @@ def read_prediction(path: str | Path) -> np.ndarray:
 def _read_mat(path: Path) -> np.ndarray:
     with _readable(path, "a .mat"):
         try:
-            found = matrices(path)
+            found = describe_arrays(path)
         except NotImplementedError as error:
             raise UserError(f"{path}: a MATLAB 7.3 file; save it with -v7") from error
         if KEY not in found and len(found) != 1:
@@ -177,12 +177,13 @@ def _read_mat(path: Path) -> np.ndarray:
                 f"{path}: holds no array {KEY} but {ascii(listed(list(found)))[1:-1] or 'nothing'};"
                 f" save the probabilities as {KEY}"
             )
-        matrix = found[KEY] if KEY in found else next(iter(found.values()))
-        if not matrix.real:
-            raise UserError(f"{path}: holds a {matrix.kind}, not real numbers; save the "
-                            f"probabilities as {KEY}")
-        _check_shape(path, matrix.shape)
-        return matrix.array()
+        name = KEY if KEY in found else next(iter(found))
+        shape, kind = found[name]
+        if kind not in REAL:
+            raise UserError(f"{path}: holds a {kind}, not real numbers; save the probabilities as "
+                            f"{KEY}")
+        _check_shape(path, shape)
+        return read_array(path, name)
 
 
 @contextlib.contextmanager
