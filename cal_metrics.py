@@ -22,7 +22,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from utils import cli, places
-from utils.data.datasets import load_split
+from utils.datasets import load_split
 from utils.predict.prediction_files import describe_predictions, prediction_folders
 from utils.report.curves import save_score_curves
 from utils.report.panels import save_worst

@@ -88,7 +88,7 @@ def copy_subset(dataset_dir: Path, dataset_name: str, folder: Path) -> None:
     import numpy as np
     from PIL import Image
 
-    from utils.data.datasets import load_splits
+    from utils.datasets import load_splits
 
     print(f"Copying pieces of {N_TRAIN} + {N_TEST} images of {dataset_name} to {folder}")
     splits = load_splits(dataset_dir, dataset_name)
@@ -117,7 +117,7 @@ def draw_detections(demo: Path, dataset: str) -> None:
     """Draws demo/detections.png from the predictions that run_evaluate.py has written."""
     from model import MODEL_NAMES
     from utils import places
-    from utils.data.datasets import load_split
+    from utils.datasets import load_split
     from utils.predict.prediction_files import read_predictions
     from utils.report.panels import detection_figure
 

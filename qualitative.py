@@ -14,7 +14,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from utils import cli
-from utils.data.datasets import Split, load_split
+from utils.datasets import ImageList, load_split
 from utils.errors import UserError, listed
 from utils.predict.prediction_files import prediction_folders
 from utils.report.panels import save_qualitative
@@ -42,7 +42,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         print("written:", *paths, sep="\n  ")
 
 
-def rows_of(split: Split, names: Sequence[str]) -> list[int]:
+def rows_of(split: ImageList, names: Sequence[str]) -> list[int]:
     """Indices of the names in a split.
 
     Raises:
@@ -50,7 +50,7 @@ def rows_of(split: Split, names: Sequence[str]) -> list[int]:
     """
     unknown = [name for name in names if name not in split.names]
     if unknown:
-        raise UserError(f"--names {listed(unknown)}: not in the test list of {split.name}")
+        raise UserError(f"--names {listed(unknown)}: not in the test list of {split.dataset}")
     return [split.names.index(name) for name in names]
 
 

@@ -19,7 +19,7 @@ from pathlib import Path
 
 from utils import cli, places
 from utils.checkpoint.weights import find_weights, read_meta
-from utils.data.datasets import Split, load_split
+from utils.datasets import ImageList, load_split
 from utils.errors import UserError
 from utils.predict import predict_split
 from utils.predict.prediction_files import describe_predictions
@@ -66,13 +66,13 @@ def main(argv: Sequence[str] | None = None) -> None:
         print("written:", *files, sep="\n  ")
 
 
-def predict_and_score(args: Namespace, split: Split, model_name: str, weights: Path) -> Result:
+def predict_and_score(args: Namespace, split: ImageList, model_name: str, weights: Path) -> Result:
     """Predicts the test list with one model, scores it, writes the report of that model."""
     meta = read_meta(weights)  # now: a training may replace the file while we predict
-    predict_split(model_name, weights, split, args.output_dir, split.name, args.batch_size)
-    folder = places.mat_folder(places.predictions(args.output_dir, split.name), model_name)
+    predict_split(model_name, weights, split, args.output_dir, split.dataset, args.batch_size)
+    folder = places.mat_folder(places.predictions(args.output_dir, split.dataset), model_name)
     evaluator = score_predictions(split, folder, args.threshold)
-    _, *files = save_report(args.output_dir, split.name, model_name, split.names, evaluator,
+    _, *files = save_report(args.output_dir, split.dataset, model_name, split.names, evaluator,
                             describe_predictions(split, folder))
     print(f"{model_name}:", *files, sep="\n  ", flush=True)
     return Result(evaluator, meta)
@@ -81,17 +81,17 @@ def predict_and_score(args: Namespace, split: Split, model_name: str, weights: P
 def draw(args: Namespace, evaluation: Evaluation) -> list[Path]:
     """Draws the figures of all models and the page that shows them; the paths written."""
     split, evaluators = evaluation.split, evaluation.evaluators
-    predictions = places.predictions(args.output_dir, split.name)
+    predictions = places.predictions(args.output_dir, split.dataset)
     folders = {model: places.mat_folder(predictions, model) for model in evaluators}
-    curves = places.score_curves(args.output_dir, split.name)
-    save_score_curves(curves, evaluators, split.name)
+    curves = places.score_curves(args.output_dir, split.dataset)
+    save_score_curves(curves, evaluators, split.dataset)
     side_by_side = save_qualitative(args.output_dir, split, folders, args.threshold)
     worst = {
         model: save_worst(args.output_dir, model, split, folders[model], evaluator, args.worst)
         for model, evaluator in evaluators.items()
     }
     page = save_page(args.output_dir, evaluation, curves[0], side_by_side[0], worst)
-    return [page, *curves, *side_by_side, places.worst_folder(args.output_dir, split.name)]
+    return [page, *curves, *side_by_side, places.worst_folder(args.output_dir, split.dataset)]
 
 
 if __name__ == "__main__":

@@ -32,9 +32,9 @@ from pathlib import Path
 
 from utils import cli, places, runtime
 from utils.checkpoint.pretrained import choose_weights, dataset_for_own_images
-from utils.data.datasets import load_split
 from utils.data.decoding import pages
 from utils.data.images import input_name, list_images
+from utils.datasets import load_split
 from utils.errors import UserError
 from utils.predict import predict_split, shards
 from utils.predict.frames import Options, predict_frames

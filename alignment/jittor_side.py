@@ -23,7 +23,7 @@ from alignment.stages import HEAD, stage_modules
 from model import build_model, soft_iou_loss
 from utils import cli, places, runtime
 from utils.checkpoint.weights import get_weights, load_weights, save_weights
-from utils.data.datasets import Split
+from utils.datasets import ImageList
 from utils.errors import UserError
 from utils.files import atomic_path
 from utils.optim import Adam
@@ -125,7 +125,7 @@ def _keep_output(module, stage, outputs):
 
 
 def take_steps(
-    net: runtime.jt.Module, job: Job, split: Split
+    net: runtime.jt.Module, job: Job, split: ImageList
 ) -> tuple[np.ndarray, np.ndarray]:
     """Losses of the steps of Adam, and all parameters after each, steps×P."""
     jt = runtime.jt

@@ -14,7 +14,7 @@ import numpy as np
 
 from utils.cli import ROOT
 from utils.data.augment import Augmentation
-from utils.data.datasets import Split, load_split, train_batches
+from utils.datasets import ImageList, load_split, train_batches
 from utils.processes import run
 from utils.recipe import SCHEDULE, Recipe
 
@@ -117,12 +117,12 @@ def files(job: Job) -> Files:
     )
 
 
-def training_list(job: Job) -> Split:
+def training_list(job: Job) -> ImageList:
     """The images that both sides train on."""
     return load_split(job.dataset_dir, job.dataset_name, "train", job.num_workers)
 
 
-def step_batches(recipe: Recipe, split: Split) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+def step_batches(recipe: Recipe, split: ImageList) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """The first batches of a training with this seed, x and y, without end."""
     for epoch in itertools.count(1):
         batches = train_batches(split, recipe.batch_size, recipe.image_size, recipe.seed, epoch)

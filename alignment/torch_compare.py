@@ -13,7 +13,7 @@ from tqdm import tqdm
 from alignment import bounds, twin
 from alignment.job import Job, files, flat, step_batches, trainable, training_list
 from alignment.stages import HEAD, stage_modules
-from utils.data.datasets import Split
+from utils.datasets import ImageList
 from utils.files import write_text
 
 Weights = Mapping[str, np.ndarray]  # official name → array
@@ -127,7 +127,7 @@ def _array(tensor):
 
 
 def take_steps(
-    job: Job, split: Split, start: Weights, device: str, jittor: Mapping[str, np.ndarray],
+    job: Job, split: ImageList, start: Weights, device: str, jittor: Mapping[str, np.ndarray],
     zero: Collection[str],
 ) -> dict[str, list[float]]:
     """The same steps of Adam, and after each how far the weights are from Jittor's.

@@ -18,7 +18,7 @@ from alignment.job import Job, files, framework_folder
 from alignment.torch_compare import build, choose_device, describe, read_start, take_step
 from evaluation import Evaluator
 from utils import places
-from utils.data.datasets import Split, load_splits, num_train_batches, test_batches, train_batches
+from utils.datasets import ImageList, load_splits, num_train_batches, test_batches, train_batches
 from utils.errors import UserError
 from utils.files import atomic_path
 from utils.recipe import GAMMA
@@ -117,7 +117,8 @@ class Run:
             }, temporary)
 
     def epoch(
-        self, train_split: Split, test_split: Split, evaluated: bool, check_stop: Callable[[], None]
+        self, train_split: ImageList, test_split: ImageList, evaluated: bool,
+        check_stop: Callable[[], None],
     ) -> EpochRecord:
         """One epoch, or the rest of one, and its evaluation.
 
@@ -136,7 +137,7 @@ class Run:
         self.scheduler.step()
         return record
 
-    def _train(self, split: Split, epoch: int, check_stop: Callable[[], None]) -> None:
+    def _train(self, split: ImageList, epoch: int, check_stop: Callable[[], None]) -> None:
         self.net.train()
         recipe = self.job.recipe
         batches = train_batches(split, recipe.batch_size, recipe.image_size, recipe.seed, epoch,
@@ -155,7 +156,7 @@ class Run:
                 bar.set_postfix(loss=f"{sum(self.losses) / len(self.losses):.4f}")
                 check_stop()
 
-    def _evaluate(self, split: Split, check_stop: Callable[[], None]) -> dict[str, Any]:
+    def _evaluate(self, split: ImageList, check_stop: Callable[[], None]) -> dict[str, Any]:
         """The scores of a split by the project's Evaluator."""
         self.net.eval()
         evaluator = Evaluator()

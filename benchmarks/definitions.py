@@ -37,7 +37,7 @@ from evaluation.pixel import ratio
 from utils import cli, places, runtime
 from utils.checkpoint.pretrained import choose_weights
 from utils.checkpoint.weights import read_meta
-from utils.data.datasets import Split, load_split
+from utils.datasets import ImageList, load_split
 from utils.errors import UserError
 from utils.predict import load_model
 from utils.predict.maps import predict_images
@@ -258,7 +258,7 @@ def main(argv: Sequence[str] | None = None) -> None:
             print_table(model, split, folder, args)
 
 
-def print_table(model: str, split: Split, folder: Path | None, args: Namespace) -> None:
+def print_table(model: str, split: ImageList, folder: Path | None, args: Namespace) -> None:
     """Prints the table of one model.
 
     Args:
@@ -280,8 +280,8 @@ def print_table(model: str, split: Split, folder: Path | None, args: Namespace) 
         except ValueError as error:
             raise UserError(f"{folder}: {error}; save probabilities, 0 to 1") from error
     else:
-        source, trained = choose_weights(args.output_dir, split.name, model)
-        records = run_records(source, trained, split.name, model, args.output_dir)
+        source, trained = choose_weights(args.output_dir, split.dataset, model)
+        records = run_records(source, trained, split.dataset, model, args.output_dir)
         net = load_model(model, source)
         native = score(predict_all(net, split, args.batch_size), split.masks)
         if not own_size:
@@ -306,7 +306,7 @@ def run_records(
     return read_log(log) if log.is_file() else []
 
 
-def predict_all(net: runtime.jt.Module, split: Split, batch_size: int) -> list[np.ndarray]:
+def predict_all(net: runtime.jt.Module, split: ImageList, batch_size: int) -> list[np.ndarray]:
     """The probability maps of a split, H×W each, in its order."""
     maps = dict(predict_images(net, split, batch_size, "predicting"))
     return [maps[index] for index in range(len(split))]

@@ -14,9 +14,9 @@ import numpy as np
 
 from benchmarks.measuring import most_resident_bytes, seconds_of
 from benchmarks.official_scoring import OfficialScores
-from utils.data.datasets import Split, load_splits, train_batches
 from utils.data.images import to_float
 from utils.data.synthetic import make_sample
+from utils.datasets import ImageList, load_splits, train_batches
 from utils.errors import UserError
 from utils.recipe import Recipe
 
@@ -125,11 +125,11 @@ class Side(abc.ABC):
         """N×1×H×W images → N×H×W probabilities."""
 
     @abc.abstractmethod
-    def train_epoch(self, split: Split) -> None:
+    def train_epoch(self, split: ImageList) -> None:
         """All batches of a list."""
 
     @abc.abstractmethod
-    def evaluate(self, split: Split, roc: bool) -> dict[str, Any]:
+    def evaluate(self, split: ImageList, roc: bool) -> dict[str, Any]:
         """Predicts and scores a list."""
 
     @abc.abstractmethod
@@ -185,7 +185,7 @@ class Side(abc.ABC):
         batch = self.args.batch_size
         count = batch + len(split) % batch if short else len(split)
         parts = (part[:count] for part in (split.names, split.images, split.masks))
-        return Split(split.name, split.split, split.folder, *parts) if short else split
+        return ImageList(split.dataset, split.name, split.folder, *parts) if short else split
 
 
 class Ours(Side):
@@ -235,14 +235,14 @@ class Ours(Side):
 
         return predict(self.net, x)
 
-    def train_epoch(self, split: Split) -> None:
+    def train_epoch(self, split: ImageList) -> None:
         from utils.training.engine import train_one_epoch
 
         recipe = Recipe(epochs=1, batch_size=self.args.batch_size, image_size=self.args.size,
                         seed=self.args.seed)
         train_one_epoch(self.net, self.optimizer, split, recipe, 1, [], lambda: None)
 
-    def evaluate(self, split: Split, roc: bool) -> dict[str, Any]:
+    def evaluate(self, split: ImageList, roc: bool) -> dict[str, Any]:
         from utils.training.engine import evaluate
 
         return evaluate(self.net, split, self.args.batch_size).compute()
@@ -315,13 +315,13 @@ class PyTorch(Side):
         with no_grad():
             return self._forward(x).cpu().numpy()[:, 0]
 
-    def train_epoch(self, split: Split) -> None:
+    def train_epoch(self, split: ImageList) -> None:
         self.net.train()
         for _, x, y in train_batches(split, self.args.batch_size, self.args.size,
                                      self.args.seed, 1):
             self.train_step(x, y)
 
-    def evaluate(self, split: Split, roc: bool) -> dict[str, Any]:
+    def evaluate(self, split: ImageList, roc: bool) -> dict[str, Any]:
         self.net.eval()
         scores = OfficialScores(roc)
         for image, mask in zip(split.images, split.masks):

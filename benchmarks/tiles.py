@@ -15,7 +15,8 @@ from tqdm import tqdm
 from evaluation import Evaluator
 from utils import cli, runtime
 from utils.checkpoint.weights import find_weights
-from utils.data import load_split, to_float
+from utils.data import to_float
+from utils.datasets import load_split
 from utils.errors import UserError
 from utils.predict import load_model, predict, predict_tiles
 
@@ -29,11 +30,11 @@ def main(argv: Sequence[str] | None = None) -> None:
     print(runtime.start(args.device, args.precision).describe())
     split = load_split(args.dataset_dir, args.dataset_names[0], "test", args.num_workers)
     pairs = list(zip(split.images, split.masks))[: args.images]
-    print(f"{len(pairs)} images of {split.name}, tiles of {args.tile}")
+    print(f"{len(pairs)} images of {split.dataset}, tiles of {args.tile}")
     for name in args.model_names:
-        weights = find_weights(args.output_dir, split.name, name)
+        weights = find_weights(args.output_dir, split.dataset, name)
         if weights is None:
-            raise UserError(f"{name} is not trained on {split.name}")
+            raise UserError(f"{name} is not trained on {split.dataset}")
         print(f"{name} with {weights}")
         measure(load_model(name, weights), pairs, args.tile)
 

@@ -17,7 +17,7 @@ from alignment import golden
 from model import build_model, soft_iou_loss
 from utils import cli, runtime
 from utils.checkpoint.weights import get_weights
-from utils.data.datasets import load_split
+from utils.datasets import load_split
 from utils.optim import Adam
 from utils.runtime import ranks
 from utils.training.engine import evaluate

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import pickle
 import re
 import subprocess
 import sys
@@ -103,17 +102,6 @@ def test_what_resuming_needs_is_kept_apart_from_the_weights(net, tmp_path):
     assert_equal(get_weights(net), weights)
 
 
-def test_loaded_weights_are_copies_and_can_be_trained(net):
-    weights = other_weights(net)
-    load_weights(net, weights)
-    name = "layer0.0.body.0.weight"
-    expected = weights[name].copy()
-    weights[name][:] = 7
-    np.testing.assert_array_equal(get_weights(net)[name], expected)
-    assert [p.is_stop_grad() for p in net.state_dict().values()] == [
-        p.is_stop_grad() for p in build_model("L2SKNet_1D_FPN").state_dict().values()]
-
-
 @pytest.mark.parametrize("model_name", MODEL_NAMES)
 def test_entries_that_take_no_part_are_passed_over(nets, model_name):
     net = nets[model_name]
@@ -131,25 +119,18 @@ def test_entries_that_take_no_part_are_passed_over(nets, model_name):
     assert_equal(get_weights(net), weights)
 
 
-def test_the_kernels_of_the_2d_networks_are_not_passed_over(nets):
-    for model_name in ("L2SKNet_UNet", "L2SKNet_FPN"):
-        weights = other_weights(nets[model_name])
-        del weights["contrast0_1.0.conv.weight"]
-        refuses(nets[model_name], weights, "missing contrast0_1.0.conv.weight")
-
-
-def test_other_unused_kernels_are_unexpected(net, nets):
+def test_other_kernels_are_not_passed_over(net, nets):
     kernel = np.ones((16, 16, 3, 3), np.float32)
-    refuses(net, {**other_weights(net), "contrast0_9.0.conv.weight": kernel},
-            "unexpected contrast0_9.0.conv.weight")
-    refuses(net, {**other_weights(net), "layer0.0.conv.weight": kernel},
-            "unexpected layer0.0.conv.weight")
     unet = nets["L2SKNet_UNet"]
-    refuses(unet, {**other_weights(unet), "contrast3_0.0.conv.weight": kernel},
-            "unexpected contrast3_0.0.conv.weight")
+    lacking = other_weights(unet)
+    del lacking["contrast0_1.0.conv.weight"]
+    refuses(unet, lacking, "missing contrast0_1.0.conv.weight")
+    for other, name in ((net, "contrast0_9.0.conv.weight"), (net, "layer0.0.conv.weight"),
+                        (unet, "contrast3_0.0.conv.weight")):
+        refuses(other, {**other_weights(other), name: kernel}, f"unexpected {name}")
 
 
-def test_entries_that_do_not_fit_are_named(net):
+def test_entries_that_do_not_fit_are_named(net, nets):
     name = "head.block.4.weight"
     good = other_weights(net)
     missing = {key: array for key, array in good.items() if key != name}
@@ -165,14 +146,8 @@ def test_entries_that_do_not_fit_are_named(net):
     refuses(net, {**good, variance: -good[variance]}, f"{variance} is below zero")
     refuses(net, {**good, "x\n" * 99: np.ones(3)}, r"unexpected x\nx\n")
     refuses(net, {}, "missing ", "and ", " more")
-
-
-def test_weights_of_another_network_are_refused(nets, tmp_path):
-    save_weights(nets["L2SKNet_UNet"], tmp_path / "unet.npz")
-    for model_name in MODEL_NAMES:
-        if model_name != "L2SKNet_UNet":
-            refuses(nets[model_name], tmp_path / "unet.npz", f"{tmp_path / 'unet.npz'}: not the ",
-                    "another model's file?")
+    for model_name in {*nets} - {"L2SKNet_1D_FPN"}:
+        refuses(nets[model_name], good, "weights: not the ", "another model's file?")
 
 
 @pytest.mark.parametrize("dtype", ["float16", "float64", "int32"])
@@ -194,50 +169,35 @@ class Trap:
         return Path.write_text, (self.path, "sprung")
 
 
-@pytest.mark.parametrize("kind", ["entry", "meta", "bare"])
+@pytest.mark.parametrize("kind", ["entry", "meta"])
 def test_a_pickle_is_refused_and_not_executed(net, tmp_path, kind):
     sprung, path = tmp_path / "sprung", tmp_path / "trap.npz"
-    pickle.loads(pickle.dumps(Trap(sprung)))
-    sprung.unlink()  # it works
-
-    weights = get_weights(net)
-    trap = np.array([Trap(sprung)], object)
-    if kind == "bare":
-        path.write_bytes(pickle.dumps({**weights, "trap": Trap(sprung)}))
-    else:
-        np.savez(path, **{**weights, "trap" if kind == "entry" else "meta": trap})
-    refuses(net, path, f"{path}: " + ("refused, it holds pathlib.Path.write_text" if kind == "bare"
-                                      else "not an .npz file of plain arrays"))
-    if kind == "meta":
-        with pytest.raises(UserError, match="plain arrays"):
-            read_meta(path)
-    assert not sprung.exists()
+    np.savez(path, **{**get_weights(net), kind: np.array([Trap(sprung)], object)})
+    refuses(net, path, f"{path}: not an .npz file of plain arrays")
+    with pytest.raises(UserError, match="plain arrays"):
+        read_checkpoint(path)
+    with np.load(path, allow_pickle=True) as file:
+        assert not sprung.exists() and file[kind].size and sprung.exists()  # it works
 
 
-def damaged_files():
-    whole = io.BytesIO()
+def damaged(kind):
+    """The content of a file of arrays that is damaged in some way."""
+    whole, packed, one = io.BytesIO(), io.BytesIO(), io.BytesIO()
     np.savez(whole, a=np.zeros(1000))
-    packed = io.BytesIO()
     np.savez_compressed(packed, a=np.random.default_rng(0).random(1000))
-    array = io.BytesIO()
-    np.save(array, np.zeros(3))
-
-    def changed(buffer):
-        data = bytearray(buffer.getvalue())
-        data[500:600] = bytes(range(100, 200))
-        return bytes(data)
-
-    return {
-        "empty": b"", "text": b"no weights at all\n", "cut off": whole.getvalue()[:-30],
-        "half": whole.getvalue()[:1000], "changed": changed(whole),
-        "changed, compressed": changed(packed), "one array": array.getvalue(),
-    }
+    np.save(one, np.zeros(3))
+    data, other, noise = whole.getvalue(), packed.getvalue(), bytes(range(100, 200))
+    return {"empty": b"", "text": b"no weights at all\n", "cut off": data[:-30],
+            "half": data[:1000], "changed": data[:500] + noise + data[600:],
+            "changed, compressed": other[:500] + noise + other[600:],
+            "one array": one.getvalue()}[kind]
 
 
-@pytest.mark.parametrize("kind", damaged_files())
+@pytest.mark.parametrize("kind", ["empty", "text", "cut off", "half", "changed",
+                                  "changed, compressed", "one array"])
 def test_a_damaged_file_is_refused(net, tmp_path, kind):
     path = tmp_path / "w.npz"
-    path.write_bytes(damaged_files()[kind])
+    path.write_bytes(damaged(kind))
     refuses(net, path, f"{path}: not an .npz file of plain arrays, or damaged;")
 
 
@@ -304,14 +264,6 @@ def test_a_file_that_would_fill_the_memory_is_refused(net, tmp_path):
     refuses(net, path, "1.5 GB")
     assert tracemalloc.get_traced_memory()[1] < 50e6
     tracemalloc.stop()
-
-
-def test_entries_nobody_asked_for_are_not_looked_at(net, monkeypatch):
-    many = {f"extra.{i}": np.ones(1) for i in range(50)}
-    looked = []
-    monkeypatch.setattr(checkpoint.np, "isfinite", lambda array: looked.append(0) or array == array)
-    refuses(net, {**other_weights(net), **many}, "unexpected extra.0")
-    assert len(looked) < 50
 
 
 @pytest.mark.parametrize("meta", ["[1]", "7", "{", '"text"', "[" * 5000])

@@ -12,8 +12,8 @@ from scripts import ROOT, SIZE
 from benchmarks import definitions
 from utils import places
 from utils.checkpoint.weights import save_weights
-from utils.data.datasets import load_split
 from utils.data.synthetic import write_sample_dataset
+from utils.datasets import load_split
 from utils.errors import UserError
 from utils.training.logs import EpochRecord, write_log
 

@@ -11,8 +11,8 @@ from PIL import Image
 
 import demo
 from utils import environment
-from utils.data.datasets import load_splits
 from utils.data.synthetic import write_sample_dataset
+from utils.datasets import load_splits
 from utils.errors import UserError
 from utils.report.panels import HIT, MISS, TARGET, detection_figure
 

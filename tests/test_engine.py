@@ -7,8 +7,8 @@ import pytest
 from scripts import SIZE
 
 from utils.checkpoint.weights import get_weights, read_arrays
-from utils.data.datasets import load_splits
 from utils.data.synthetic import write_sample_dataset
+from utils.datasets import load_splits
 from utils.errors import UserError
 from utils.runtime import jt
 from utils.training import engine

@@ -2,22 +2,18 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
-
 import numpy as np
 import pytest
 from PIL import Image
-from scripts import ROOT
 
-from utils.data.datasets import load_splits
+import prepare_dataset
 from utils.data.synthetic import write_sample_dataset
+from utils.datasets import load_splits
+from utils.errors import UserError
 
 
 def join(folder, *words):
-    command = [sys.executable, ROOT / "prepare_dataset.py", "--dataset_dir", folder / "data"]
-    return subprocess.run([str(word) for word in (*command, *words)], capture_output=True,
-                          text=True)
+    prepare_dataset.main([*map(str, words), "--dataset_dir", str(folder / "data")])
 
 
 @pytest.fixture
@@ -33,12 +29,11 @@ def sources(tmp_path):
     return first, second
 
 
-def test_sources_become_one_dataset(tmp_path, sources):
+def test_sources_become_one_dataset(tmp_path, sources, capsys):
     first, second = sources
-    result = join(tmp_path, first, second, "--name", "BOTH")
-    assert result.returncode == 0, result.stderr
+    join(tmp_path, first, second, "--name", "BOTH")
     assert ("== joined\ntrain.txt: 5 of A, 3 of my.frames\n"
-            "test.txt: 2 of A, 0 of my.frames\n") in result.stdout
+            "test.txt: 2 of A, 0 of my.frames\n") in capsys.readouterr().out
     train, test = load_splits(tmp_path / "data", "BOTH")
     assert train.names == [f"A_sample_{i:04d}" for i in range(1, 6)] + [
         f"my.frames_sample_{i:04d}" for i in range(1, 4)]
@@ -60,12 +55,12 @@ def test_nothing_is_left_where_a_source_is_refused(tmp_path, sources):
     first, _ = sources
     other = write_sample_dataset(tmp_path / "other" / "A", 2, 1, 32)
     for words, says in (
-        ((first, tmp_path / "none"), f"error: {tmp_path / 'none'}: no such folder or zip"),
-        ((first, other), "error: A: several sources have this name"),
+        ((first, tmp_path / "none"), f"^{tmp_path / 'none'}: no such folder or zip"),
+        ((first, other), "^A: several sources have this name"),
     ):
-        result = join(tmp_path, *words, "--name", "BOTH")
-        assert result.returncode == 2 and result.stderr.startswith(says), result.stderr
+        with pytest.raises(UserError, match=says):
+            join(tmp_path, *words, "--name", "BOTH")
         assert not list((tmp_path / "data").glob("*"))
-    assert join(tmp_path, first, sources[1], "--name", "BOTH").returncode == 0
-    again = join(tmp_path, first, sources[1], "--name", "BOTH")
-    assert again.returncode == 2 and "BOTH: exists already; remove it" in again.stderr
+    join(tmp_path, first, sources[1], "--name", "BOTH")
+    with pytest.raises(UserError, match="BOTH: exists already; remove it"):
+        join(tmp_path, first, sources[1], "--name", "BOTH")

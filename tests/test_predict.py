@@ -13,9 +13,9 @@ from scipy.io import loadmat
 from model import build_model
 from utils.checkpoint.pretrained import find_pretrained
 from utils.checkpoint.weights import save_weights
-from utils.data.datasets import load_split
 from utils.data.images import input_name, read_gray, to_float
 from utils.data.synthetic import make_sample, write_sample_dataset
+from utils.datasets import load_split
 from utils.predict.maps import load_model, predict, predict_split
 from utils.runtime import jt, set_seed
 

@@ -10,10 +10,9 @@ import numpy as np
 import pytest
 
 from model import MODEL_NAMES
-from utils import cli
+from utils import cli, datasets
 from utils.checkpoint import pretrained
 from utils.checkpoint.weights import read_meta
-from utils.data import datasets
 from utils.errors import UserError
 from utils.places import checkpoint_folder
 from utils.report.evaluation_page import versions

@@ -12,8 +12,8 @@ from scripts import SIZE, SMALL, run, signalled, succeeds
 import run_train
 from utils import cli
 from utils.checkpoint.weights import read_meta
-from utils.data.datasets import load_splits
 from utils.data.synthetic import write_sample_dataset
+from utils.datasets import load_splits
 from utils.places import checkpoint_folder
 from utils.runtime import start
 from utils.training import run as training

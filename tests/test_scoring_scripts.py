@@ -280,13 +280,6 @@ def test_small_integers_that_matlab_stores_in_fewer_bytes(
     assert read.dtype == (np.float32 if full > 1 else kind)
 
 
-def test_fractions_in_an_array_of_integers_are_refused(tmp_path):
-    path = tmp_path / "a.mat"
-    path.write_bytes(narrow_file(np.array([[0.5]]), 9, 9))
-    with pytest.raises(UserError, match="a.mat: not a .mat file that can be read .*f8"):
-        read_prediction(path)
-
-
 def test_what_is_no_file_is_not_waited_for(tmp_path):
     os.mkfifo(tmp_path / "a.npy")
     with pytest.raises(UserError, match="a.npy: no such file"):

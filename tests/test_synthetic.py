@@ -7,7 +7,7 @@ import pytest
 from scipy import ndimage
 
 from utils.data import synthetic
-from utils.data.datasets import load_splits
+from utils.datasets import load_splits
 from utils.errors import UserError
 
 

@@ -16,8 +16,8 @@ from PIL import Image
 from scripts import SIZE, SMALL, refused, signalled, succeeds
 
 from utils.checkpoint.weights import get_weights, read_arrays, read_meta
-from utils.data.datasets import load_splits
 from utils.data.synthetic import write_sample_dataset
+from utils.datasets import load_splits
 from utils.errors import UserError
 from utils.files import only_one
 from utils.places import checkpoint_folder

@@ -17,7 +17,7 @@ import zipfile
 from collections import OrderedDict
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
@@ -112,7 +112,7 @@ def read_torch_file(path: str | Path) -> Any:
 
     Tensors that share a storage share memory here as well. Parameters become arrays, an OrderedDict
     a dict, numbers of NumPy become Python's, devices and dtypes strings, NumPy's arrays
-    `unpickle.LateArray`, and objects of other classes `unpickle.StandIn`.
+    `unpickle.Late`, and objects of other classes `unpickle.StandIn`.
 
     Raises:
         UserError: the file is missing, damaged, of another format, asks for a call of a function,
@@ -147,7 +147,7 @@ def write_torch_file(path: str | Path, content: Any) -> None:
             tensors.
     """
     stream = io.BytesIO()
-    writer = _Writer(stream, protocol=2)
+    writer = _Writer(stream)
     writer.dump(content)
     # The archive has no time of its own: equal weights make equal files.
     entries = {"data.pkl": stream.getvalue(), "byteorder": b"little", "version": b"3\n"}
@@ -246,30 +246,34 @@ def _storages(read: Callable[[Any, np.dtype, int], bytes | None]) -> Callable[[A
 
 
 class _Name(str):
-    """A name of PyTorch's in the form of a pickle: the module, a line end, and what is in it."""
+    """A global of PyTorch's as a pickle spells it: the module, a line end, and what is in it."""
 
     def __call__(self):
         """A pickler asks whether it could be called."""
         raise TypeError(self)
 
 
+class _Reference(tuple):
+    """What stands in a pickle for a storage."""
+
+
 class _Writer(pickle._Pickler):
     """A pickler that writes arrays as tensors, without PyTorch; `arrays` are their storages."""
 
-    dispatch = pickle._Pickler.dispatch.copy()
-    dispatch[_Name] = lambda self, name: self.write(f"c{name}\n".encode())
+    dispatch = {**pickle._Pickler.dispatch,
+                _Name: lambda self, name: self.write(f"c{name}\n".encode())}
 
-    def __init__(self, *arguments: Any, **named: Any):
-        super().__init__(*arguments, **named)
-        self.arrays = []
+    def __init__(self, stream: io.BytesIO):
+        super().__init__(stream, protocol=2)
+        self.arrays: list[np.ndarray] = []
 
     def persistent_id(self, value: Any) -> tuple | None:
-        return value.reference if isinstance(value, _Reference) else None
+        return tuple(value) if isinstance(value, _Reference) else None
 
     def reducer_override(self, value: Any) -> Any:
         if not isinstance(value, (np.ndarray, np.generic)):
             return NotImplemented
-        array = np.ascontiguousarray(value).reshape(np.shape(value))  # the former makes 0-d 1-d
+        array = np.asarray(value, order="C")
         kinds = {np.dtype(code): name for name, code in STORAGES.items()}
         if array.dtype not in kinds or array.dtype == BFLOAT16:
             raise TypeError(f"no PyTorch storage for {array.dtype}")
@@ -279,9 +283,3 @@ class _Writer(pickle._Pickler):
         strides = tuple(n // array.itemsize for n in array.strides)
         return (_Name("torch._utils\n_rebuild_tensor_v2"),
                 (storage, 0, array.shape, strides, False, OrderedDict()))
-
-
-class _Reference(NamedTuple):
-    """What stands in a pickle for a storage."""
-
-    reference: tuple

@@ -2,13 +2,12 @@
 
 A pickle names functions and classes, and calls them. Here a name means one of the harmless
 functions of this file (a closed list) or a stand-in that does nothing. So the settings, callbacks
-and paths that stand beside the weights of a Lightning checkpoint are passed over, no module is
-imported, and no attribute of anything is looked up. A call of any other function is refused by the
-function's name.
+and paths beside the weights of a Lightning checkpoint are passed over, no module is imported, and
+no attribute of anything is looked up. A call of any other function is refused by the function's
+name.
 
 This is Python's form of `pickle.Unpickler`, because what its opcodes do can be narrowed (joblib
-does the same). The form in C asks for memory by a place in its memo, and may hash tuples of tuples
-for ever.
+does the same). The form in C asks for memory by a place in its memo, and hashes whatever is a key.
 """
 
 from __future__ import annotations
@@ -25,6 +24,7 @@ import numpy as np
 
 MOST_OPCODES = 10**6  # of one pickle; the official checkpoints have 10,000
 LONGEST = 500  # characters of a name
+MOST_ARGUMENTS = 64
 _OPCODES = frozenset(
     "BINBYTES BINBYTES8 BINFLOAT BINGET BININT BININT1 BININT2 BINPERSID BINPUT BINSTRING "
     "BINUNICODE BINUNICODE8 BUILD BYTEARRAY8 EMPTY_DICT EMPTY_LIST EMPTY_SET EMPTY_TUPLE FRAME "
@@ -41,14 +41,12 @@ STORAGES = {
 }
 BFLOAT16 = np.dtype("<u2")
 
-# Modules whose functions and classes run programs or code, and functions of Python's own that do.
+# Modules whose classes run programs or code: even their names are refused.
 _DANGEROUS = frozenset(
     "asyncio code codeop commands ctypes importlib multiprocessing nt os pip posix pty runpy "
     "shutil signal socket subprocess sys threading webbrowser".split()
 )
-_DANGEROUS_BUILTINS = frozenset(
-    "__import__ breakpoint compile eval exec execfile input open".split())
-# Functions, and classes with names in lower case, whose calls may be passed over.
+# Functions, and classes with names in lower case, whose calls are passed over.
 _HARMLESS = frozenset(
     [f"{module}.{name}" for module in ("builtins", "__builtin__") for name in (
         "bool", "bytearray", "complex", "dict", "float", "frozenset", "getattr", "int",
@@ -64,7 +62,7 @@ class Refused(Exception):
 
 
 class Storage(NamedTuple):
-    """The numbers that tensors are views of; `data` is None where they are not read yet."""
+    """The numbers that tensors are views of; `data` is None before they are read."""
 
     data: bytes | None
     dtype: np.dtype
@@ -72,15 +70,40 @@ class Storage(NamedTuple):
 
 
 class StandIn:
-    """Stands for something that is not read, and does nothing."""
+    """Stands for a class, a function or an object that is not read, and does nothing."""
 
     def __init__(self, name: str = "", function: bool = False):
         self.name, self.function = name, function
 
     def __call__(self, *arguments: Any) -> StandIn:
-        """What calling the original would have made, as a stand-in."""
+        """Returns a stand-in for the new object; a function is refused."""
         check(not self.function, shown(self.name))
         return StandIn(self.name)
+
+    def append(self, *items: Any) -> None:
+        """Keeps nothing."""
+
+    extend = add = append
+
+
+class Late:
+    """NumPy's array or type of numbers, which a pickle makes first and describes later.
+
+    Attributes:
+        array: the array; None if it is not of real numbers.
+        dtype: the type of numbers; None likewise.
+    """
+
+    def __init__(self, dtype: np.dtype | None = None):
+        self.array, self.dtype = None, dtype
+
+    def describe(self, state: Any) -> None:
+        """Takes the state that a pickle gives to the array or type."""
+        if self.dtype is not None:
+            self.dtype = self.dtype.newbyteorder("<><<"["<>=|".index(state[1])])
+        elif len(state) in (4, 5) and isinstance(state[-4], tuple):  # an array's, not a type's
+            shape, dtype, fortran, data = state[-4:]
+            self.array = _array(data, dtype, shape, "F" if fortran else "C")
 
 
 def check(fine: object, what: str) -> None:
@@ -89,21 +112,30 @@ def check(fine: object, what: str) -> None:
         raise Refused(what)
 
 
-def shown(name: str) -> str:
+def shown(name: Any) -> str:
     """A name from a file as a part of one line, whatever it holds."""
-    return ascii(name)[:80].strip("'\"")
+    return ascii(str(name)[:80])[1:-1][:80]
 
 
-# ---------------------------------------------------------------------------------------- PyTorch
+def _first(value, *others):
+    """A parameter is its tensor, a device its kind, a variable of Jittor its array."""
+    return value
+
+
+def _empty_dict(*kind):
+    return {}
+
+
+def _are_sizes(numbers):
+    return isinstance(numbers, tuple) and len(numbers) <= 32 and all(
+        isinstance(n, int) and 0 <= n < 2**62 for n in numbers)
 
 
 def _tensor(storage, offset, size, stride, requires_grad=False, hooks=None, metadata=None):
     if isinstance(storage, StandIn):
         return StandIn("a tensor of another kind")
-    check(isinstance(storage, Storage) and not metadata and isinstance(size, tuple)
-          and isinstance(stride, tuple) and len(size) == len(stride) <= 32
-          and all(isinstance(n, int) and 0 <= n < 2**62 for n in (offset, *size, *stride)),
-          "a tensor of unknown kind")
+    check(isinstance(storage, Storage) and not metadata and _are_sizes(size) and _are_sizes(stride)
+          and _are_sizes((offset,)) and len(size) == len(stride), "a tensor of unknown kind")
     count = math.prod(size)
     end = offset + sum((n - 1) * step for n, step in zip(size, stride)) + 1 if count else offset
     # A tensor with more elements than its storage (expanded) could exhaust the memory.
@@ -116,119 +148,68 @@ def _tensor(storage, offset, size, stride, requires_grad=False, hooks=None, meta
     return np.ndarray(size, storage.dtype, storage.data, offset * step, [n * step for n in stride])
 
 
-def _first(value, *others):
-    """A parameter is its tensor, a device its kind, a variable of Jittor its array."""
-    return value
-
-
 def _typed_tensor(function, kind, arguments, state):
     """A tensor with attributes of its own."""
     return _tensor(*arguments) if function is _tensor else StandIn("a tensor of another kind")
 
 
-def _empty_dict(*kind):
-    return {}
-
-
-def _torch_size(size):
-    check(isinstance(size, tuple), "a size of unknown kind")
-    return size
-
-
-# ------------------------------------------------------------------------------------------ NumPy
-
-
-class _Dtype:
-    """NumPy's type of numbers; the order of bytes comes after it is made. None: another type."""
-
-    def __init__(self, code: Any, align: Any = False, copy: Any = True):
-        numbers = isinstance(code, str) and re.fullmatch("b1|[iu][1248]|f[248]", code)
-        self.dtype = np.dtype(code).newbyteorder("<") if numbers else None
-
-    def restore(self, state: Any) -> None:
-        if self.dtype is not None:
-            check(isinstance(state, tuple) and len(state) > 1 and state[1] in ("<", ">", "|", "="),
-                  "a NumPy type of unknown kind")
-            self.dtype = self.dtype.newbyteorder("<" if state[1] in "|=" else state[1])
-
-
-class LateArray:
-    """NumPy's array as pickled: its numbers come after it is made. None: not numbers."""
-
-    def __init__(self, *kind: Any):
-        self.array = None
-
-    def restore(self, state: Any) -> None:
-        check(isinstance(state, tuple) and len(state) >= 4, "a NumPy array of unknown kind")
-        shape, dtype, fortran, data = state[-4:]
-        self.array = _array(data, dtype, shape, "F" if fortran else "C")
+def _dtype(code, *options):
+    numbers = isinstance(code, str) and re.fullmatch("b1|[iu][1248]|f[248]", code)
+    return Late(np.dtype(code).newbyteorder("<")) if numbers else StandIn("numpy.dtype")
 
 
 def _array(data, dtype, shape, order):
-    """An array of these bytes, as a view; None if it is not of numbers."""
-    check(isinstance(dtype, (_Dtype, StandIn)), "a NumPy array of unknown kind")
-    if isinstance(dtype, StandIn) or dtype.dtype is None:
+    """An array as a view of these bytes; None if it is not of real numbers."""
+    if not isinstance(dtype, Late) or dtype.dtype is None:
         return None
     shape = shape if isinstance(shape, tuple) else (shape,)
-    check(isinstance(data, bytes) and len(shape) <= 32
-          and all(isinstance(n, int) and 0 <= n < 2**62 for n in shape)
+    check(isinstance(data, (bytes, bytearray)) and _are_sizes(shape)
           and len(data) == math.prod(shape) * dtype.dtype.itemsize,
           "a NumPy array of another size than its numbers")
     return np.ndarray(shape, dtype.dtype, data, order=order)
 
 
+def _late_array(*kind):
+    return Late()
+
+
 def _from_buffer(data, dtype, shape, order, axis_order=None):
-    """How arrays are pickled by protocol 5."""
-    if axis_order is None:
-        array = _array(data, dtype, shape, "F" if order == "F" else "C")
-    else:  # shape is that of the numbers as they lie
-        array = _array(data, dtype, shape, "C")
-        array = array if array is None else array.transpose(axis_order)
-    return StandIn("a NumPy array of another kind") if array is None else array
+    """Protocol 5's form of an array; with `axis_order`, `shape` is the shape before transposing."""
+    made = Late()
+    made.array = _array(data, dtype, shape, "F" if order == "F" else "C")
+    if axis_order is not None and made.array is not None:
+        made.array = made.array.transpose(axis_order)
+    return made
 
 
 def _number(dtype, data=None):
-    array = _array(data, dtype, (), "C") if isinstance(data, bytes) else None
+    array = _array(data, dtype, (), "C")
     return StandIn("a NumPy number of another kind") if array is None else array.item()
-
-
-def _bytes(*arguments):
-    """How protocol 2 spells no bytes."""
-    return StandIn("bytes") if arguments else b""
-
-
-def _variable(value, *others):
-    """A variable of Jittor, or a tensor of another device than PyTorch's own."""
-    return value.array if isinstance(value, LateArray) else value
 
 
 # None of these copies what may be long: a pickle can call them a million times on one argument.
 _GLOBALS: dict[str, Any] = {
     "collections.OrderedDict": _empty_dict,
     "collections.defaultdict": _empty_dict,
-    "__builtin__.bytes": _bytes,
     "torch._utils._rebuild_tensor": _tensor,
     "torch._utils._rebuild_tensor_v2": _tensor,
     "torch._utils._rebuild_parameter": _first,
     "torch._utils._rebuild_parameter_with_state": _first,
     "torch._tensor._rebuild_from_type_v2": _typed_tensor,
-    "torch._utils._rebuild_device_tensor_from_numpy": _variable,
-    "torch.Size": _torch_size,
+    "torch._utils._rebuild_device_tensor_from_numpy": _first,
+    "torch.Size": _first,
     "torch.device": _first,
-    "numpy.dtype": _Dtype,
+    "numpy.dtype": _dtype,
     "numpy.ndarray": StandIn("numpy.ndarray"),
     **{f"numpy.{core}.{name}": function for core in ("core", "_core") for name, function in (
-        ("multiarray._reconstruct", LateArray), ("multiarray.scalar", _number),
+        ("multiarray._reconstruct", _late_array), ("multiarray.scalar", _number),
         ("numeric._frombuffer", _from_buffer))},
-    **{f"{module}.Var": _variable for module in ("jittor", "jittor_core", "jittor.jittor_core")},
+    **{f"{module}.Var": _first for module in ("jittor", "jittor_core", "jittor.jittor_core")},
     **{f"torch.{name}": np.dtype(code) for name, code in STORAGES.items()},
     **{f"torch.{name}": name for name in (
         "float64", "float32", "float16", "bfloat16", "int64", "int32", "int16", "int8", "uint8",
         "bool")},
 }
-
-
-# ---------------------------------------------------------------------------------------- pickles
 
 
 class _Reader(pickle._Unpickler):
@@ -240,66 +221,57 @@ class _Reader(pickle._Unpickler):
                  load_bytes: Callable[[bytes], Any] | None):
         super().__init__(stream, encoding="latin1")
         self.load_storage, self.load_bytes = load_storage, load_bytes
-        self.left = stream.getbuffer().nbytes  # bytes that may still be copied or read again
+        self.known: dict[Any, Any] = {}  # what was made of a text or bytes: each is read once
 
     def find_class(self, module: str, name: str) -> Any:
         check(len(module) + len(name) < LONGEST, "a name that is too long")
         full = f"{module}.{name}"
-        if full == "_codecs.encode":
+        if full in ("_codecs.encode", "__builtin__.bytes"):
             return self.encode
         if full == "torch.storage._load_from_bytes" and self.load_bytes:
-            return self.from_bytes
+            return self.file_in_file
         if full in _GLOBALS:
             return _GLOBALS[full]
-        check(module.split(".")[0] not in _DANGEROUS and not (
-            module in ("builtins", "__builtin__") and name in _DANGEROUS_BUILTINS), shown(full))
         function = name.rpartition(".")[2][:1].islower() and full not in _HARMLESS
+        check(module.split(".")[0] not in _DANGEROUS and not (
+            function and module in ("builtins", "__builtin__")), shown(full))
         return StandIn(full, function)
 
     def persistent_load(self, reference: Any) -> Any:
         check(self.load_storage, "a reference in a strange place")
         return self.load_storage(reference)
 
-    def encode(self, text: Any, encoding: Any = None) -> bytes:
-        """How protocol 2 spells bytes: once each, so that all are no longer than the file."""
+    def encode(self, text: Any = "", encoding: Any = "latin1") -> bytes:
+        """How protocol 2 spells bytes."""
         check(isinstance(text, str) and encoding == "latin1", "encoded text")
-        self._spend(len(text))
-        return text.encode("latin1")
+        return self._once(text, lambda: text.encode("latin1"))
 
-    def from_bytes(self, data: Any) -> Any:
-        """A storage as `pickle.dump` of a tensor writes it: a file in the file."""
+    def file_in_file(self, data: Any) -> Any:
+        """A storage as `pickle.dump` of a tensor writes it."""
         check(isinstance(data, bytes), "a storage of unknown kind")
-        self._spend(len(data))
-        return self.load_bytes(data)
+        return self._once(data, lambda: self.load_bytes(data))
 
-    def _spend(self, count):
-        self.left -= count
-        check(self.left >= 0, "more bytes than the file has")
+    def _once(self, key, make):
+        if key not in self.known:
+            self.known[key] = make()
+        return self.known[key]
 
     def load_reduce(self) -> None:
+        """A call of a function or class; also what makes a new object of a class."""
         arguments, function = self.stack.pop(), self.stack.pop()
         check(callable(function) and isinstance(arguments, tuple), "a call of a value")
-        check(len(arguments) < 64, "a call with too many arguments")
+        check(len(arguments) <= MOST_ARGUMENTS, "a call with too many arguments")
         self.stack.append(function(*arguments))
 
-    def load_newobj(self) -> None:
-        self._new(self.stack.pop())
-
     def load_newobj_ex(self) -> None:
-        named = self.stack.pop()
-        check(isinstance(named, dict), "a call of a value")
-        self._new(self.stack.pop())
-
-    def _new(self, arguments):
-        kind = self.stack.pop()
-        check(isinstance(kind, StandIn) and isinstance(arguments, tuple), "a new object of a value")
-        self.stack.append(kind())
+        self.stack.pop()  # arguments by name
+        self.load_reduce()
 
     def load_build(self) -> None:
         state = self.stack.pop()
         # The state of other things, such as an OrderedDict's versions, says nothing of weights.
-        if isinstance(self.stack[-1], (_Dtype, LateArray)):
-            self.stack[-1].restore(state)
+        if isinstance(self.stack[-1], Late):
+            self.stack[-1].describe(state)
 
     def load_setitem(self) -> None:
         value, key = self.stack.pop(), self.stack.pop()
@@ -310,54 +282,25 @@ class _Reader(pickle._Unpickler):
 
     def _set(self, items):
         target = self.stack[-1]
-        if isinstance(target, StandIn):
-            return
-        check(isinstance(target, dict), f"a {type(target).__name__} with keys")
+        check(isinstance(target, (dict, StandIn)), f"a {type(target).__name__} with keys")
         for key, value in zip(items[::2], items[1::2]):
-            check(_is_plain(key) or (isinstance(key, tuple) and len(key) <= 8
-                                     and all(map(_is_plain, key))),
-                  f"a dict with keys of type {type(key).__name__}")
-            target[key] = value
-
-    def load_append(self) -> None:
-        self._extend([self.stack.pop()])
-
-    def load_appends(self) -> None:
-        self._extend(self.pop_mark())
-
-    def _extend(self, values):
-        target = self.stack[-1]
-        check(isinstance(target, (list, StandIn)), f"a {type(target).__name__} to append to")
-        if isinstance(target, list):
-            target.extend(values)
+            # Other keys are no names of weights, and tuples of tuples of … are hashed for ever.
+            if isinstance(target, dict) and isinstance(key, (str, int)):
+                target[key] = value
 
     def load_empty_set(self) -> None:
         self.stack.append(StandIn("set"))
-
-    def load_additems(self) -> None:
-        self.pop_mark()
 
     def load_frozenset(self) -> None:
         self.pop_mark()
         self.stack.append(StandIn("frozenset"))
 
-    def load_bytearray(self) -> None:
-        self.stack.append(self.read(int.from_bytes(self.read(8), "little")))
-
     dispatch.update({
-        pickle.REDUCE[0]: load_reduce, pickle.NEWOBJ[0]: load_newobj,
+        pickle.REDUCE[0]: load_reduce, pickle.NEWOBJ[0]: load_reduce,
         pickle.NEWOBJ_EX[0]: load_newobj_ex, pickle.BUILD[0]: load_build,
         pickle.SETITEM[0]: load_setitem, pickle.SETITEMS[0]: load_setitems,
-        pickle.APPEND[0]: load_append, pickle.APPENDS[0]: load_appends,
-        pickle.EMPTY_SET[0]: load_empty_set, pickle.ADDITEMS[0]: load_additems,
-        pickle.FROZENSET[0]: load_frozenset, pickle.BYTEARRAY8[0]: load_bytearray,
+        pickle.EMPTY_SET[0]: load_empty_set, pickle.FROZENSET[0]: load_frozenset,
     })
-
-
-def _is_plain(key):
-    """Whether it is hashed at once: tuples of tuples of … and long integers are not."""
-    return isinstance(key, (str, bytes, float, StandIn, type(None))) or (
-        isinstance(key, int) and abs(key) < 2**60)
 
 
 def unpickle(

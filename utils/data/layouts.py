@@ -5,6 +5,7 @@ A layout is a row of these tables and no code; `prepare_dataset.py` brings each 
 
 from __future__ import annotations
 
+import codecs
 import os
 import re
 import unicodedata
@@ -167,7 +168,7 @@ def find_list(folder: Path, split: str) -> Path | None:
 _QUOTES = "\"'`\u201c\u201d\u2018\u2019 \t"
 _BRACKETS = _QUOTES + "[](){}"
 _COMMAS = ",;\uff0c\uff1b\u3001"  # also those of Chinese
-_UNSEEN = dict.fromkeys(map(ord, "\u00ad\u200b\u200c\u200d\u200e\u200f\u2060\ufeff"))
+_UNSEEN = dict.fromkeys(map(ord, "\x1a\u00ad\u200b\u200c\u200d\u200e\u200f\u2060\ufeff"))
 _COMMENT = re.compile(r"(^|\s)(#|%|//).*")
 _HEADINGS = ("image", "images", "img", "name", "names", "file", "filename", "file_name", "id")
 
@@ -221,7 +222,8 @@ def _read_text(path: Path) -> tuple[str, bool]:
         data = path.read_bytes()
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error}); check its permissions") from error
-    for encoding in ("utf-8-sig", "gb18030"):
+    marked = data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))  # Notepad's "Unicode"
+    for encoding in ("utf-16",) if marked else ("utf-8-sig", "gb18030"):
         try:
             text = data.decode(encoding).translate(_UNSEEN)
         except UnicodeDecodeError:

@@ -21,7 +21,6 @@ from PIL import Image
 from tqdm import tqdm
 
 from utils.data.contrast import Polarity, polarity
-from utils.data.datasets import Pair, describe_sizes, has_grey, read_pairs
 from utils.data.decoding import EXTENSIONS, read_orientation
 from utils.data.images import binary, read_levels, resize_mask
 from utils.data.layouts import (
@@ -31,6 +30,7 @@ from utils.data.layouts import (
     image_folders,
     split_folder,
 )
+from utils.data.pairs import Pair, describe_sizes, has_grey, read_pairs
 from utils.errors import UserError, listed
 from utils.files import link_or_copy, write_text
 

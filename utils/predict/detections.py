@@ -12,9 +12,9 @@ import numpy as np
 from scipy import ndimage
 
 from evaluation.pd_fa import find_regions
-from utils.data.boxes import CATEGORY
 from utils.files import atomic_path
 
+CATEGORY = {"id": 1, "name": "target"}  # the one category of files in COCO's form
 COORDINATES = (
     "pixels, x to the right and y down; the centre of the top left pixel is (0, 0). x, y: the "
     "centroid of the region, each pixel counted alike. x_min, y_min, x_max, y_max: its outermost "

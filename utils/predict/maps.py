@@ -11,7 +11,7 @@ from tqdm import tqdm
 from model import build_model, fast_form
 from utils import places, runtime
 from utils.checkpoint.weights import load_weights
-from utils.data.datasets import Split, test_batches
+from utils.datasets import ImageList, test_batches
 from utils.predict.prediction_files import save_prediction
 
 
@@ -77,7 +77,7 @@ def _tile_spans(size: int, tile: int) -> list[tuple[int, int, int, int]]:
 def predict_split(
     model_name: str,
     weights: str | Path,
-    split: Split,
+    split: ImageList,
     output_dir: str | Path,
     dataset_name: str,
     batch_size: int = 8,
@@ -102,7 +102,7 @@ def predict_split(
 
 
 def predict_images(
-    net: runtime.jt.Module, split: Split, batch_size: int, label: str, turn: slice = slice(None)
+    net: runtime.jt.Module, split: ImageList, batch_size: int, label: str, turn: slice = slice(None)
 ) -> Iterator[tuple[int, np.ndarray]]:
     """Each image's place in the split and its probability map, as soon as it is predicted.
 

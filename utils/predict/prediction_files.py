@@ -13,12 +13,12 @@ from PIL import Image
 from scipy.io import savemat
 
 from utils import places
-from utils.data.datasets import Split
 from utils.data.images import read_gray, to_float
 from utils.data.layouts import index_files
+from utils.datasets import ImageList
 from utils.errors import UserError, listed
 from utils.files import atomic_path
-from utils.predict.mat_files import matrices
+from utils.predict.mat_files import REAL, describe_arrays, read_array
 
 KEY = "T"  # of the probabilities in a .mat, as the official code has it
 SUFFIXES = (".mat", ".npy", ".png")
@@ -169,7 +169,7 @@ def read_prediction(path: str | Path) -> np.ndarray:
 def _read_mat(path: Path) -> np.ndarray:
     with _readable(path, "a .mat"):
         try:
-            found = matrices(path)
+            found = describe_arrays(path)
         except NotImplementedError as error:
             raise UserError(f"{path}: a MATLAB 7.3 file; save it with -v7") from error
         if KEY not in found and len(found) != 1:
@@ -177,12 +177,13 @@ def _read_mat(path: Path) -> np.ndarray:
                 f"{path}: holds no array {KEY} but {ascii(listed(list(found)))[1:-1] or 'nothing'};"
                 f" save the probabilities as {KEY}"
             )
-        matrix = found[KEY] if KEY in found else next(iter(found.values()))
-        if not matrix.real:
-            raise UserError(f"{path}: holds a {matrix.kind}, not real numbers; save the "
-                            f"probabilities as {KEY}")
-        _check_shape(path, matrix.shape)
-        return matrix.array()
+        name = KEY if KEY in found else next(iter(found))
+        shape, kind = found[name]
+        if kind not in REAL:
+            raise UserError(f"{path}: holds a {kind}, not real numbers; save the probabilities as "
+                            f"{KEY}")
+        _check_shape(path, shape)
+        return read_array(path, name)
 
 
 @contextlib.contextmanager
@@ -212,7 +213,7 @@ def _read_npy(path: Path) -> np.ndarray:
         return array
 
 
-def read_predictions(split: Split, folder: str | Path, rows: Sequence[int]) -> list[np.ndarray]:
+def read_predictions(split: ImageList, folder: str | Path, rows: Sequence[int]) -> list[np.ndarray]:
     """The predictions for some images of a split, by index, H×W each.
 
     Raises:
@@ -232,7 +233,7 @@ def read_predictions(split: Split, folder: str | Path, rows: Sequence[int]) -> l
     return maps
 
 
-def describe_predictions(split: Split, folder: str | Path) -> str:
+def describe_predictions(split: ImageList, folder: str | Path) -> str:
     """How many predictions of which kind there are for a split, where, and which others beside."""
     files, found = predictions_of(split.names, folder), find_predictions(folder)
     used = {files[name] for name in split.names}
@@ -241,4 +242,4 @@ def describe_predictions(split: Split, folder: str | Path) -> str:
     suffix = _shared_suffix(split.names, found, folder)
     line += f"\ntaken off the names of the predictions: {suffix}" if suffix else ""
     stale = sorted(path.name for path in found.values() if path not in used)
-    return line + (f"\nignored, not in the {split.split} list: {listed(stale)}" if stale else "")
+    return line + (f"\nignored, not in the {split.name} list: {listed(stale)}" if stale else "")

@@ -15,7 +15,7 @@ from typing import Any
 from evaluation import Evaluator
 from utils import environment, places
 from utils.checkpoint.weights import read_meta
-from utils.data.datasets import Split
+from utils.datasets import ImageList
 from utils.files import write_text
 from utils.report.curves import save_comparison, save_loss_curve
 from utils.report.html import (
@@ -67,7 +67,7 @@ class Evaluation:
         device: What the networks ran on (`Runtime.describe`).
     """
 
-    split: Split
+    split: ImageList
     results: Mapping[str, Result | None]
     weights: Mapping[str, Path | None]
     command: str
@@ -96,7 +96,7 @@ def save_page(
     Returns:
         Its path.
     """
-    dataset_name = evaluation.split.name
+    dataset_name = evaluation.split.dataset
     metas = {model: result.meta for model, result in evaluation.results.items() if result}
     with tempfile.TemporaryDirectory() as temporary:
         training = _training_figures(output_dir, dataset_name, metas, Path(temporary))
@@ -142,7 +142,7 @@ def _training_figures(
 def _head(evaluation: Evaluation) -> list[str]:
     when = time.strftime("%Y-%m-%d %H:%M")
     lines = f"{when}. {evaluation.split.describe()}", evaluation.device
-    return [f"<h1>Evaluation on {escape(evaluation.split.name)}</h1>",
+    return [f"<h1>Evaluation on {escape(evaluation.split.dataset)}</h1>",
             *(f'<p class="lead">{escape(line)}</p>' for line in lines)]
 
 
@@ -151,7 +151,7 @@ def _scores(evaluation: Evaluation) -> str:
     first = len(rows[0]) - len(TABLE) - len(STRICT_TABLE)
     groups = {"": first, "comparable": len(TABLE), "strict": len(STRICT_TABLE)}
     headings = [cell.replace("strict ", "") for cell in rows[0]]
-    notes = comparison_notes(evaluation.split.name, evaluation.results)
+    notes = comparison_notes(evaluation.split.dataset, evaluation.results)
     return html_section("Scores", html_table([headings, *rows[1:]], groups, marked=THIS_RUN),
                         html_notes(notes))
 

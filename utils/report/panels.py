@@ -12,7 +12,7 @@ from scipy import ndimage
 from evaluation import Evaluator
 from evaluation.pd_fa import centroid_distances, find_regions, match_optimally
 from utils import places
-from utils.data.datasets import Split
+from utils.datasets import ImageList
 from utils.predict.prediction_files import predictions_of, read_prediction, read_predictions
 from utils.report.drawing import save_figure, settings
 from utils.report.tables import describe_image, worst_first
@@ -27,7 +27,7 @@ HIT, MISS, TARGET = "#35c46a", "#ff4d4d", "#ffd23f"
 
 def save_qualitative(
     output_dir: str | Path,
-    split: Split,
+    split: ImageList,
     folders: Mapping[str, Path],
     threshold: float,
     rows: Sequence[int] | None = None,
@@ -51,16 +51,16 @@ def save_qualitative(
         *([values[row] for row in rows] for values in (split.names, split.images, split.masks)),
         {model: read_predictions(split, folder, rows) for model, folder in folders.items()},
     )
-    flat = places.qualitative(output_dir, split.name)
+    flat = places.qualitative(output_dir, split.dataset)
     detection_figure(flat, *chosen, threshold=threshold)
     if not surface:
         return [*flat]
-    surfaces = places.qualitative(output_dir, split.name, surface=True)
+    surfaces = places.qualitative(output_dir, split.dataset, surface=True)
     surface_figure(surfaces, *chosen)
     return [*flat, *surfaces]
 
 
-def some_rows(split: Split, count: int = 4) -> list[int]:
+def some_rows(split: ImageList, count: int = 4) -> list[int]:
     """Indices of some images with a target, evenly chosen from the list; the first if none has."""
     rows = [row for row, mask in enumerate(split.masks) if mask.any()] or [0]
     return rows[:: max(len(rows) // count, 1)][:count]
@@ -69,7 +69,7 @@ def some_rows(split: Split, count: int = 4) -> list[int]:
 def save_worst(
     output_dir: str | Path,
     model_name: str,
-    split: Split,
+    split: ImageList,
     folder: Path,
     evaluator: Evaluator,
     count: int,
@@ -87,7 +87,7 @@ def save_worst(
         The pictures, the worst first: 01_NAME.png, 02_...
     """
     files = predictions_of(split.names, folder)
-    worst = places.worst_folder(output_dir, split.name, model_name)
+    worst = places.worst_folder(output_dir, split.dataset, model_name)
     for old in worst.glob("[0-9]*_*.png"):
         old.unlink()
     paths = []

@@ -8,7 +8,7 @@ import numpy as np
 from tqdm import tqdm
 
 from evaluation import Evaluator
-from utils.data.datasets import Split
+from utils.datasets import ImageList
 from utils.errors import UserError, listed
 from utils.predict.prediction_files import predictions_of, read_prediction
 
@@ -16,7 +16,7 @@ from utils.predict.prediction_files import predictions_of, read_prediction
 ONE_OF_FULL_SCALE = (np.float32(1) / np.float32(255), np.float32(1) / np.float32(65535))
 
 
-def score_predictions(split: Split, folder: str | Path, threshold: float = 0.5) -> Evaluator:
+def score_predictions(split: ImageList, folder: str | Path, threshold: float = 0.5) -> Evaluator:
     """Scores the predictions for every name of a split, and only those.
 
     Args:

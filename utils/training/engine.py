@@ -12,8 +12,8 @@ from model import soft_iou_loss
 from utils import runtime
 from utils.checkpoint.weights import all_finite
 from utils.data.augment import Augmentation
-from utils.data.datasets import (
-    Split,
+from utils.datasets import (
+    ImageList,
     num_test_batches,
     num_train_batches,
     test_batches,
@@ -37,7 +37,7 @@ class Interrupted(Exception):
 def train_one_epoch(
     net: runtime.jt.Module,
     optimizer: Adam,
-    split: Split,
+    split: ImageList,
     recipe: Recipe,
     epoch: int,
     losses: list[float],
@@ -116,7 +116,7 @@ def _read_losses(net, pending, losses, epoch, weights_too):
 
 def evaluate(
     net: runtime.jt.Module,
-    split: Split,
+    split: ImageList,
     batch_size: int,
     threshold: float = 0.5,
     check_stop: Callable[[], None] = lambda: None,

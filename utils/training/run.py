@@ -25,7 +25,7 @@ from utils.checkpoint.weights import (
     read_meta,
     save_weights,
 )
-from utils.data.datasets import Split, check_training_size, load_splits, num_train_batches
+from utils.datasets import ImageList, check_training_size, load_splits, num_train_batches
 from utils.errors import UserError
 from utils.files import atomic_path, keep_as, only_one, remove_leftovers
 from utils.optim import Adam, MultiStepLR
@@ -193,7 +193,7 @@ class Run:
         line = f"{self.model_name} on {self.dataset_name}: {self.recipe.describe()}"
         return line + (f", from the weights {self.weights}" if self.weights else "")
 
-    def check_ranks(self, splits: Sequence[Split] = ()) -> None:
+    def check_ranks(self, splits: Sequence[ImageList] = ()) -> None:
         """Raises UserError unless the run, and the images given, are the same on all ranks."""
         if ranks.size() == 1:
             return
@@ -203,7 +203,7 @@ class Run:
             digest.update(np.ascontiguousarray(array))
         ranks.check_same(digest.digest(), "images or weights")
 
-    def hold_conditions(self, splits: Sequence[Split], threshold: float) -> None:
+    def hold_conditions(self, splits: Sequence[ImageList], threshold: float) -> None:
         """Keeps what, beside the recipe, decides the result; a run that goes on must have the same.
 
         Raises:
@@ -211,7 +211,7 @@ class Run:
         """
         for split in splits:
             digest = hashlib.sha256("\n".join(split.names).encode("utf-8", "surrogateescape"))
-            self.conditions[split.split] = digest.hexdigest()
+            self.conditions[split.name] = digest.hexdigest()
         self.conditions["threshold"] = threshold
         saved = self.resumed
         for name, value in (saved.meta.get("conditions", {}) if saved else {}).items():
@@ -303,8 +303,8 @@ class Run:
 
     def run_epoch(
         self,
-        train_split: Split,
-        test_split: Split,
+        train_split: ImageList,
+        test_split: ImageList,
         evaluated: bool,
         threshold: float,
         check_stop: Callable[[], None],

@@ -10,8 +10,7 @@ The layout is NUDT-SIRST's, or another of `utils.data.layouts`:
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -20,27 +19,19 @@ from scipy import ndimage
 from tqdm import tqdm
 
 from utils.data.augment import NONE, Augmentation
-from utils.data.decoding import KINDS, read_orientation
-from utils.data.images import (
-    FULL,
-    binary,
-    read_gray,
-    read_levels,
-    resize_image,
-    resize_mask,
-    to_float,
-)
+from utils.data.images import FULL, binary, resize_image, resize_mask, to_float
 from utils.data.layouts import Layout, find_layout, image_folders
+from utils.data.pairs import describe_sizes, has_grey, read_pairs
 from utils.errors import UserError, listed
 
 
 @dataclass
-class Split:
+class ImageList:
     """The images of one list ("train" or "test") of a dataset.
 
     Attributes:
-        name: the dataset's name.
-        split: the list's name.
+        dataset: the dataset's name.
+        name: the list's name.
         folder: the dataset's folder.
         names: in the order of the list: stems of files, with the folders below images/.
         images: H×W uint8 or uint16 each, native sizes.
@@ -49,8 +40,8 @@ class Split:
         skipped: what was left out of the list: name → a line for each file that cannot be used.
     """
 
+    dataset: str
     name: str
-    split: str
     folder: Path
     names: list[str]
     images: list[np.ndarray]
@@ -69,7 +60,7 @@ class Split:
         """
         size = describe_sizes(image.shape for image in self.images)
         depths = sorted({8 * image.itemsize for image in self.images})
-        line = f"{self.name} {self.split}: {_count(len(self), 'image')}, {size}, "
+        line = f"{self.dataset} {self.name}: {_count(len(self), 'image')}, {size}, "
         line += f"{' and '.join(map(str, depths))} bit"
         if self.masks:
             counts = [ndimage.label(mask, np.ones((3, 3)))[1] for mask in self.masks]
@@ -103,13 +94,6 @@ class Split:
         return self._resized[size, soft]
 
 
-def describe_sizes(shapes: Iterable[tuple[int, int]]) -> str:
-    """Sizes as width x height: the one that all have, or how many there are from which to which."""
-    ordered = sorted(set(shapes), key=lambda s: (s[0] * s[1], s))
-    ends = [f"{width}x{height}" for height, width in (ordered[0], ordered[-1])]
-    return ends[0] if len(ordered) == 1 else f"{len(ordered)} sizes from {' to '.join(ends)}"
-
-
 def load_splits(
     dataset_dir: str | Path,
     dataset_name: str,
@@ -117,7 +101,7 @@ def load_splits(
     num_workers: int = 4,
     masks_required: bool = True,
     skip_bad: bool | None = False,
-) -> list[Split]:
+) -> list[ImageList]:
     """Reads several lists of a dataset; what is wrong in any of them is reported together.
 
     Args:
@@ -126,7 +110,8 @@ def load_splits(
         splits: names of lists, "train" and "test" as a rule.
         num_workers: decoding threads (0 counts as 1).
         masks_required: False reads no masks at all.
-        skip_bad: whether images and masks that cannot be used are left out, see `Split.skipped`.
+        skip_bad: whether images and masks that cannot be used are left out, see
+            `ImageList.skipped`.
 
     Raises:
         UserError: dataset, folder or list missing; an empty list; or one line for each bad file.
@@ -150,7 +135,7 @@ def load_splits(
         problems.update(dict.fromkeys(line for lines in bad.values() for line in lines))
         good = [pair for pair in pairs.values() if not pair.problems]
         levels = [pair.levels for pair in good if masks_required]
-        loaded.append(Split(
+        loaded.append(ImageList(
             folder.name, split, folder, [pair.name for pair in good],
             [pair.image for pair in good], [binary(mask) for mask in levels],
             {i: mask for i, mask in enumerate(levels) if has_grey(mask)}, bad,
@@ -177,7 +162,7 @@ def load_split(
     num_workers: int = 4,
     masks_required: bool = True,
     skip_bad: bool | None = False,
-) -> Split:
+) -> ImageList:
     """Reads one list of a dataset; arguments and errors as for `load_splits`."""
     return load_splits(
         dataset_dir, dataset_name, (split,), num_workers, masks_required, skip_bad)[0]
@@ -213,98 +198,7 @@ def _names_once(layout: Layout) -> list[str]:
     return names
 
 
-def has_grey(levels: np.ndarray) -> bool:
-    """Whether a mask has levels between background and target."""
-    return bool(((levels > 0) & (levels < FULL)).any())
-
-
-@dataclass
-class Pair:
-    """An image and its mask as they were read; `problems` has a line for each unusable file."""
-
-    name: str
-    image: np.ndarray | None = None  # H×W uint8 or uint16
-    levels: np.ndarray | None = None  # of the mask: H×W uint8, 0 to 255
-    problems: list[str] = field(default_factory=list)
-    files: tuple[Path | None, Path | None] = (None, None)
-    fitted: str = ""  # the sizes of a mask that was brought to that of its image
-
-
-def read_pairs(
-    names: Sequence[str], layout: Layout, num_workers: int = 4, masks_required: bool = True,
-    fit_masks: bool = False,
-) -> Iterator[Pair]:
-    """Reads the images of these names with their masks, in this order.
-
-    Args:
-        fit_masks: brings masks of another size to that of their image, if its sides have the same
-            ratio within a pixel.
-
-    Raises:
-        UserError: there is no folder of images, or of masks.
-    """
-    images = layout.image_files()
-    masks = layout.mask_files(names) if masks_required else None
-    with ThreadPoolExecutor(max(1, num_workers)) as pool:
-        yield from pool.map(lambda name: _read_pair(name, layout, images, masks, fit_masks), names)
-
-
-def _read_pair(
-    name: str, layout: Layout, images: dict[str, Path], masks: dict[str, Path] | None,
-    fit_masks: bool,
-) -> Pair:
-    pair = Pair(name, files=(images.get(name), (masks or {}).get(name)))
-    pair.image = _read(pair, pair.files[0], layout.images, "image", read_gray)
-    if masks is None:
-        return pair
-    pair.levels = _read(pair, pair.files[1], layout.masks, "mask", read_levels)
-    image, mask = pair.image, pair.levels
-    if image is not None and mask is not None and image.shape != mask.shape:
-        sizes = [f"{array.shape[1]}x{array.shape[0]}" for array in (mask, image)]
-        if fit_masks and _same_ratio(mask.shape, image.shape):
-            pair.levels = resize_mask(mask, image.shape)
-            pair.fitted = f"{name} ({sizes[0]} to {sizes[1]})"
-            return pair
-        pair.problems.append(
-            f"{pair.files[1]}: the mask is {sizes[0]} but the image is {sizes[1]} "
-            f"(width x height); {_cure(pair)}"
-        )
-    return pair
-
-
-def _same_ratio(mask: tuple[int, int], image: tuple[int, int]) -> bool:
-    (height, width), (rows, columns) = mask, image
-    return abs(width * rows / height - columns) <= 1 and abs(height * columns / width - rows) <= 1
-
-
-def _cure(pair: Pair) -> str:
-    """What to do about a mask of another size than its image."""
-    image, mask = pair.image.shape, pair.levels.shape
-    kinds = {kind: read_orientation(file) for kind, file in zip(("image", "mask"), pair.files)}
-    turned = [kind for kind, orientation in kinds.items() if orientation > 4]
-    if image == mask[::-1] and len(turned) == 1:
-        return (f"the {turned[0]}'s EXIF orientation {kinds[turned[0]]} explains the turn: save "
-                f"the {turned[0]} with its pixels turned and without this tag")
-    if _same_ratio(mask, image):
-        return ("give both the same size, or let python prepare_dataset.py --fit_masks resize the "
-                "mask")
-    return "give both the same size"
-
-
-def _read(
-    pair: Pair, path: Path | None, folder: Path, kind: str, read: Callable[[Path], np.ndarray]
-) -> np.ndarray | None:
-    if path is None:
-        pair.problems.append(f"{folder}/{pair.name}: no such {kind} ({KINDS}); add the file")
-        return None
-    try:
-        return read(path)
-    except UserError as error:
-        pair.problems.append(str(error))
-        return None
-
-
-def num_train_batches(split: Split, batch_size: int) -> int:
+def num_train_batches(split: ImageList, batch_size: int) -> int:
     """How many batches an epoch has; a last batch of one image does not count.
 
     Raises:
@@ -316,12 +210,12 @@ def num_train_batches(split: Split, batch_size: int) -> int:
             "batch norm after global pooling has nothing to normalise over one image"
         )
     if len(split) < 2:
-        raise UserError(f"{split.folder}: the {split.split} list has one image; name two or more")
+        raise UserError(f"{split.folder}: the {split.name} list has one image; name two or more")
     full, rest = divmod(len(split), batch_size)
     return full + (rest > 1)
 
 
-def check_training_size(split: Split, size: int, crop: int) -> None:
+def check_training_size(split: ImageList, size: int, crop: int) -> None:
     """Whether the images of a split can stand in one batch.
 
     Raises:
@@ -336,7 +230,7 @@ def check_training_size(split: Split, size: int, crop: int) -> None:
 
 
 def train_batches(
-    split: Split, batch_size: int, size: int, seed: int, epoch: int, start: int = 0,
+    split: ImageList, batch_size: int, size: int, seed: int, epoch: int, start: int = 0,
     soft: bool = False, part: Callable[[int], slice] = slice,
     augmentation: Augmentation = NONE,
 ) -> Iterator[tuple[list[str], np.ndarray, np.ndarray]]:
@@ -372,7 +266,7 @@ def train_batches(
 
 
 def test_batches(
-    split: Split, batch_size: int, turn: slice = slice(None)
+    split: ImageList, batch_size: int, turn: slice = slice(None)
 ) -> Iterator[tuple[list[int], np.ndarray]]:
     """Every image once at its native size, images of one size together, smallest first.
 
@@ -386,12 +280,12 @@ def test_batches(
         yield chosen, np.stack([to_float(split.images[i]) for i in chosen])[:, None]
 
 
-def num_test_batches(split: Split, batch_size: int) -> int:
+def num_test_batches(split: ImageList, batch_size: int) -> int:
     """How many batches `test_batches` makes in all."""
     return len(_test_indices(split, batch_size))
 
 
-def _test_indices(split: Split, batch_size: int) -> list[list[int]]:
+def _test_indices(split: ImageList, batch_size: int) -> list[list[int]]:
     by_shape: dict[tuple[int, int], list[int]] = {}
     for index, image in enumerate(split.images):
         by_shape.setdefault(image.shape, []).append(index)
