@@ -507,7 +507,7 @@ def stream(tmp_path, weights):
     files = [tmp_path / f"{index:02}.png" for index in range(12)]
     for file in files:
         Image.fromarray(scene()[0]).save(file)
-    options = frames.Options(num_workers=2, overlays=False)
+    options = frames.FrameOptions(num_workers=2, overlays=False)
     return lambda: frames.predict_frames(UNET, weights, files, tmp_path / "out", options)
 
 
