@@ -20,9 +20,9 @@ from utils.errors import UserError
 
 try:
     environment.check_packages()
-except UserError as missing:  # before the imports that would say so by a traceback
-    print(f"error: {missing}", file=sys.stderr)
-    raise SystemExit(2) from None
+except UserError as error:  # before the imports that would say so by a traceback
+    environment.end_script(error)
+    raise
 
 from model import MODEL_NAMES
 from utils.recipe import FIELDS, Recipe

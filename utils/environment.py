@@ -83,10 +83,22 @@ def not_installed(name: str) -> UserError:
 
 
 def check_packages() -> None:
-    """Raises a UserError if a package is missing that scripts need without Jittor."""
+    """Raises a UserError if a package is missing that scripts need before Jittor."""
     for name in PACKAGES:
         if importlib.util.find_spec(name) is None:
             raise not_installed(name)
+
+
+def end_script(error: UserError) -> None:
+    """Ends the program with one line and status 2 if it is one of our scripts.
+
+    A script whose imports fail cannot do so by itself; whoever imports us can catch the error.
+    """
+    script = os.path.realpath(sys.argv[0])
+    ours = script.startswith(ROOT + os.sep) and not script.startswith(VENV + os.sep)
+    if ours or sys.argv[0] == "-m":  # while Python looks for the module
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
 
 
 def check_path(path: str, cure: str) -> None:
