@@ -207,14 +207,14 @@ DYING = """
 import os, train_device0
 from utils import cli
 from utils.runtime import ranks
-from utils.training import run
-run.SAVED_EVERY, check, steps = -1, run.StopRequest.check, []
-def check_or_die(self):
+from utils.training import stop, store
+store.SAVED_EVERY, requested, steps = -1, stop.StopRequest.requested, []
+def die_or_ask(self):
     steps.append(None)
     if ranks.rank() == 1 and len(steps) == 3:
         os.kill(os.getpid(), 9)
-    check(self)
-run.StopRequest.check = check_or_die
+    return requested(self)
+stop.StopRequest.requested = die_or_ask
 cli.run(train_device0.main, many=True)
 """
 

@@ -147,7 +147,7 @@ def add_recipe(parser: Flags, *names: str, **defaults: Any) -> None:
     Args:
         names: of the fields.
         defaults: what they are when they are not given. Without an entry it is None, so that
-            `recipe.settle` can tell: the value of the resumed run, else of `Recipe`.
+            `recipe.resolve_recipe` can tell: the value of the resumed run, else of `Recipe`.
     """
     fields = {field.name: field for field in dataclasses.fields(Recipe)}
     for field in map(fields.get, names):
