@@ -20,7 +20,7 @@ from pathlib import Path
 from utils import cli, processes
 from utils.recipe import recipe_values
 from utils.training.logs import EpochRecord, best_epochs
-from utils.training.resume import Standing, last_run, standing
+from utils.training.store import RunStatus, last_run, run_status
 
 SCRIPT = Path(__file__).resolve().parent / "train_device0.py"
 OWN = ("model_names", "dataset_names", "stop_after")  # flags not passed on as they are
@@ -35,20 +35,20 @@ def main(argv: Sequence[str] | None = None) -> int:
     received = None
     for dataset_name in args.dataset_names:
         for model_name in args.model_names:
-            now = standing_of(args, dataset_name, model_name)
+            now = status_of(args, dataset_name, model_name)
             minutes = None if deadline is None else (deadline - time.monotonic()) / 60
-            if now is Standing.FINISHED:
+            if now is RunStatus.FINISHED:
                 state = "finished before"
             elif received or (minutes is not None and minutes <= 0):
                 state = "not begun"
             else:
-                command = training_command(args, dataset_name, model_name, now is Standing.RESUME)
+                command = training_command(args, dataset_name, model_name, now is RunStatus.RESUME)
                 command += [] if minutes is None else ["--stop_after", str(minutes)]
                 print(f"\n== {model_name} on {dataset_name}", flush=True)
                 status, received = processes.run(command)
                 state = "stopped" if received else f"failed ({status})" if status else "done"
-                after = standing_of(args, dataset_name, model_name)
-                if state == "done" and after is not Standing.FINISHED:
+                after = status_of(args, dataset_name, model_name)
+                if state == "done" and after is not RunStatus.FINISHED:
                     state = "to be resumed"
             states[dataset_name, model_name] = state
 
@@ -65,10 +65,10 @@ def parse(argv: Sequence[str] | None) -> Namespace:
     return parser.parse_args(argv)
 
 
-def standing_of(args: Namespace, dataset_name: str, model_name: str) -> Standing:
+def status_of(args: Namespace, dataset_name: str, model_name: str) -> RunStatus:
     """Whether the run that the flags ask for is new, begun, or finished."""
     last = last_run(args.output_dir, dataset_name, model_name)
-    return standing(last, recipe_values(vars(args)), args.precision)
+    return run_status(last, recipe_values(vars(args)))
 
 
 def training_command(

@@ -36,8 +36,8 @@ from utils.data.decoding import pages
 from utils.data.images import input_name, list_images
 from utils.datasets import load_split
 from utils.errors import UserError
-from utils.predict import predict_split, shards
-from utils.predict.frames import Options, predict_frames
+from utils.predict import predict_split
+from utils.predict.frames import FrameOptions, predict_frames
 from utils.predict.memory import check_memory
 from utils.runtime import ranks
 
@@ -65,7 +65,7 @@ def predict_test_lists(args: argparse.Namespace) -> None:
         for model_name, path in chosen.items():
             print(f"{split.describe()}, {model_name} with {path}, to {folder}")
             predict_split(model_name, path, split, args.output_dir, dataset_name,
-                          args.batch_size, args.shard.turn)
+                          args.batch_size, ranks.turn())
 
 
 def predict_own_images(args: argparse.Namespace) -> None:
@@ -80,16 +80,14 @@ def predict_own_images(args: argparse.Namespace) -> None:
     run = runtime.start(args.device, args.precision)
     print(run.describe())
     if run.device == "cpu":
-        own = files[args.shard.turn]
-        print(f"{args.input}: {check_memory(own, args.model_names, args.tile)}")
+        print(f"{args.input}: {check_memory(files[ranks.turn()], args.model_names, args.tile)}")
     threshold = 0.5 if args.threshold is None else args.threshold
-    options = Options(threshold, args.tile, args.stretch, not args.no_overlay,
-                      args.boxes == "coco", args.num_workers)
+    options = FrameOptions(threshold, args.tile, args.stretch, not args.no_overlay,
+                           args.boxes == "coco", args.num_workers)
     outcomes = []
     for model_name, path in weights.items():
         print(f"{args.input}, {model_name} with {path}, to {folder}")
-        outcomes.append(predict_frames(
-            model_name, path, files, folder, options, args.shard))
+        outcomes.append(predict_frames(model_name, path, files, folder, options))
         print(outcomes[-1].describe())
     for outcome in outcomes:
         outcome.check()
@@ -125,12 +123,6 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--weights", type=Path, metavar="FILE",
                         help="an .npz, or a checkpoint of PyTorch or Jittor; default the best of "
                              "the training run")
-    parser.add_argument("--shard", type=shards.parse_shard, metavar="K/N",
-                        help="predict every N-th image only (of a test list every N-th batch), "
-                             "from the K-th on, in one of N processes (a cluster's array job): the "
-                             "same command with 1/N, 2/N ... N/N, in any order; the lists of "
-                             "detections are written by the one that is done last. Not with "
-                             "mpirun, which does it by itself")
     own = parser.add_argument_group("own images")
     own.add_argument("--input", type=Path, metavar="FILE_OR_FOLDER",
                      help="predict these images instead of a test list; no masks needed")
@@ -147,18 +139,13 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
                      help="write the detections in this format, too")
     own.add_argument("--tile", type=_tile, metavar="N",
                      help="predict tiles of NxN that overlap by a quarter, where the memory is too "
-                          "small for whole frames. The map differs: the attention theta is a "
-                          "statistic of all that the network sees at once. By benchmarks/tiles.py, "
-                          "24 images of NUDT-SIRST in tiles of 128, UNet after 5 epochs: 3 in 1000 "
-                          "probabilities more than 0.1 apart, mIoU 0.098 -> 0.107, Pd 0.906 -> "
-                          "0.938")
+                          "small for whole frames. The map differs from the map of the whole "
+                          "frame: the attention theta is a statistic of all that the network sees "
+                          "at once")
     parser.set_defaults(threshold=None, dataset_names=None)
     args = parser.parse_args(argv)
     if args.weights and len(args.model_names) > 1:
         raise UserError(f"{args.weights}: weights are of one network; name one --model_name")
-    if args.shard and ranks.size() > 1:
-        raise UserError("--shard: mpirun shares the images out by itself; leave the flag out")
-    args.shard = args.shard or shards.of_rank()
     if not args.input:
         for flag in ("output", "threshold", "stretch", "no_overlay", "boxes", "tile"):
             if getattr(args, flag) is not parser.get_default(flag):

@@ -15,7 +15,8 @@ from utils import cli
 from utils.errors import UserError
 from utils.recipe import recipe_values
 from utils.runtime import start
-from utils.training.run import Options, StopRequest, train
+from utils.training.run import TrainingOptions, train
+from utils.training.stop import StopRequest
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -28,8 +29,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     if args.weights and len(args.model_names) > 1:
         raise UserError(f"{args.weights}: weights are of one network; name one --model_name")
     recipe = recipe_values(vars(args))
-    options = Options(args.dataset_dir, args.output_dir, args.num_workers, args.eval_every,
-                      args.eval_last, args.threshold, args.skip_bad)
+    options = TrainingOptions(args.dataset_dir, args.output_dir, args.num_workers, args.eval_every,
+                              args.eval_last, args.threshold, args.skip_bad)
     runtime = start(args.device, args.precision)
     with StopRequest(args.stop_after) as stop:
         print(runtime.describe())

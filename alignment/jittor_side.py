@@ -27,9 +27,10 @@ from utils.datasets import ImageList
 from utils.errors import UserError
 from utils.files import atomic_path
 from utils.optim import Adam
-from utils.training.resume import Standing, last_run, standing
-from utils.training.run import Options, StopRequest
+from utils.training.run import TrainingOptions
 from utils.training.run import train as train_network
+from utils.training.stop import StopRequest
+from utils.training.store import RunStatus, last_run, run_status
 
 
 def main() -> int:
@@ -147,13 +148,14 @@ def train(job: Job) -> int:
     """A whole run by `utils.training`; one that is finished is left alone, one begun goes on."""
     folder = framework_folder(job.output_dir, job.dataset_name, "Jittor")
     recipe = dataclasses.asdict(job.recipe)
-    now = standing(last_run(folder, job.dataset_name, job.model_name), recipe)
-    if now is Standing.FINISHED:
+    now = run_status(last_run(folder, job.dataset_name, job.model_name), recipe)
+    if now is RunStatus.FINISHED:
         last = places.checkpoint_folder(folder, job.dataset_name, job.model_name) / places.LAST
         print(f"{job.model_name}: the {job.recipe.epochs} epochs of Jittor are there, {last}")
         return 0
-    options = Options(job.dataset_dir, folder, job.num_workers, job.eval_every, job.eval_last)
-    resume = "last" if now is Standing.RESUME else None
+    options = TrainingOptions(job.dataset_dir, folder, job.num_workers, job.eval_every,
+                              job.eval_last)
+    resume = "last" if now is RunStatus.RESUME else None
     with StopRequest() as stop:
         done = train_network(job.model_name, job.dataset_name, recipe, options, stop, resume)
     return 0 if done else stop.status

@@ -22,7 +22,7 @@ from scipy.ndimage import zoom
 
 from alignment import golden
 from model import MODEL_NAMES, build_model, soft_iou_loss
-from utils import environment, runtime
+from utils import runtime
 from utils.cli import add_device, refuse_bf16
 from utils.errors import UserError
 from utils.runtime import cuda
@@ -437,7 +437,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     add_device(parser, precision="float32")
     args = parser.parse_args(argv)
     refuse_bf16(args.precision)
-    home = Path(environment.jittor_home())
+    home = runtime.jittor_home()
     describe_machine(home)
     run = runtime.start(args.device, args.precision)
     print(run.describe())

@@ -7,7 +7,7 @@ import dataclasses
 import json
 import math
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,10 +22,10 @@ from utils.datasets import ImageList, load_splits, num_train_batches, test_batch
 from utils.errors import UserError
 from utils.files import atomic_path
 from utils.recipe import GAMMA
-from utils.training.engine import Interrupted
 from utils.training.logs import METRICS, EpochRecord, log_time, write_log
-from utils.training.resume import STARTED, Standing, standing
-from utils.training.run import Options, StopRequest
+from utils.training.run import TrainingOptions
+from utils.training.stop import StopRequest
+from utils.training.store import STARTED, RunStatus, run_status
 
 PARTS = ("net", "optimizer", "scheduler")  # attributes of `Run` with a state_dict
 
@@ -40,38 +40,38 @@ def train(job: Job) -> int:
     folder = framework_folder(job.output_dir, job.dataset_name, "Pytorch")
     last = places.checkpoint_folder(folder, job.dataset_name, job.model_name) / "last.pt"
     state = torch.load(last, map_location="cpu", weights_only=True) if last.is_file() else {}
-    now = standing(state, dataclasses.asdict(recipe))
-    if now is Standing.FINISHED:
+    now = run_status(state, dataclasses.asdict(recipe))
+    if now is RunStatus.FINISHED:
         print(f"{job.model_name}: the {recipe.epochs} epochs of PyTorch are there, {last}")
         return 0
-    if now is Standing.NEW:
+    if now is RunStatus.NEW:
         state = {}
     if state and state.get("compile", False) != job.compile:
         way = "with" if state.get("compile") else "without"
         raise UserError(f"{last}: is a run {way} --compile; go on {way} it, or move it away")
     run = Run(job, state)
     log = places.log_file(folder, job.dataset_name, job.model_name, run.started)
-    options = Options(job.dataset_dir, folder, job.num_workers, job.eval_every, job.eval_last)
+    options = TrainingOptions(job.dataset_dir, folder, job.num_workers, job.eval_every,
+                              job.eval_last)
     splits = load_splits(job.dataset_dir, job.dataset_name, num_workers=job.num_workers)
     print(f"{job.model_name}: {describe(run.device)}{', torch.compile' * job.compile}; epochs "
           f"{len(run.history) + 1} to {recipe.epochs}; log {log}", flush=True)
     with StopRequest() as stop:
-        try:
-            while len(run.history) < recipe.epochs:
-                began = time.monotonic()
-                evaluated = options.evaluates(len(run.history) + 1, recipe.epochs)
-                record = run.epoch(*splits, evaluated, stop.check)
-                write_log(log, run.history, run.describe())
-                run.save(last)
-                score = f", mIoU {record.mIoU:.4f}" if evaluated else ""
-                print(f"epoch {record.epoch}/{recipe.epochs}: loss {record.loss:.6f}{score}; "
-                      f"{time.monotonic() - began:.1f} s", flush=True)
-        except Interrupted:
+        while len(run.history) < recipe.epochs:
+            began = time.monotonic()
+            evaluated = options.evaluates(len(run.history) + 1, recipe.epochs)
+            complete = run.train_epoch(*splits, evaluated, stop)
             run.save(last)
-            print(f"stopped in epoch {len(run.history) + 1} after {len(run.losses)} of "
-                  f"{num_train_batches(splits[0], recipe.batch_size)} batches, all of it saved; "
-                  "the same command goes on")
-            return stop.status
+            if not complete:
+                print(f"stopped in epoch {len(run.history) + 1} after {len(run.losses)} of "
+                      f"{num_train_batches(splits[0], recipe.batch_size)} batches, all of it "
+                      "saved; the same command goes on")
+                return stop.status
+            write_log(log, run.history, run.describe())
+            record = run.history[-1]
+            score = f", mIoU {record.mIoU:.4f}" if evaluated else ""
+            print(f"epoch {record.epoch}/{recipe.epochs}: loss {record.loss:.6f}{score}; "
+                  f"{time.monotonic() - began:.1f} s", flush=True)
     return 0
 
 
@@ -116,50 +116,54 @@ class Run:
                 **{name: getattr(self, name).state_dict() for name in PARTS},
             }, temporary)
 
-    def epoch(
-        self, train_split: ImageList, test_split: ImageList, evaluated: bool,
-        check_stop: Callable[[], None],
-    ) -> EpochRecord:
-        """One epoch, or the rest of one, and its evaluation.
-
-        Raises:
-            Interrupted: by `check_stop`; `save` then keeps what is done.
-        """
+    def train_epoch(
+        self, train_split: ImageList, test_split: ImageList, evaluated: bool, stop: StopRequest
+    ) -> bool:
+        """Trains one epoch, or the rest of it; False if it was stopped between two steps."""
         epoch = len(self.history) + 1
-        self._train(train_split, epoch, check_stop)
+        for loss in self._training_steps(train_split, epoch, self.losses):
+            self.losses.append(loss)
+            if stop.requested():
+                return False
         record = EpochRecord(epoch, sum(self.losses) / len(self.losses), log_time())
         if evaluated:
-            scores = self._evaluate(test_split, check_stop)
+            evaluator = Evaluator()
+            for _ in self._evaluation_steps(test_split, evaluator):
+                if stop.requested():
+                    return False
+            scores = evaluator.compute()
             record = dataclasses.replace(record, strict=scores["strict"],
                                          **{name: float(scores[name]) for name in METRICS})
         self.history.append(record)
         self.losses = []
         self.scheduler.step()
-        return record
+        return True
 
-    def _train(self, split: ImageList, epoch: int, check_stop: Callable[[], None]) -> None:
+    def _training_steps(
+        self, split: ImageList, epoch: int, losses: Sequence[float]
+    ) -> Iterator[float]:
+        """Yields the loss of each step after the steps whose losses are given."""
         self.net.train()
-        recipe = self.job.recipe
+        recipe, losses = self.job.recipe, list(losses)
         batches = train_batches(split, recipe.batch_size, recipe.image_size, recipe.seed, epoch,
-                                start=len(self.losses))
+                                start=len(losses))
         total = num_train_batches(split, recipe.batch_size)
-        with tqdm(batches, total=total, initial=len(self.losses), unit="batch", leave=False,
+        with tqdm(batches, total=total, initial=len(losses), unit="batch", leave=False,
                   disable=None, desc=f"PyTorch, epoch {epoch}/{recipe.epochs}") as bar:
             for names, x, y in bar:
                 # Dropout as a function of seed, epoch and step: nothing to save for resuming.
-                torch.manual_seed(recipe.seed * 1_000_003 + epoch * 10_007 + len(self.losses))
-                self.losses.append(
+                torch.manual_seed(recipe.seed * 1_000_003 + epoch * 10_007 + len(losses))
+                losses.append(
                     take_step(self.forward, self.optimizer, x, y, self.device, self.layout))
-                if not math.isfinite(self.losses[-1]):
+                if not math.isfinite(losses[-1]):
                     raise UserError(f"the loss of PyTorch is not finite in epoch {epoch}, images "
                                     f"{', '.join(names)}; try a lower --lr")
-                bar.set_postfix(loss=f"{sum(self.losses) / len(self.losses):.4f}")
-                check_stop()
+                bar.set_postfix(loss=f"{sum(losses) / len(losses):.4f}")
+                yield losses[-1]
 
-    def _evaluate(self, split: ImageList, check_stop: Callable[[], None]) -> dict[str, Any]:
-        """The scores of a split by the project's Evaluator."""
+    def _evaluation_steps(self, split: ImageList, evaluator: Evaluator) -> Iterator[None]:
+        """Feeds the evaluator with one batch after the other."""
         self.net.eval()
-        evaluator = Evaluator()
         with tqdm(total=len(split), unit="image", leave=False, disable=None,
                   desc="evaluating") as bar:
             for indices, x in test_batches(split, self.job.recipe.batch_size):
@@ -169,8 +173,7 @@ class Run:
                 for index, probability in zip(indices, probabilities):
                     evaluator.update(probability, split.masks[index])
                 bar.update(len(indices))
-                check_stop()
-        return evaluator.compute()
+                yield
 
 
 def _wanted_device(job: Job) -> str:

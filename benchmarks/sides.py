@@ -236,11 +236,12 @@ class Ours(Side):
         return predict(self.net, x)
 
     def train_epoch(self, split: ImageList) -> None:
-        from utils.training.engine import train_one_epoch
+        from utils.training.engine import training_steps
 
         recipe = Recipe(epochs=1, batch_size=self.args.batch_size, image_size=self.args.size,
                         seed=self.args.seed)
-        train_one_epoch(self.net, self.optimizer, split, recipe, 1, [], lambda: None)
+        for _ in training_steps(self.net, self.optimizer, split, recipe, 1):
+            pass
 
     def evaluate(self, split: ImageList, roc: bool) -> dict[str, Any]:
         from utils.training.engine import evaluate

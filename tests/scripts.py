@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import subprocess
 import sys
 from pathlib import Path
@@ -16,6 +18,18 @@ def command(script, folder, *flags):
     words = [sys.executable, ROOT / script, "--dataset_dir", folder / "data",
              "--output_dir", folder / "out", "--dataset_name", "Tiny", "--device", "cpu", *flags]
     return [str(word) for word in words]
+
+
+def prints(main, folder, *flags):
+    """Calls a script's main in this process with the flags of `command`; returns what it printed.
+
+    Raises:
+        UserError: what the script would report.
+    """
+    output = io.StringIO()
+    with contextlib.redirect_stdout(output):
+        assert not main(command("", folder, *flags)[2:])
+    return output.getvalue()
 
 
 def run(script, folder, *flags):

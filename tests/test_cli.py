@@ -44,6 +44,14 @@ def test_outside_its_environment_a_script_names_the_way_there(command):
                         r" then use \.venv/bin/python \(source \.venv/bin/activate\)\n", run.stderr)
 
 
+def test_an_import_outside_the_environment_does_not_end_the_interpreter():
+    code = ("try:\n    import utils.cli\nexcept ValueError as error:\n"
+            "    print('numpy is not installed' in str(error))")
+    run = subprocess.run([sys.executable, "-S", "-c", code], cwd=ROOT, capture_output=True,
+                         text=True)
+    assert run.stdout == "True\n", run.stderr
+
+
 def test_defaults_are_those_of_the_page():
     args = parse()
     assert args.model_names == ["L2SKNet_UNet"] and args.dataset_names == ["NUDT-SIRST"]

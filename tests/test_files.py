@@ -16,7 +16,7 @@ from scripts import ROOT, SMALL, succeeds
 from test_datasets import write
 
 from utils.errors import UserError
-from utils.files import atomic_path, keep_as, link_or_copy, only_one, remove_leftovers, write_text
+from utils.files import atomic_path, keep_as, link_or_copy, locked, remove_leftovers, write_text
 
 
 def test_a_failed_write_names_the_file_and_leaves_the_one_before(tmp_path):
@@ -113,9 +113,9 @@ def test_a_file_is_kept_under_another_name(tmp_path, monkeypatch, links):
     assert {file.name for file in tmp_path.iterdir()} <= {"a", "b"}
 
 
-def test_only_one_process_is_in_a_folder(tmp_path):
-    code = ("import os, sys, time; from utils.files import only_one\n"
-            "with only_one(sys.argv[1]):\n"
+def test_locked_process_is_in_a_folder(tmp_path):
+    code = ("import os, sys, time; from utils.files import locked\n"
+            "with locked(sys.argv[1]):\n"
             "    os.fork() or (print('in', flush=True), os.close(1), time.sleep(60), os._exit(0))\n"
             "    sys.stdin.read()")
     folder = tmp_path / "a" / "b"
@@ -123,10 +123,10 @@ def test_only_one_process_is_in_a_folder(tmp_path):
                           stdin=subprocess.PIPE, stdout=subprocess.PIPE) as other:
         assert other.stdout.readline() == "in\n"
         with pytest.raises(UserError, match="b: another process is training into this folder"):
-            with only_one(folder):
+            with locked(folder):
                 pass
         other.kill()
-    with only_one(folder):  # the dead hold no locks, nor do the children that they leave
+    with locked(folder):  # the dead hold no locks, nor do the children that they leave
         pass
 
 

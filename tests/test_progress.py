@@ -19,21 +19,31 @@ def every_fifth(epoch, epochs):
     return epoch % 5 == 0 or epoch == epochs
 
 
+def measure(pace, clock, marks, end, evaluated):
+    """Marks the steps of an epoch at the given times; the epoch ends at `end`."""
+    clock[0] = marks[0][0]
+    pace.begin(marks[0][1])
+    for clock[0], done in marks[1:]:
+        pace.steps_done(done)
+    clock[0] = end
+    pace.epoch_done(evaluated)
+
+
 def test_neither_compilation_nor_a_resumed_epoch_moves_what_is_left(clock):
     pace = progress.Pace(steps=83)
-    clock[0] = 260.0  # the first step compiled for 90 s; 50 s of evaluation at the end
-    pace.measure([(0, 0), *((90 + 2 * step, step) for step in range(1, 61))], True)
+    # The first step compiled for 90 s; 50 s of evaluation at the end.
+    measure(pace, clock, [(0, 0), *((90 + 2 * step, step) for step in range(1, 61))], 260.0, True)
     # 56 epochs of 83 steps of 2 s, twelve of them with an evaluation
     assert pace.left(4, 60, every_fifth) == pytest.approx(56 * 166 + 12 * 50)
-    clock[0] = 307.0  # three steps after a resumption, the first slow, no evaluation
-    pace.measure([(300, 80), (303, 81), (305, 82), (307, 83)], False)
+    # Three steps after a resumption, the first slow, no evaluation.
+    measure(pace, clock, [(300, 80), (303, 81), (305, 82), (307, 83)], 307.0, False)
     assert pace.left(4, 60, every_fifth) == pytest.approx(56 * 166 + 12 * 50)
     assert pace.left(60, 60, every_fifth) == 0
-    clock[0] = 440.0  # only the evaluation had been interrupted
-    pace.measure([(400, 83)], True)
+    # Only the evaluation had been interrupted.
+    measure(pace, clock, [(400, 83)], 440.0, True)
     assert pace.left(59, 60, every_fifth) == pytest.approx(166 + 40)
-    clock[0] = 30.0  # a GPU, whose steps are complete by eights; three steps are left at the end
-    pace.measure([(0, 0), (10, 8), (14, 16), (18, 24), (19.5, 27)], True)
+    # A GPU, whose steps are finished by eights; three steps are left at the end.
+    measure(pace, clock, [(0, 0), (10, 8), (14, 16), (18, 24), (19.5, 27)], 30.0, True)
     assert pace.left(59, 60, every_fifth) == pytest.approx(83 * 0.5 + 10.5)
 
 

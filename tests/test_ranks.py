@@ -9,12 +9,11 @@ import shutil
 import signal
 import subprocess
 import sys
-import zipfile
 from pathlib import Path
 
 import numpy as np
 import pytest
-from scripts import ROOT, SMALL, command, refused, run, succeeds
+from scripts import ROOT, SMALL, command, refused, succeeds
 
 from alignment import golden
 from model import MODEL_NAMES
@@ -208,14 +207,14 @@ DYING = """
 import os, train_device0
 from utils import cli
 from utils.runtime import ranks
-from utils.training import run
-run.SAVED_EVERY, check, steps = -1, run.StopRequest.check, []
-def check_or_die(self):
+from utils.training import stop, store
+store.SAVED_EVERY, requested, steps = -1, stop.StopRequest.requested, []
+def die_or_ask(self):
     steps.append(None)
     if ranks.rank() == 1 and len(steps) == 3:
         os.kill(os.getpid(), 9)
-    check(self)
-run.StopRequest.check = check_or_die
+    return requested(self)
+stop.StopRequest.requested = die_or_ask
 cli.run(train_device0.main, many=True)
 """
 
@@ -314,33 +313,3 @@ def test_frames_are_shared_and_their_detections_merged(frames):
     status, output = on_ranks(2, "test.py", folder, *flags, "--output", folder / "ranks")
     assert status == 2 and output.count("sample_0004.png: cannot be read") == 1
     assert files_below(folder / "ranks") == files_below(folder / "one")
-
-
-def test_shards_run_one_by_one_and_the_last_one_merges(frames):
-    folder, flags = frames
-    flags = [*flags, "--output", folder / "shards"]
-
-    def shard(number, *more):
-        return run("test.py", folder, *flags, *more, "--shard", f"{number}/3")
-
-    assert "still missing: 1, 2" in shard(3).stdout
-    assert "still missing: 2, 3" in shard(1, "--stretch").stdout
-    assert "still missing: 1, 2" in shard(3).stdout  # the first was of another run
-    weights = Path(flags[flags.index("--weights") + 1])
-    before = weights.read_bytes()
-    with zipfile.ZipFile(weights, "a") as file:
-        file.comment = b"other weights under the same name"
-    assert "still missing: 2, 3" in shard(1).stdout
-    weights.write_bytes(before)
-    assert "still missing: 2" in shard(1).stdout
-    assert not (folder / "shards" / "detections" / f"{MODEL}.csv").exists()
-    assert "missing" not in shard(2).stdout
-    shutil.rmtree(folder / "shards" / "overlay", ignore_errors=True)
-    shutil.rmtree(folder / "one" / "overlay", ignore_errors=True)
-    assert files_below(folder / "shards") == files_below(folder / "one")
-
-
-def test_a_shard_is_a_number_of_so_many(frames):
-    folder, flags = frames
-    result = run("test.py", folder, *flags, "--shard", "3/2")
-    assert result.returncode == 2 and "of eight processes say 1/8" in result.stderr

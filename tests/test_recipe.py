@@ -8,7 +8,7 @@ import json
 import pytest
 
 from utils.errors import UserError
-from utils.recipe import Recipe, recipe_of, same_run, settle
+from utils.recipe import Recipe, recipe_of, resolve_recipe, same_run
 
 
 @pytest.mark.parametrize(("epochs", "milestones"), [
@@ -19,17 +19,17 @@ def test_the_rate_falls_after_half_and_three_quarters(epochs, milestones):
 
 
 def test_named_milestones_stand():
-    assert settle({"epochs": 60, "milestones": [50, 40]}).milestones == (40, 50)
-    assert settle({"milestones": []}).milestones == ()
-    assert settle({"milestones": []}).describe().startswith(
+    assert resolve_recipe({"epochs": 60, "milestones": [50, 40]}).milestones == (40, 50)
+    assert resolve_recipe({"milestones": []}).milestones == ()
+    assert resolve_recipe({"milestones": []}).describe().startswith(
         "400 epochs, batch size 8, learning rate 0.001, seed 42")
 
 
 def test_a_resumed_run_keeps_what_is_not_said():
-    run = settle({"epochs": 60, "lr": 5e-4, "milestones": [10, 20], "augment": True})
-    assert settle({}, run) == run
-    assert settle({"epochs": 60, "lr": 5e-4, "seed": None}, run) == run
-    longer = settle({"epochs": 80, "milestones": [20, 10]}, run)
+    run = resolve_recipe({"epochs": 60, "lr": 5e-4, "milestones": [10, 20], "augment": True})
+    assert resolve_recipe({}, run) == run
+    assert resolve_recipe({"epochs": 60, "lr": 5e-4, "seed": None}, run) == run
+    longer = resolve_recipe({"epochs": 80, "milestones": [20, 10]}, run)
     assert longer == dataclasses.replace(run, epochs=80)
 
 
@@ -44,7 +44,7 @@ def test_a_resumed_run_keeps_what_is_not_said():
 def test_a_resumed_run_refuses_another_recipe(given, message):
     run = Recipe(epochs=60)
     with pytest.raises(UserError) as error:
-        settle(given, run)
+        resolve_recipe(given, run)
     assert str(error.value) == message
     assert not same_run(given, run) and same_run({}, run)
 

@@ -7,18 +7,16 @@ import shutil
 import signal
 
 import pytest
+from runs import train_tiny
 from scripts import SIZE, SMALL, run, signalled, succeeds
 
 import run_train
 from utils import cli
 from utils.checkpoint.weights import read_meta
 from utils.data.synthetic import write_sample_dataset
-from utils.datasets import load_splits
 from utils.places import checkpoint_folder
 from utils.runtime import start
-from utils.training import run as training
-from utils.training.engine import Interrupted
-from utils.training.resume import Standing
+from utils.training.store import RunStatus
 
 UNET, FPN, UNET_1D, FPN_1D = "L2SKNet_UNet", "L2SKNet_FPN", "L2SKNet_1D_UNet", "L2SKNet_1D_FPN"
 RECIPE = {"batch_size": 2, "image_size": SIZE, "epochs": 1}
@@ -30,16 +28,8 @@ def trained(tmp_path_factory):
     start("cpu")
     folder = tmp_path_factory.mktemp("run_train")
     write_sample_dataset(folder / "data" / "Tiny", 4, 2, SIZE)
-    splits = load_splits(folder / "data", "Tiny")
-
-    def stop():
-        raise Interrupted
-
-    training.Run(UNET, "Tiny", folder / "out", RECIPE).run_epoch(*splits, True, 0.5, lambda: None)
-    stopped = training.Run(FPN_1D, "Tiny", folder / "out", RECIPE)
-    with pytest.raises(Interrupted):
-        stopped.run_epoch(*splits, True, 0.5, stop)
-    stopped.save_last()
+    assert train_tiny(UNET, folder, RECIPE)
+    assert not train_tiny(FPN_1D, folder, RECIPE, stop_at=1)
     return folder
 
 
@@ -140,20 +130,19 @@ def test_flags_of_training_are_passed_on(place):
 
 
 def test_what_is_resumed_and_what_begins_anew(place):
-    def standing(model_name, *flags):
-        return run_train.standing_of(arguments(place, *flags), "Tiny", model_name)
+    def status(model_name, *flags):
+        return run_train.status_of(arguments(place, *flags), "Tiny", model_name)
 
-    assert standing(UNET) is standing(UNET, "--epochs", 1) is Standing.FINISHED
+    assert status(UNET) is status(UNET, "--epochs", 1) is RunStatus.FINISHED
     # More epochs change the schedule, unless it is named.
-    assert standing(UNET, "--epochs", 1, "--milestones", 1, 1) is Standing.FINISHED
-    assert standing(UNET, "--epochs", 2) is Standing.NEW
-    assert standing(UNET, "--epochs", 2, "--milestones", 1, 1) is Standing.RESUME
-    assert standing(FPN_1D) is Standing.RESUME
-    assert standing(FPN_1D, "--lr", 1e-3, "--seed", 42) is Standing.RESUME  # as it was trained
-    assert standing(FPN_1D, "--lr", 5e-4) is Standing.NEW  # the old one is kept aside
-    assert standing(UNET, "--batch_size", 4) is Standing.NEW
-    assert standing(UNET, "--precision", "float32") is Standing.FINISHED
-    assert standing(UNET, "--precision", "bf16") is Standing.NEW
-    assert standing(FPN) is Standing.NEW
+    assert status(UNET, "--epochs", 1, "--milestones", 1, 1) is RunStatus.FINISHED
+    assert status(UNET, "--epochs", 2) is RunStatus.NEW
+    assert status(UNET, "--epochs", 2, "--milestones", 1, 1) is RunStatus.RESUME
+    assert status(FPN_1D) is RunStatus.RESUME
+    assert status(FPN_1D, "--lr", 1e-3, "--seed", 42) is RunStatus.RESUME  # as it was trained
+    assert status(FPN_1D, "--lr", 5e-4) is RunStatus.NEW  # the old one is kept aside
+    assert status(UNET, "--batch_size", 4) is RunStatus.NEW
+    assert status(UNET, "--precision", "float32") is RunStatus.FINISHED
+    assert status(FPN) is RunStatus.NEW
     last(place, UNET).write_bytes(b"damaged")
-    assert standing(UNET) is Standing.NEW  # its training will say so
+    assert status(UNET) is RunStatus.NEW  # its training will say so

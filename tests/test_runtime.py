@@ -331,7 +331,7 @@ import cupy
 
 def test_jittor_home_is_used_for_this_run_only(tmp_path):
     """The core compiled in the usual place is found there, whatever $HOME is."""
-    usual = environment.jittor_home()
+    usual = str(runtime.jittor_home())
     code = ("from utils.runtime import start, jt; start('cpu')\n"
             "import jittor_utils; print(jittor_utils.home())")
     for home in (str(tmp_path), "/proc/read-only"):

@@ -1,4 +1,4 @@
-"""train_device0.py by its real command line: interrupted, resumed, refused."""
+"""Training: interrupted, resumed, refused."""
 
 from __future__ import annotations
 
@@ -13,17 +13,18 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
-from scripts import SIZE, SMALL, refused, signalled, succeeds
+from runs import begin, train_tiny
+from scripts import SIZE, SMALL, prints, refused, signalled, succeeds
 
-from utils.checkpoint.weights import get_weights, read_arrays, read_meta
+import train_device0
+from utils.checkpoint.weights import read_arrays, read_meta
 from utils.data.synthetic import write_sample_dataset
 from utils.datasets import load_splits
 from utils.errors import UserError
-from utils.files import only_one
+from utils.files import locked
 from utils.places import checkpoint_folder
 from utils.predict.maps import load_model
-from utils.training import run as training
-from utils.training.engine import Interrupted, evaluate
+from utils.training.engine import evaluate
 from utils.training.logs import METRICS, EpochRecord, best_epochs, read_log, render_log
 
 pytestmark = pytest.mark.usefixtures("cpu")
@@ -54,6 +55,18 @@ def whole(place):
                       "Tiny", "--batchSize", 2, "--nEpochs", EPOCHS, "--threads", 2,
                       "--image_size", SIZE, "--lr", 2e-3)
     return place, output
+
+
+def trains(folder, *flags):
+    """Runs train_device0.py in this process; returns what it printed."""
+    return prints(train_device0.main, folder, *flags)
+
+
+def refusal(folder, *flags):
+    """The line that train_device0.py refuses its flags or its input with."""
+    with pytest.raises(UserError) as error:
+        trains(folder, *flags)
+    return f"error: {error.value}\n"
 
 
 def beside(place, folder):
@@ -126,7 +139,7 @@ def test_an_interrupted_run_ends_like_an_uninterrupted_one(
 ):
     other = beside(whole[0], tmp_path)
     flags = ("--model_name", model_name, *SMALL, "--epochs", EPOCHS, "--lr", 2e-3)
-    output = succeeds("train_device0.py", other, *flags, "--stop_after", 1e-4)
+    output = trains(other, *flags, "--stop_after", 1e-4)
     assert f"stopped in epoch 1 after 1 of {STEPS} batches" in output and "--resume" in output
 
     returned, output = signalled(number, f"{model_name} on ", "train_device0.py", other, *flags,
@@ -141,7 +154,7 @@ def test_an_interrupted_run_ends_like_an_uninterrupted_one(
         read_arrays(checkpoints(whole[0], model_name) / "last.npz"))
     assert {path.name for path in folder.iterdir()} <= {"best.npz", "last.npz", "before.npz"}
 
-    output = succeeds("train_device0.py", other, *flags, "--resume")
+    output = trains(other, *flags, "--resume")
     assert f"resumed after epoch {len(meta['history'])} and {stopped[2]} batches" in output
     assert_same_state(whole[0], other, model_name)
 
@@ -151,64 +164,43 @@ def test_a_killed_run_ends_like_one_left_alone(whole, tmp_path):
     flags = ("--model_name", MODELS[0], *SMALL, "--epochs", EPOCHS, "--lr", 2e-3)
     status, _ = signalled(signal.SIGKILL, "epoch 1/", "train_device0.py", other, *flags)
     assert status == -signal.SIGKILL
-    assert "resumed after epoch" in succeeds("train_device0.py", other, *flags, "--resume")
+    assert "resumed after epoch" in trains(other, *flags, "--resume")
     assert_same_state(whole[0], other, MODELS[0])
 
 
-def stop_at(call):
-    """A check that raises Interrupted when it is called for the `call`-th time."""
-    calls = iter(range(call - 1))
-
-    def check():
-        if next(calls, None) is None:
-            raise Interrupted
-
-    return check
-
-
-def train_on(model_name, place, splits, resume=None, check=lambda: None, epochs=EPOCHS):
-    """Trains with the public pieces, until the end or an interruption; returns the Run."""
-    run = training.Run(model_name, "Tiny", place / "out", {**RECIPE, "epochs": epochs}, resume)
-    try:
-        while run.epochs_done < epochs:
-            run.run_epoch(*splits, True, 0.5, check)
-    except Interrupted:
-        run.save_last()
-    return run
-
-
 @pytest.mark.parametrize("model_name", MODELS)
-def test_stopping_at_any_place_changes_nothing(
-    place, splits, tmp_path_factory, monkeypatch, model_name
-):
-    # With a rate that falls meanwhile. An epoch makes 6 + 2 calls: a step or a batch tested each.
-    monkeypatch.setitem(RECIPE, "milestones", (1, 2))
-    straight, broken = (tmp_path_factory.mktemp(name) for name in ("straight", "broken"))
-    uninterrupted = train_on(model_name, straight, splits)
-    assert uninterrupted.optimizer.lr == pytest.approx(1e-5)
-    places = []
+def test_stopping_at_any_place_changes_nothing(place, tmp_path_factory, model_name):
+    # With a rate that falls meanwhile. An epoch asks 6 + 2 times: after each step and test batch.
+    recipe = {**RECIPE, "milestones": (1, 2)}
+    straight, broken = (beside(place, tmp_path_factory.mktemp(name))
+                        for name in ("straight", "broken"))
+    assert train_tiny(model_name, straight, recipe)
+    progress = []
     for call in (1, 5, 1, 2, 3, 6):
-        run = train_on(model_name, broken, splits, "last" if places else None, stop_at(call))
-        places.append((run.epochs_done, len(run.losses)))
+        resume = "last" if progress else None
+        assert not train_tiny(model_name, broken, recipe, call, resume)
+        meta = read_meta(checkpoints(broken, model_name) / "last.npz")
+        progress.append((len(meta["history"]), len(meta["losses"])))
     # In training; with training just done; twice in the test list; in training; there again.
-    assert places == [(0, 1), (0, 6), (0, 6), (0, 6), (1, 1), (1, 6)]
-    train_on(model_name, broken, splits, "last")
+    assert progress == [(0, 1), (0, 6), (0, 6), (0, 6), (1, 1), (1, 6)]
+    assert train_tiny(model_name, broken, recipe, resume="last")
     assert_same_state(straight, broken, model_name)
 
 
-def test_runs_differ_by_their_seed(place, splits, tmp_path):
+def test_runs_differ_by_their_seed(place, tmp_path):
     weights = []
     for seed in (42, 43):
-        run = training.Run(MODELS[1], "Tiny", tmp_path, {**RECIPE, "seed": seed})
-        run.run_epoch(*splits, False, 0.5, lambda: None)
-        weights.append(get_weights(run.net)["layer0.0.body.0.weight"])
-    assert np.abs(weights[0] - weights[1]).max() > 0.1
+        folder = beside(place, tmp_path / str(seed))
+        train_tiny(MODELS[1], folder, {**RECIPE, "epochs": 1, "seed": seed})
+        weights.append(read_arrays(checkpoints(folder, MODELS[1]) / "last.npz"))
+    name = "layer0.0.body.0.weight"
+    assert np.abs(weights[0][name] - weights[1][name]).max() > 0.1
 
 
 def test_more_epochs_go_on_and_eval_every_skips_evaluations(whole, tmp_path):
     other = beside(whole[0], tmp_path)
     shutil.copytree(whole[0] / "out", other / "out")
-    output = succeeds("train_device0.py", other, "--model_name", MODELS[0], "--resume",
+    output = trains(other, "--model_name", MODELS[0], "--resume",
                       "--epochs", EPOCHS + 4, "--milestones", 2, 3, "--eval_every", 5,
                       "--eval_last", 2)
     assert f"resumed after epoch {EPOCHS} and 0 batches" in output
@@ -218,7 +210,7 @@ def test_more_epochs_go_on_and_eval_every_skips_evaluations(whole, tmp_path):
     assert [(record.epoch, record.evaluated) for record in read_log(log)] == [
         (1, True), (2, True), (3, True), (4, False), (5, True), (6, True), (7, True)]
 
-    assert "finished: " in succeeds("train_device0.py", other, "--model_name", MODELS[0],
+    assert "finished: " in trains(other, "--model_name", MODELS[0],
                                     "--resume")
     assert len(read_log(log)) == EPOCHS + 4
 
@@ -229,7 +221,7 @@ def test_a_new_run_keeps_the_earlier_one_aside(whole, tmp_path):
     folder = checkpoints(other, MODELS[0])
     before = {path.name: path.read_bytes() for path in folder.iterdir()}
     started = read_meta(folder / "last.npz")["started"]
-    output = succeeds("train_device0.py", other, "--model_name", MODELS[0], *SMALL,
+    output = trains(other, "--model_name", MODELS[0], *SMALL,
                       "--epochs", 1)
     earlier = folder / f"earlier_{started}"
     assert f"earlier run are now in {earlier}\n" in output
@@ -252,7 +244,7 @@ def test_a_new_run_keeps_weights_aside_of_which_no_more_is_there(whole, tmp_path
     started = read_meta(checkpoints(whole[0], MODELS[0]) / "best.npz")["started"]
     if not whole_file:
         started = time.strftime("%Y-%m-%d_%H-%M-%S", time.localtime(1e9))
-    output = succeeds("train_device0.py", other, "--model_name", MODELS[0], *SMALL,
+    output = trains(other, "--model_name", MODELS[0], *SMALL,
                       "--stop_after", 1e-4)
     assert f"earlier run are now in {folder / f'earlier_{started}'}\n" in output
     assert (folder / f"earlier_{started}" / "best.npz").read_bytes() == content
@@ -261,7 +253,7 @@ def test_a_new_run_keeps_weights_aside_of_which_no_more_is_there(whole, tmp_path
 
 def test_stop_after_counts_for_all_models_together(place, tmp_path):
     other = beside(place, tmp_path)
-    output = succeeds("train_device0.py", other, "--model_name", *MODELS, *SMALL,
+    output = trains(other, "--model_name", *MODELS, *SMALL,
                       "--stop_after", 1e-4)
     assert output.count("stopped in epoch 1") == 1 and MODELS[1] not in output
 
@@ -269,10 +261,10 @@ def test_stop_after_counts_for_all_models_together(place, tmp_path):
 def test_a_loss_that_is_not_finite_stops_the_run_and_spares_the_checkpoint(place, tmp_path):
     other = beside(place, tmp_path)
     flags = ("--model_name", MODELS[0], *SMALL, "--epochs", 2, "--lr", 1e30)
-    succeeds("train_device0.py", other, *flags, "--stop_after", 1e-4)
+    trains(other, *flags, "--stop_after", 1e-4)
     last = checkpoints(other, MODELS[0]) / "last.npz"
     before = last.read_bytes()
-    error = refused("train_device0.py", other, *flags, "--resume")
+    error = refusal(other, *flags, "--resume")
     assert error.count("\n") == 1 and "not finite in epoch 1, batch 2, images sample_" in error
     order = np.random.default_rng([42, 1]).permutation(TRAIN)[2:4] + 1
     assert f"images {', '.join(f'sample_{number:04d}' for number in order)}: " in error
@@ -281,23 +273,13 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_spares_the_checkpoint(place
                if name != "meta")
 
 
-@pytest.mark.parametrize(("flag", "value"),
-                         [("lr", 1e-3), ("batch_size", 4), ("seed", 7), ("image_size", 64),
-                          ("augment", True), ("crop", 16), ("soft_masks", True),
-                          ("target_crops", 0.5), ("scale", 2.0), ("photometric", True),
-                          ("milestones", [9]), ("epochs", 9)])
-def test_a_resumed_run_keeps_its_recipe(whole, flag, value):
-    with pytest.raises(UserError, match=rf"^--{flag}.*: .*the run to resume (has|after 2 3;)"):
-        training.Run(MODELS[0], "Tiny", whole[0] / "out", {flag: value}, "last")
-
-
 def test_what_cannot_be_resumed_is_refused(whole, tmp_path):
     other = beside(whole[0], tmp_path)
     unet, fpn = (checkpoints(whole[0], model_name) for model_name in MODELS)
     other_lr = refused("train_device0.py", whole[0], "--model_name", MODELS[0], "--resume",
                        "--lr", 0.5)
     assert other_lr == "error: --lr 0.5: the run to resume has 0.002; leave the flag out\n"
-    nothing = refused("train_device0.py", other, "--model_name", MODELS[0], "--resume")
+    nothing = refusal(other, "--model_name", MODELS[0], "--resume")
     assert f"{checkpoints(other, MODELS[0]) / 'last.npz'}: nothing to resume" in nothing
 
     damaged = tmp_path / "damaged.npz"
@@ -309,16 +291,16 @@ def test_what_cannot_be_resumed_is_refused(whole, tmp_path):
         (damaged, "damaged"),
     ):
         with pytest.raises(UserError, match=f"^{re.escape(str(path))}: .*{re.escape(says)}"):
-            training.Run(MODELS[0], "Tiny", other / "out", {}, path)
+            begin(MODELS[0], other / "out", {}, path)
     with pytest.raises(UserError, match="is a run of dataset Tiny, not Other"):
-        training.Run(MODELS[0], "Other", other / "out", {}, unet / "last.npz")
+        begin(MODELS[0], other / "out", {}, unet / "last.npz", dataset_name="Other")
     assert not (other / "out").exists()
 
 
 def test_a_run_is_resumed_from_a_path(whole, tmp_path):
     other = beside(whole[0], tmp_path)
     last = checkpoints(whole[0], MODELS[0]) / "last.npz"
-    output = succeeds("train_device0.py", other, "--model_name", MODELS[0], "--resume", last,
+    output = trains(other, "--model_name", MODELS[0], "--resume", last,
                       "--epochs", EPOCHS + 1)
     assert f"resumed after epoch {EPOCHS}" in output
     assert len(read_meta(checkpoints(other, MODELS[0]) / "last.npz")["history"]) == EPOCHS + 1
@@ -333,44 +315,44 @@ def test_a_checkpoint_from_before_an_option_is_resumed(whole, tmp_path):
     del meta["weights"]
     older = tmp_path / "last.npz"
     np.savez(older, **{**read_arrays(path), "meta": np.array(json.dumps(meta))})
-    run = training.Run(MODELS[0], "Tiny", tmp_path, {}, older)
-    assert run.recipe == training.Run(MODELS[0], "Tiny", tmp_path, {}, path).recipe
-    assert run.epochs_done == EPOCHS and run.weights is None
+    state, _, _ = begin(MODELS[0], tmp_path, {}, older)
+    assert state.recipe == begin(MODELS[0], tmp_path, {}, path)[0].recipe
+    assert state.epochs_done == EPOCHS and state.weights is None
     with pytest.raises(UserError, match="--photometric: the run to resume has False"):
-        training.Run(MODELS[0], "Tiny", tmp_path, {"photometric": True}, older)
+        begin(MODELS[0], tmp_path, {"photometric": True}, older)
 
 
 def test_a_run_begins_from_weights(whole, tmp_path):
     other = beside(whole[0], tmp_path)
     path = checkpoints(whole[0], MODELS[0]) / "best.npz"
     flags = ("--model_name", MODELS[0], *SMALL, "--epochs", 1)
-    output = succeeds("train_device0.py", other, *flags, "--lr", 1e-30, "--weights", path)
+    output = trains(other, *flags, "--lr", 1e-30, "--weights", path)
     assert f"image size 32, from the weights {path}; " in output
     begun, trained = read_arrays(path), read_arrays(checkpoints(other, MODELS[0]) / "last.npz")
     for name, array in begun.items():
         if name != "meta" and "running_" not in name:
             np.testing.assert_array_equal(trained[name], array, err_msg=name)
     assert read_meta(checkpoints(other, MODELS[0]) / "last.npz")["weights"] == str(path)
-    succeeds("train_device0.py", other, "--model_name", MODELS[0], "--resume")
+    trains(other, "--model_name", MODELS[0], "--resume")
     assert f", from the weights {path}\n" in log_text(other, MODELS[0])
     for words, says in (
         (("--resume", "--weights", path), "--weights: begins a new run; leave out --weights or "),
         (("--weights", tmp_path / "none.npz"), f"{tmp_path / 'none.npz'}: no such file"),
         (("--model_name", *MODELS, "--weights", path), f"{path}: weights are of one network"),
     ):
-        assert says in refused("train_device0.py", other, "--model_name", MODELS[0], *words)
+        assert says in refusal(other, "--model_name", MODELS[0], *words)
 
 
 def test_a_run_resumed_from_a_path_has_its_best_weights(whole, tmp_path):
     theirs = checkpoints(whole[0], MODELS[0])
     flags = "--model_name", MODELS[0], "--resume"
     with_best = beside(whole[0], tmp_path / "with")
-    succeeds("train_device0.py", with_best, *flags, theirs / "last.npz")
+    trains(with_best, *flags, theirs / "last.npz")
     assert (checkpoints(with_best, MODELS[0]) / "best.npz").read_bytes() == (
         theirs / "best.npz").read_bytes()
     without = beside(whole[0], tmp_path / "without")
     alone = Path(shutil.copy(theirs / "last.npz", tmp_path))
-    output = succeeds("train_device0.py", without, *flags, alone)
+    output = trains(without, *flags, alone)
     best = best_epochs([EpochRecord(**one) for one in read_meta(alone)["history"]])["mIoU"]
     assert (f"{alone.with_name('best.npz')}: does not hold the best weights so far, of epoch "
             f"{best.epoch}; ") in output
@@ -383,14 +365,14 @@ def test_a_run_goes_on_with_its_images_and_threshold_only(whole, tmp_path):
     shutil.copytree(whole[0] / "out", other / "out")
     last = checkpoints(other, MODELS[0]) / "last.npz"
     flags = ("--model_name", MODELS[0], "--resume", "--epochs", EPOCHS + 1, "--milestones", 2, 3)
-    error = refused("train_device0.py", other, *flags, "--threshold", 0.3)
-    assert error == (f"error: {last}: was scored at --threshold 0.5; go on with the same, or start "
+    error = refusal(other, *flags, "--threshold", 0.3)
+    assert error == (f"error: {last}: was scored at --threshold 0.5; take that threshold, or start "
                      "anew without --resume\n")
     for split in ("test", "train"):
         path = other / "data" / "Tiny" / f"{split}.txt"
         path.write_text("\n".join(path.read_text().split()[:-1]))
-        error = refused("train_device0.py", other, *flags)
-        assert error.startswith(f"error: {last}: was begun with other {split} images; go on ")
+        error = refusal(other, *flags)
+        assert error.startswith(f"error: {last}: was begun with other {split} images; bring ")
 
 
 # What a power cut, a bad disk or another process may leave
@@ -413,19 +395,19 @@ def remove(path):
 
 
 @pytest.mark.parametrize("spoil", [cut, zero, empty, remove])
-def test_a_damaged_last_checkpoint_costs_an_epoch_and_no_digit(whole, splits, tmp_path, spoil):
-    shutil.copytree(whole[0] / "out", tmp_path / "out")
-    folder = checkpoints(tmp_path, MODELS[0])
-    for path in (folder / "last.npz", *(tmp_path / "out" / "log").glob(f"Tiny_{MODELS[0]}_*")):
+def test_a_damaged_last_checkpoint_costs_an_epoch_and_no_digit(whole, tmp_path, spoil):
+    other = beside(whole[0], tmp_path)
+    shutil.copytree(whole[0] / "out", other / "out")
+    folder = checkpoints(other, MODELS[0])
+    for path in (folder / "last.npz", *(other / "out" / "log").glob(f"Tiny_{MODELS[0]}_*")):
         spoil(path)
-    run = training.Run(MODELS[0], "Tiny", tmp_path / "out", {}, "last")
-    assert run.epochs_done == EPOCHS - 1 and str(folder / "last.npz") in run.resumed.damaged
+    state, store, saved = begin(MODELS[0], other / "out", {}, "last")
+    assert state.epochs_done == EPOCHS - 1 and str(folder / "last.npz") in saved.damaged
     before = (folder / "before.npz").read_bytes()
-    run.begin()
-    run.save_last()  # interrupted at once: the damaged one must not become before.npz
+    store.save_last(state)  # interrupted at once: the damaged one must not become before.npz
     assert (folder / "before.npz").read_bytes() == before
-    run.run_epoch(*splits, True, 0.5, lambda: None)
-    assert_same_state(whole[0], tmp_path, MODELS[0])
+    assert train_tiny(MODELS[0], other, {}, resume="last")
+    assert_same_state(whole[0], other, MODELS[0])
 
 
 def test_the_command_says_what_was_damaged(whole, tmp_path):
@@ -434,7 +416,7 @@ def test_the_command_says_what_was_damaged(whole, tmp_path):
     folder = checkpoints(other, MODELS[0])
     (folder / ".last-killed1.npz").write_bytes(b"half")
     cut(folder / "last.npz")
-    output = succeeds("train_device0.py", other, "--model_name", MODELS[0], "--resume")
+    output = trains(other, "--model_name", MODELS[0], "--resume")
     assert f"{folder / 'last.npz'}: not an .npz file of plain arrays, or damaged;" in output
     assert f"so from the checkpoint before, {folder / 'before.npz'}\n" in output
     assert f"resumed after epoch {EPOCHS - 1} and 0 batches" in output
@@ -444,17 +426,8 @@ def test_the_command_says_what_was_damaged(whole, tmp_path):
     for name in ("last.npz", "before.npz"):
         cut(folder / name)
     for flags in (["--resume"], []):
-        message = refused("train_device0.py", other, "--model_name", MODELS[0], *SMALL, *flags)
+        message = refusal(other, "--model_name", MODELS[0], *SMALL, *flags)
         assert message.startswith(f"error: {folder / 'last.npz'}: ") and message.count("\n") == 1
-
-
-def test_a_lost_log_is_written_anew(whole, tmp_path):
-    shutil.copytree(whole[0] / "out", tmp_path / "out")
-    (log,) = (tmp_path / "out" / "log").glob(f"Tiny_{MODELS[0]}_*.txt")
-    before = log.read_text()
-    zero(log)
-    training.Run(MODELS[0], "Tiny", tmp_path / "out", {}, "last").begin()
-    assert log.read_text() == before
 
 
 def spoilt_meta(path, change):
@@ -483,24 +456,23 @@ def test_a_checkpoint_that_says_what_no_run_does_is_refused(whole, tmp_path, cha
     shutil.copy(checkpoints(whole[0], MODELS[0]) / "last.npz", path)
     spoilt_meta(path, change)
     with pytest.raises(UserError, match=f"^{re.escape(str(path))}: ") as error:
-        training.Run(MODELS[0], "Tiny", tmp_path / "out", {}, path)
+        begin(MODELS[0], tmp_path / "out", {}, path)
     assert "\n" not in str(error.value) and not (tmp_path / "out").exists()
 
 
-def test_two_trainings_of_one_model_do_not_mix(whole, splits, tmp_path):
+def test_two_trainings_of_one_model_do_not_mix(whole, tmp_path):
     other = beside(whole[0], tmp_path)
     shutil.copytree(whole[0] / "out", other / "out")
     folder = checkpoints(other, MODELS[0])
-    with only_one(folder):
-        message = refused("train_device0.py", other, "--model_name", MODELS[0], "--resume")
+    with locked(folder):
+        message = refusal(other, "--model_name", MODELS[0], "--resume")
         assert message.startswith(f"error: {folder}: another process is training into this folder")
+    given = {"epochs": EPOCHS + 1, "milestones": (2, 3)}
+    late, store, saved = begin(MODELS[0], other / "out", given, "last")
+    assert train_tiny(MODELS[0], other, given, resume="last")
     with pytest.raises(UserError, match="another training has gone on from it meanwhile"):
-        late, early = (training.Run(MODELS[0], "Tiny", other / "out",
-                                    {"epochs": EPOCHS + 1, "milestones": (2, 3)}, "last")
-                       for _ in range(2))
-        early.begin()
-        early.run_epoch(*splits, False, 0.5, lambda: None)
-        late.begin()
+        with store.opened(late, saved):
+            pass
 
 
 # Bad datasets
@@ -514,7 +486,7 @@ def copy(place, tmp_path):
 
 
 def refuses(folder):
-    message = refused("train_device0.py", folder, *SMALL)
+    message = refusal(folder, *SMALL)
     assert not (folder / "out").exists()
     return message
 
@@ -563,7 +535,7 @@ def test_a_dataset_that_is_not_there(copy, spoil, says):
 
 
 def test_a_batch_of_one_is_refused(place, tmp_path):
-    message = refused("train_device0.py", beside(place, tmp_path), "--batch_size", 1)
+    message = refusal(beside(place, tmp_path), "--batch_size", 1)
     assert message.startswith("error: --batch_size 1: must be at least 2")
     assert message.count("\n") == 1 and not (tmp_path / "out").exists()
 
@@ -577,17 +549,9 @@ def test_images_of_16_bit_and_mixed_sizes_are_trained_and_tested(copy):
         mask = np.asarray(Image.open(copy / "masks" / name)) // 255
         mask = np.pad(mask, ((0, size[0] - SIZE), (0, size[1] - SIZE)))
         Image.fromarray(mask).save(copy / "masks" / name)
-    output = succeeds("train_device0.py", copy.parent.parent, *SMALL, "--epochs", 1)
+    output = trains(copy.parent.parent, *SMALL, "--epochs", 1)
     assert "Tiny train: 12 images, 2 sizes from 32x32 to 33x40, 8 and 16 bit;" in output
     assert "epoch 1/1: loss 0." in output
-
-
-def test_a_run_in_float32_does_not_go_on_in_bf16(whole, monkeypatch):
-    place, _ = whole
-    assert read_meta(checkpoints(place, MODELS[0]) / "last.npz")["precision"] == "default"
-    monkeypatch.setattr(training, "precision", lambda: "bf16")
-    with pytest.raises(UserError, match="is a run without --precision bf16: go on without it"):
-        training.Run(MODELS[0], "Tiny", place / "out", {}, "last")
 
 
 # Other datasets than NUDT-SIRST
@@ -602,12 +566,12 @@ def test_crops_of_unequal_images_with_soft_masks_are_resumed_exactly(copy, tmp_p
     Image.new("L", (9, 9)).save(copy / "masks" / "sample_0007.png")
     flags = ("--batch_size", 2, "--epochs", 2, "--image_size", 0, "--skip_bad")
     place = copy.parent.parent
-    native = refused("train_device0.py", place, *flags)
+    native = refusal(place, *flags)
     assert native.startswith(f"error: {copy}: --image_size 0 takes images as they are, but these ")
     assert native.count("\n") == 1 and not (place / "out").exists()
     flags += ("--crop", 24, "--soft_masks", "--augment", "--target_crops", 0.5, "--scale", 1.5,
               "--photometric")
-    output = succeeds("train_device0.py", place, *flags)
+    output = trains(place, *flags)
     assert "2 masks with grey" in output or "3 masks with grey" in output
     assert "1 pair left out: sample_0007\n" in output
     assert (", image size native, crops of 24, augmented, soft masks, 0.5 of the crops on targets, "
@@ -616,8 +580,8 @@ def test_crops_of_unequal_images_with_soft_masks_are_resumed_exactly(copy, tmp_p
     other = tmp_path / "other"
     other.mkdir()
     beside(place, other)
-    output = succeeds("train_device0.py", other, *flags, "--stop_after", 1e-4)
+    output = trains(other, *flags, "--stop_after", 1e-4)
     assert "stopped in epoch 1 after 1 of 5 batches" in output
-    refused("train_device0.py", other, "--resume")  # the bad pair is refused without --skip_bad
-    succeeds("train_device0.py", other, "--resume", "--skip_bad")
+    refusal(other, "--resume")  # the bad pair is refused without --skip_bad
+    trains(other, "--resume", "--skip_bad")
     assert_same_state(place, other, MODELS[0])

@@ -20,9 +20,9 @@ from utils.errors import UserError
 
 try:
     environment.check_packages()
-except UserError as missing:  # before the imports that would say so by a traceback
-    print(f"error: {missing}", file=sys.stderr)
-    raise SystemExit(2) from None
+except UserError as error:  # before the imports that would say so by a traceback
+    environment.end_script(error)
+    raise
 
 from model import MODEL_NAMES
 from utils.recipe import FIELDS, Recipe
@@ -147,7 +147,7 @@ def add_recipe(parser: Flags, *names: str, **defaults: Any) -> None:
     Args:
         names: of the fields.
         defaults: what they are when they are not given. Without an entry it is None, so that
-            `recipe.settle` can tell: the value of the resumed run, else of `Recipe`.
+            `recipe.resolve_recipe` can tell: the value of the resumed run, else of `Recipe`.
     """
     fields = {field.name: field for field in dataclasses.fields(Recipe)}
     for field in map(fields.get, names):

@@ -137,7 +137,7 @@ def link_or_copy(file: str | Path, place: str | Path) -> bool:
 
 
 @contextmanager
-def only_one(folder: str | Path) -> Iterator[None]:
+def locked(folder: str | Path) -> Iterator[None]:
     """Keeps all other processes that ask for the same folder out, until the block or we end.
 
     Raises:

@@ -80,11 +80,6 @@ def coco(folder: Path, model_name: str) -> Path:
     return folder / "detections" / f"{model_name}.coco.json"
 
 
-def shard(folder: Path, model_name: str, number: int | str, total: int) -> Path:
-    """What one of several processes has found, until all are done, .json."""
-    return folder / "detections" / f"{model_name}.shard-{number}-of-{total}.json"
-
-
 # Scores
 
 

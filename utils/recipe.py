@@ -94,7 +94,7 @@ def recipe_values(values: Mapping[str, Any]) -> dict[str, Any]:
     return {name: values[name] for name in FIELDS if name in values}
 
 
-def settle(given: Mapping[str, Any], resumed: Recipe | None = None) -> Recipe:
+def resolve_recipe(given: Mapping[str, Any], resumed: Recipe | None = None) -> Recipe:
     """The recipe of a run from the values given by flags.
 
     Args:
@@ -133,9 +133,9 @@ def recipe_of(meta: Mapping[str, Any]) -> Recipe:
 
 
 def same_run(given: Mapping[str, Any], resumed: Recipe) -> bool:
-    """Whether `settle` would take these values for the run to resume."""
+    """Whether `resolve_recipe` would take these values for the run to resume."""
     try:
-        settle(given, resumed)
+        resolve_recipe(given, resumed)
     except UserError:
         return False
     return True

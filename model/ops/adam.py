@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from .native import cuda_code
 from . import jt
+from .native import cuda_code
 
 _AT_ONCE = 32  # of adam.cuh
 _NAMES = ("share1", "decay2", "share2", "eps", "step_size", "correction")

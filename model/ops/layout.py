@@ -12,8 +12,8 @@ from __future__ import annotations
 import ctypes
 import functools
 
-from .native import on_cuda
 from . import jt
+from .native import on_cuda
 
 AVX2, AVX512 = 0x7, 0x27  # bits of dnnl_cpu_isa_t
 

@@ -107,7 +107,7 @@ def by_image(theta: jt.Var) -> jt.Var:
 class KernelsCUDA(jt.Function):
     """`square_kernels` of model/llskm.py."""
 
-    def execute(self, weight, theta):
+    def execute(self, weight: jt.Var, theta: jt.Var) -> jt.Var:
         theta = _double(theta)
         self.saved = weight, theta
         c, _, kh, kw = weight.shape
@@ -116,7 +116,7 @@ class KernelsCUDA(jt.Function):
             "LAUNCH((llskm::kernels), blocks_for(out0->num), out0_shape0, out0_shape1, "
             "out0_shape3 * out0_shape4, {in0}, {in1}, {out0});")
 
-    def grad(self, dy):
+    def grad(self, dy: jt.Var) -> list[jt.Var]:
         weight, theta = self.saved
         return cuda_code(
             [weight.shape, theta.shape], ["float32", "float64"], [weight, theta, dy], "llskm.cuh",
@@ -130,7 +130,7 @@ class KernelsCUDA(jt.Function):
 class CentresCUDA(jt.Function):
     """`separable_centres` of model/llskm.py."""
 
-    def execute(self, row, column, theta):
+    def execute(self, row: jt.Var, column: jt.Var, theta: jt.Var) -> jt.Var:
         theta = _double(theta)
         self.saved = row, column, theta
         c = row.shape[0]
@@ -139,7 +139,7 @@ class CentresCUDA(jt.Function):
             "LAUNCH((llskm::centres), blocks_for(out0_shape1 * out0_shape1), out0_shape0, "
             "out0_shape1, in0_shape3, {in0}, {in1}, {in2}, {out0});")
 
-    def grad(self, dy):
+    def grad(self, dy: jt.Var) -> list[jt.Var]:
         row, column, theta = self.saved
         return cuda_code(
             [row.shape, column.shape, theta.shape], ["float32", "float32", "float64"],

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from .native import code, cuda_code, on_cuda
 from . import jt
+from .native import code, cuda_code, on_cuda
 
 
 def _shape(operand: str) -> str:

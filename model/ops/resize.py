@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 
+from . import jt
 from .batch_norm import RELU, activate
 from .conv import by_onednn, conv2d, doubling_conv
 from .native import code, cuda_code, on_cuda
-from . import jt
 
 
 def pad_to_multiple(x: jt.Var, multiple: int) -> jt.Var:

@@ -5,9 +5,9 @@ On a GPU each is two kernels: the sums of segments, then the sums of those, in a
 
 from __future__ import annotations
 
+from . import jt
 from .layout import per_channel, shape_of
 from .native import cuda_code, on_cuda
-from . import jt
 
 _PLANES = "const Planes planes(in0_shape0 * in0_shape1, in0_shape2 * in0_shape3);\n"
 _SEGMENT = 4096  # of block.cuh

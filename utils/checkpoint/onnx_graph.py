@@ -132,7 +132,7 @@ class _Graph:
         return self.op("Shape", x, start=2)
 
 
-# ----------------------------------------------------------- one rule for each class of `model.fast`
+# ---------------------------------------------------------- one rule per class of `model.fast`
 
 
 def _conv(graph, conv, x):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import time
 from collections import Counter, deque
 from collections.abc import Iterator, Sequence
@@ -16,9 +15,8 @@ from tqdm import tqdm
 from utils import places, runtime
 from utils.data.decoding import Page
 from utils.data.images import read_frame, stretch, to_float
-from utils.errors import UserError
+from utils.errors import UserError, listed
 from utils.files import atomic_path
-from utils.predict import shards
 from utils.predict.detections import (
     Detection,
     Frame,
@@ -29,13 +27,13 @@ from utils.predict.detections import (
 from utils.predict.maps import load_model, predict, predict_tiles
 from utils.predict.overlays import draw_overlay
 from utils.predict.prediction_files import save_prediction
-from utils.predict.shards import WHOLE, Outcome, Shard
 from utils.runtime import ranks
 
 FOURTEEN_BITS = 2**14
+SHOWN = 20  # unusable images that an error lists
 
 
-class Options(NamedTuple):
+class FrameOptions(NamedTuple):
     """How frames are treated.
 
     Attributes:
@@ -55,8 +53,48 @@ class Options(NamedTuple):
     num_workers: int = 4
 
 
+class Outcome(NamedTuple):
+    """The result of predicting a list of frames.
+
+    Attributes:
+        frames: frames that were predicted, with their detections, in the order of the files.
+        problems: file name → reason, for files that could not be used.
+        seconds: duration of the prediction.
+        dark: number of 16-bit images whose values fit into 14 bits.
+    """
+
+    frames: list[Frame]
+    problems: dict[str, str]
+    seconds: float = 0.0
+    dark: int = 0
+
+    def describe(self) -> str:
+        """One line with images, speed and detections; a second line if 16-bit images are dark."""
+        counts = [len(frame.detections) for frame in self.frames]
+        done, found = len(counts), sum(counts)
+        speed = f"{done / self.seconds:.1f} images per second"
+        if done < self.seconds:
+            speed = f"{self.seconds / max(done, 1):.1f} s per image"
+        text = (f"{done} image{'s' * (done != 1)} in {self.seconds:.1f} s ({speed}), "
+                f"{found} detection{'s' * (found != 1)} in {done - counts.count(0)} of them")
+        if self.dark:
+            text += (f"\n16-bit files of 14 bits or less: {self.dark}. They are dark to the "
+                     "network, being divided by 65535; --stretch spreads their grey levels")
+        return text
+
+    def check(self) -> None:
+        """Raises a UserError that lists the images that could not be used, if there are any."""
+        problems = list(self.problems.values())
+        total = len(self.frames) + len(problems)
+        if total == len(problems) == 1:
+            raise UserError(problems[0])
+        if problems:
+            raise UserError(f"{len(problems)} of {total} images could not be used:\n  "
+                            + listed(problems, SHOWN, "\n  "))
+
+
 def result_names(files: Sequence[Path | Page]) -> list[str]:
-    """A name for the results of each file: its stem, and `a_png`, `a_tif` where that is not one."""
+    """Names for the results of each file: its stem, or stem_suffix if two files share the stem."""
     stems = Counter(file.stem for file in files)
     taken, names = set(), []
     for file in files:
@@ -69,74 +107,59 @@ def result_names(files: Sequence[Path | Page]) -> list[str]:
 
 
 def predict_frames(
-    model_name: str,
-    weights: Path,
-    files: Sequence[Path | Page],
-    folder: Path,
-    options: Options,
-    shard: Shard = WHOLE,
+    model_name: str, weights: Path, files: Sequence[Path | Page], folder: Path,
+    options: FrameOptions,
 ) -> Outcome:
     """Predicts images one at a time, each at its own size, reading ahead and writing behind.
 
-    Below `folder`: `img/<model>/NAME.png`, `mat/<model>/NAME.mat`, `overlay/<model>/NAME.png`, and
-    `detections/<model>.csv` and `.json`, and if wanted `.coco.json`; these also if it is
-    interrupted, and of several shards when the last one is done.
+    Writes below `folder`: `img/<model>/NAME.png`, `mat/<model>/NAME.mat`,
+    `overlay/<model>/NAME.png`, and `detections/<model>.csv` and `.json` (and `.coco.json` if
+    wanted). One process writes the detections also when it is interrupted.
+
+    Under mpirun every rank predicts a subset of the files; the first rank writes the detections.
 
     Args:
         weights: a file of weights.
-        files: images, or pages of them; one that cannot be read is named in the outcome.
-        shard: which of them this process predicts.
+        files: images, or pages of images; the outcome lists files that cannot be read.
 
     Returns:
-        What became of them; of all of them if this is the shard that was done last.
+        The outcome for all files, on every rank.
 
     Raises:
         UserError: the weights do not fit, or the results cannot be written.
     """
     net = load_model(model_name, weights)
-    digest = "" if shard == WHOLE else _digest(weights, files)
-    predict(net, np.zeros((1, 1, 64, 64), np.float32))  # Jittor compiles, which is not their speed
+    predict(net, np.zeros((1, 1, 64, 64), np.float32))  # compiles, which the speed leaves out
     run = {"model": model_name, "weights": str(weights), **options._asdict()}
-    named = list(zip(result_names(files), files))[shard.turn]
-    outcome = Outcome([], {}, 0.0, 0)
+    named = list(zip(result_names(files), files))[ranks.turn()]
+    own = Outcome([], {})
     began = time.perf_counter()
     try:
-        if shard != WHOLE:
-            shards.remove(folder, model_name, shard)
         try:
-            dark = _stream(net, model_name, named, folder, options, outcome)
-        finally:
-            if outcome.frames and shard == WHOLE:
-                _save_lists(folder, model_name, outcome, options, run)
-        outcome = outcome._replace(seconds=time.perf_counter() - began, dark=dark)
-        if shard != WHOLE:
-            outcome = _hand_in(folder, model_name, outcome, options, run, digest, shard, files)
-    except OSError as error:  # not of reading: that names the image and goes on
+            dark = _stream(net, model_name, named, folder, options, own)
+        except BaseException:
+            if own.frames and ranks.size() == 1:
+                _save_lists(folder, model_name, own, options, run)
+            raise
+        own = own._replace(seconds=time.perf_counter() - began, dark=dark)
+        outcome = _merge(ranks.gather(own), [file.name for file in files])
+        if outcome.frames and ranks.first():
+            _save_lists(folder, model_name, outcome, options, run)
+    except OSError as error:  # not from reading, which names the image and goes on
         raise UserError(f"{folder}: the results cannot be written ({error}); make room there, or "
                         "name another folder with --output") from error
     return outcome
 
 
-def _digest(weights: Path, files: Sequence[Path | Page]) -> str:
-    """Tells runs apart that have other weights, or images of other names or sizes, at one place."""
-    digest = hashlib.sha256(weights.read_bytes())
-    for file in files:
-        size = (file.path if isinstance(file, Page) else file).stat().st_size
-        digest.update(f"{file.name} {size}\n".encode("utf-8", "surrogateescape"))
-    return digest.hexdigest()
-
-
-def _hand_in(folder, model_name, outcome, options, run, digest, shard, files):
-    """Saves what a shard has found; the outcome of all of them if it was the last."""
-    order = [file.name for file in files]
-    shards.save(folder, model_name, shard, outcome, {**run, "num_workers": None, "digest": digest})
-    ranks.gather(None)  # until all ranks have come so far
-    merged = shards.merge(folder, model_name, shard, order) if ranks.first() else None
-    if merged:
-        _save_lists(folder, model_name, merged, options, run)
-        shards.remove(folder, model_name, *shards.all_of(shard))
-    problems = ranks.gather(merged.problems if merged else outcome.problems)[0]
-    return merged or outcome._replace(problems=problems)
+def _merge(parts: Sequence[Outcome], order: Sequence[str]) -> Outcome:
+    """One outcome from the outcomes of all ranks, in the order of the file names."""
+    place = {name: index for index, name in enumerate(order)}
+    frames = [frame for part in parts for frame in part.frames]
+    problems = [item for part in parts for item in part.problems.items()]
+    return Outcome(
+        sorted(frames, key=lambda frame: place[frame.file]),
+        dict(sorted(problems, key=lambda item: place[item[0]])),
+        max(part.seconds for part in parts), sum(part.dark for part in parts))
 
 
 def _save_lists(folder, model_name, outcome, options, run):
@@ -151,7 +174,7 @@ def _stream(
     model_name: str,
     named: Sequence[tuple[str, Path | Page]],
     folder: Path,
-    options: Options,
+    options: FrameOptions,
     outcome: Outcome,
 ) -> int:
     """Fills `outcome` and returns its `dark`; OSError where results cannot be written."""

@@ -25,6 +25,7 @@ from utils.runtime.boot import (
     start_if_needed,
     use_cuda,
 )
+from utils.runtime.home import jittor_home
 from utils.runtime.onednn import cpu_instructions, onednn_folder
 
 __all__ = [
@@ -33,6 +34,7 @@ __all__ = [
     "PRECISIONS",
     "Runtime",
     "cpu_instructions",
+    "jittor_home",
     "onednn_folder",
     "precision",
     "set_seed",

@@ -20,6 +20,7 @@ from types import ModuleType
 from utils import environment
 from utils.errors import UserError
 from utils.runtime import cuda, ranks
+from utils.runtime.home import has_locks, jittor_home
 from utils.runtime.onednn import cpu_instructions, onednn_folder, provide_onednn
 from utils.runtime.quick import CACHE_NAME, quick_core, quicken_kernels
 
@@ -134,7 +135,9 @@ def _warn(message: str) -> None:
 def _boot(device: str, precision: str) -> Runtime:
     environment.check_python()
     environment.check_tools()
-    home = Path(environment.jittor_home())
+    home = jittor_home()
+    if not has_locks(home / ".cache" / "jittor"):
+        os.environ["disable_lock"] = "1"  # Jittor would stop at its lock
     gpu, toolkit = choose_cuda(device, home)
     if toolkit and precision == BF16:
         raise UserError("--precision bf16 is for CPUs so far: add --device cpu, or take tf32")

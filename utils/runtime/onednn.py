@@ -12,14 +12,14 @@ import shutil
 import tempfile
 from pathlib import Path
 
-from utils import environment
 from utils.files import link_or_copy
+from utils.runtime.home import jittor_home
 
 
 def onednn_folder(home: Path | None = None) -> Path:
     """Where Jittor, whose home is `home`, expects oneDNN's include/ and lib/."""
     arm = "_aarch64" if platform.machine() == "aarch64" else ""
-    home = home or Path(environment.jittor_home())
+    home = home or jittor_home()
     return home / ".cache" / "jittor" / "mkl" / f"dnnl_lnx_2.2.0_cpu_gomp{arm}"
 
 

@@ -1,13 +1,14 @@
-"""One epoch of training and one evaluation."""
+"""The steps of one epoch of training, and of one evaluation, as generators."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 from tqdm import tqdm
 
 from evaluation import Evaluator
+from evaluation.evaluator import ImageCounts
 from model import soft_iou_loss
 from utils import runtime
 from utils.checkpoint.weights import all_finite
@@ -26,123 +27,111 @@ from utils.recipe import Recipe
 from utils.runtime import ranks
 
 # On a GPU. Reading a loss waits until the GPU has nothing left to do, and the GPU then idles while
-# the next step is prepared. So the losses of several steps are read at once.
-STEPS_UNDER_WAY = 8
+# the next step is prepared. So the losses of several steps are read together.
+STEPS_AT_ONCE = 8
 
 
-class Interrupted(Exception):
-    """The run was asked to stop; what is done so far is complete and can be saved."""
-
-
-def train_one_epoch(
+def training_steps(
     net: runtime.jt.Module,
     optimizer: Adam,
     split: ImageList,
     recipe: Recipe,
     epoch: int,
-    losses: list[float],
-    check_stop: Callable[[], None],
-) -> None:
-    """Trains for one epoch, or for the rest of one.
+    losses: Sequence[float] = (),
+    at_once: int | None = None,
+) -> Iterator[list[float]]:
+    """Takes the steps of one epoch, or of the rest of it, and yields the losses of finished steps.
 
-    On a GPU several steps are under way at once, and their losses are read together.
+    At each yield, network and optimiser have taken exactly the steps whose losses were yielded.
 
     Args:
-        net: the network.
-        optimizer: of its parameters.
-        split: the training images.
-        recipe: of the run.
         epoch: counted from 1; with the seed it determines order and dropout.
-        losses: the losses of the batches already done; each further one is appended.
-        check_stop: called when all steps so far are complete and their losses are in `losses`;
-            may raise Interrupted.
+        losses: losses of the steps already taken in this epoch.
+        at_once: number of steps whose losses are read together; default 1 on the CPU, more on a
+            GPU.
 
     Raises:
         UserError: a loss or a gradient is not finite.
     """
     jt = runtime.jt
     net.train()
+    at_once = at_once or (STEPS_AT_ONCE if jt.flags.use_cuda else 1)
     total = num_train_batches(split, recipe.batch_size)
-    bar = tqdm(total=total, initial=len(losses), unit="batch", leave=False, disable=None,
-               desc=f"epoch {epoch}/{recipe.epochs}")
     augmentation = Augmentation(*(getattr(recipe, name) for name in Augmentation._fields))
     batches = train_batches(split, recipe.batch_size, recipe.image_size, recipe.seed, epoch,
                             start=len(losses), soft=recipe.soft_masks, part=ranks.part,
                             augmentation=augmentation)
-    pending: list[tuple[Sequence[str], runtime.jt.Var]] = []  # images and loss of steps under way
-    most = _most_under_way()
-    with bar:
+    losses = list(losses)
+    pending: list[tuple[Sequence[str], runtime.jt.Var]] = []  # image names and loss of each step
+    with tqdm(total=total, initial=len(losses), unit="batch", leave=False, disable=None,
+              desc=f"epoch {epoch}/{recipe.epochs}") as bar:
         for step, (names, x, y) in enumerate(batches, len(losses) + 1):
-            # Dropout as a function of seed, epoch and step: nothing to save for resuming.
+            # Dropout is a function of seed, epoch and step: nothing to save for resuming.
             jt.set_seed((recipe.seed * 1_000_003 + epoch * 10_007 + step - 1) % 2**31)
             with ranks.sharing(len(names)):
                 loss = soft_iou_loss(net(jt.array(x)), jt.array(y))
                 optimizer.step(loss)
             jt.sync_all()  # begins to compute, and waits for the CPU but not for a GPU
             pending.append((names, loss))
-            if len(pending) < most and step < total:
+            if len(pending) < at_once and step < total:
                 continue
-            _read_losses(net, pending, losses, epoch, most == 1 or step == total)
-            bar.update(len(pending))
+            jt.sync_all(True)
+            values = [loss.item() for _, loss in pending]
+            # A loss is from before its step. So it shows all steps before, but not its own: after
+            # the last step, and where each step is checked, the weights are checked as well.
+            finite = [math.isfinite(value) for value in values]
+            if at_once == 1 or step == total:
+                finite[-1] = finite[-1] and all_finite(net)
+            if not all(finite):
+                bad = finite.index(False)
+                raise UserError(
+                    f"the loss or its gradient is not finite in epoch {epoch}, batch "
+                    f"{len(losses) + bad + 1}, images {', '.join(pending[bad][0])}: look at them, "
+                    "or try a lower --lr; what was saved is from before")
+            losses += values
+            bar.update(len(values))
             bar.set_postfix(loss=f"{sum(losses) / len(losses):.4f}", lr=f"{optimizer.lr:g}")
             pending.clear()
-            check_stop()
+            yield values
 
 
-def _most_under_way():
-    return STEPS_UNDER_WAY if runtime.jt.flags.use_cuda else 1
+def evaluation_steps(
+    net: runtime.jt.Module, split: ImageList, batch_size: int, threshold: float = 0.5
+) -> Iterator[list[ImageCounts]]:
+    """Scores the test list batch by batch; yields the counts of each batch's images.
 
+    Under mpirun each rank scores some of the batches, and all ranks yield equally often.
 
-def _read_losses(net, pending, losses, epoch, weights_too):
-    """Waits for the steps under way and appends their losses.
-
-    Args:
-        weights_too: whether to look at the weights as well. A loss is from before its step, so the
-            last loss does not tell what the last step did. It does tell of all steps before:
-            weights that are not finite make the next loss NaN.
+    Raises:
+        UserError: a prediction is not finite.
     """
-    runtime.jt.sync_all(True)
-    for names, loss in pending:
-        value = loss.item()
-        last = loss is pending[-1][1]
-        if not math.isfinite(value) or (last and weights_too and not all_finite(net)):
-            raise UserError(
-                f"the loss or its gradient is not finite in epoch {epoch}, batch "
-                f"{len(losses) + 1}, images {', '.join(names)}: look at them, or try a lower "
-                "--lr; what was saved is from before"
-            )
-        losses.append(value)
+    net.eval()
+    evaluator = Evaluator(threshold)
+    rounds = -(-num_test_batches(split, batch_size) // ranks.size())
+    with tqdm(total=len(split), unit="image", leave=False, disable=None, desc="evaluating") as bar:
+        for indices, x in test_batches(split, batch_size, ranks.turn()):
+            counts = []
+            for index, probability in zip(indices, predict(net, x)):
+                try:
+                    counts.append(evaluator.update(probability, split.masks[index]))
+                except ValueError as error:
+                    raise UserError(f"{split.names[index]}: {error}; try a lower --lr") from None
+            bar.update(len(indices))
+            rounds -= 1
+            yield counts
+    for _ in range(rounds):
+        yield []
+
+
+def merge_counts(counts: Iterable[Sequence[ImageCounts]], threshold: float = 0.5) -> Evaluator:
+    """The evaluator with the counts of all `evaluation_steps`, of all ranks."""
+    evaluator = Evaluator(threshold)
+    evaluator.images = ranks.interleave(list(counts))
+    return evaluator
 
 
 def evaluate(
-    net: runtime.jt.Module,
-    split: ImageList,
-    batch_size: int,
-    threshold: float = 0.5,
-    check_stop: Callable[[], None] = lambda: None,
+    net: runtime.jt.Module, split: ImageList, batch_size: int, threshold: float = 0.5
 ) -> Evaluator:
-    """Scores the network on a split.
-
-    Args:
-        check_stop: called after every batch; may raise Interrupted.
-
-    Returns:
-        The `evaluation.Evaluator`, fed with every image.
-    """
-    net.eval()
-    evaluator, by_batch = Evaluator(threshold), []
-    with tqdm(total=len(split), unit="image", leave=False, disable=None, desc="evaluating") as bar:
-        for indices, x in test_batches(split, batch_size, ranks.turn()):
-            by_batch.append([])
-            for index, probability in zip(indices, predict(net, x)):
-                try:
-                    by_batch[-1].append(evaluator.update(probability, split.masks[index]))
-                except ValueError as error:  # the weights are not finite any more
-                    raise UserError(f"{split.names[index]}: {error}; try a lower --lr") from None
-            bar.update(len(indices))
-            check_stop()
-    # In the last round not all ranks may have had a batch, but all must ask whether to stop.
-    for _ in range(len(by_batch), -(-num_test_batches(split, batch_size) // ranks.size())):
-        check_stop()
-    evaluator.images = ranks.interleave(by_batch)
-    return evaluator
+    """The evaluator with the scores of the whole test list."""
+    return merge_counts(evaluation_steps(net, split, batch_size, threshold), threshold)

@@ -1,9 +1,9 @@
-"""What a training run says after every epoch."""
+"""What a training run prints after every epoch."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 import numpy as np
 
@@ -11,24 +11,28 @@ from utils.training.logs import EpochRecord
 
 
 class Pace:
-    """How long steps and evaluations take, and so the rest of a run.
+    """Measures how long steps and evaluations take, and estimates the rest of a run.
 
     Args:
-        steps: in an epoch.
+        steps: number of steps in an epoch.
     """
 
     def __init__(self, steps: int):
         self.steps, self.step, self.evaluation = steps, 0.0, 0.0
+        self.marks: list[tuple[float, int]] = []  # time, and number of finished steps
 
-    def measure(self, step_ends: Sequence[tuple[float, int]], evaluated: bool) -> None:
-        """Takes in an epoch that ends now.
+    def begin(self, done: int) -> None:
+        """Marks the begin of an epoch, or of the rest of it after `done` steps."""
+        self.marks = []
+        self.steps_done(done)
 
-        Args:
-            step_ends: the time, by time.monotonic(), and the number of steps complete: when the
-                epoch began, and after each step or each few steps.
-            evaluated: whether an evaluation followed the steps.
-        """
-        times, steps = np.array(step_ends, float).T
+    def steps_done(self, done: int) -> None:
+        """Marks the time at which `done` steps of the epoch were finished."""
+        self.marks.append((time.monotonic(), done))
+
+    def epoch_done(self, evaluated: bool) -> None:
+        """Takes the times from the marks; `evaluated` if an evaluation followed the last step."""
+        times, steps = np.array(self.marks, float).T
         if len(times) > 1:
             # The first step compiles, and a resumed epoch lacks some: neither moves the median.
             self.step = float(np.median(np.diff(times) / np.diff(steps)))
@@ -36,7 +40,7 @@ class Pace:
             self.evaluation = time.monotonic() - times[-1]
 
     def left(self, done: int, epochs: int, evaluates: Callable[[int, int], bool]) -> float:
-        """Seconds that the epochs after `done` take; evaluations count once one was measured."""
+        """Seconds for the epochs after `done`; evaluations count 0 until one was measured."""
         evaluations = sum(evaluates(epoch, epochs) for epoch in range(done + 1, epochs + 1))
         return (epochs - done) * self.steps * self.step + evaluations * self.evaluation
 
@@ -44,14 +48,14 @@ class Pace:
 def progress_line(
     record: EpochRecord, best: EpochRecord | None, epochs: int, seconds: float, left: float
 ) -> str:
-    """The line of an epoch.
+    """The line for an epoch.
 
     Args:
         record: of the epoch.
-        best: the record with the highest mIoU so far, if any was evaluated.
-        epochs: of the run.
-        seconds: that the epoch took.
-        left: seconds that the run still takes.
+        best: the record with the highest mIoU so far, if an epoch was evaluated.
+        epochs: number of epochs of the run.
+        seconds: duration of the epoch.
+        left: estimated seconds for the rest of the run.
     """
     line = f"epoch {record.epoch}/{epochs}: loss {record.loss:.6f}"
     if record.evaluated and best:

@@ -1,0 +1,54 @@
+"""Requests to stop a run: by Ctrl-C, by SIGTERM, or by the clock."""
+
+from __future__ import annotations
+
+import signal
+import time
+from types import FrameType
+
+from utils.runtime import ranks
+
+
+class StopRequest:
+    """Records Ctrl-C, SIGTERM and the end of the given time; a second signal ends the process.
+
+    Under mpirun one rank that is asked stops all ranks, and SIGUSR1 asks as well: mpirun passes it
+    on without ending the ranks itself.
+
+    A context manager, which restores the former signal handlers at its end.
+
+    Args:
+        minutes: the time given; None: no end.
+    """
+
+    def __init__(self, minutes: float | None = None):
+        self.signals = [signal.SIGINT, signal.SIGTERM]
+        if ranks.size() > 1:
+            self.signals.append(signal.SIGUSR1)
+        self.deadline = None if minutes is None else time.monotonic() + 60 * minutes
+        self.signal: int | None = None
+
+    def __enter__(self) -> StopRequest:
+        self.before = {number: signal.signal(number, self._handle) for number in self.signals}
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for number, handler in self.before.items():
+            signal.signal(number, handler)
+
+    def _handle(self, number: int, _: FrameType | None) -> None:
+        self.signal = number
+        for other in self.signals:
+            signal.signal(other, signal.SIG_DFL)
+
+    def requested(self) -> bool:
+        """True if the run is to stop; all ranks call this together and get one answer."""
+        late = self.deadline is not None and time.monotonic() >= self.deadline
+        asked, late = zip(*ranks.gather((self.signal or 0, late)))
+        self.signal = max(asked) or None
+        return bool(self.signal) or any(late)
+
+    @property
+    def status(self) -> int:
+        """The exit status: 128 + signal, or 0 if the time was over."""
+        return 128 + self.signal if self.signal else 0

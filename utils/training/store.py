@@ -1,0 +1,299 @@
+"""The files of a training run: checkpoints and log, written and found again."""
+
+from __future__ import annotations
+
+import contextlib
+import enum
+import math
+import re
+import shutil
+import time
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+
+from utils import places
+from utils.checkpoint.weights import (
+    OPTIMIZER,
+    find_not_finite,
+    read_checkpoint,
+    read_meta,
+    save_weights,
+)
+from utils.errors import UserError
+from utils.files import atomic_path, keep_as, locked, remove_leftovers
+from utils.recipe import Recipe, recipe_of, resolve_recipe, same_run
+from utils.runtime import ranks
+from utils.training.logs import EpochRecord, write_log
+
+if TYPE_CHECKING:
+    from utils.training.state import TrainingState
+
+STARTED = "%Y-%m-%d_%H-%M-%S"  # the name of a run: the time at which it began
+_STARTED = re.compile(r"[\w.-]+")  # it becomes a part of file names
+SAVED_EVERY = 60  # seconds; under mpirun, where any rank or its host may fail at any time
+
+
+class SavedRun(NamedTuple):
+    """A run as a checkpoint holds it.
+
+    Attributes:
+        path: of the checkpoint.
+        meta: what the checkpoint says about the run.
+        recipe: of the run.
+        history: records of its complete epochs.
+        weights: official name → array.
+        optimizer: the state of Adam.
+        damaged: why a later checkpoint could not be read; "" if there is none.
+    """
+
+    path: Path
+    meta: dict[str, Any]
+    recipe: Recipe
+    history: list[EpochRecord]
+    weights: dict[str, np.ndarray]
+    optimizer: dict[str, np.ndarray]
+    damaged: str = ""
+
+    @property
+    def progress(self) -> tuple[int, int]:
+        """Numbers of complete epochs and of finished steps in the epoch under way."""
+        return len(self.history), len(self.meta["losses"])
+
+
+def read_run(path: str | Path) -> SavedRun:
+    """Reads a checkpoint to go on from, and checks everything that does not need the network.
+
+    Raises:
+        UserError: the file cannot be read, holds only weights, or is not from a run of ours.
+    """
+    path = Path(path)
+    arrays, meta = read_checkpoint(path)
+    if "scheduler" not in meta:
+        raise UserError(f"{path}: holds weights only, not a run to resume; take a last.npz")
+    optimizer = {name[len(OPTIMIZER):]: array for name, array in arrays.items()
+                 if name.startswith(OPTIMIZER)}
+    try:
+        recipe = recipe_of(meta)
+        history = [EpochRecord(**record) for record in meta["history"]]
+        _check(all(type(getattr(recipe, name)) is kind for name, kind in (
+            ("epochs", int), ("batch_size", int), ("seed", int), ("image_size", int))), "recipe")
+        _check([record.epoch for record in history] == list(range(1, len(history) + 1)), "history")
+        _check(all(map(math.isfinite, meta["losses"])), "losses")
+        _check(_STARTED.fullmatch(meta["started"]), "started")
+        _check(all(isinstance(meta[name], str) for name in ("model", "dataset")), "model")
+        _check(isinstance(meta.get("conditions", {}), dict), "conditions")
+        _check(len(meta["scheduler"]) == 4 and math.isfinite(meta["scheduler"]["base_lr"]),
+               "scheduler")
+        broken = find_not_finite(optimizer)
+        _check(not broken, f"{OPTIMIZER}{broken}, which is not finite")
+    except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
+        raise UserError(f"{path}: damaged, or of another program: "
+                        f"{' '.join(str(error).split())[:80]}; take another checkpoint") from error
+    return SavedRun(path, meta, recipe, history, arrays, optimizer)
+
+
+def _check(fine, what):
+    if not fine:
+        raise ValueError(what)
+
+
+class Store:
+    """Checkpoints and log of one network trained on one dataset.
+
+    Under mpirun only the first rank writes.
+
+    Args:
+        output_dir: log and checkpoints go below it.
+    """
+
+    def __init__(self, output_dir: str | Path, dataset_name: str, model_name: str):
+        self.output_dir = output_dir
+        self.dataset_name, self.model_name = dataset_name, model_name
+        self.folder = places.checkpoint_folder(output_dir, dataset_name, model_name)
+        self.last, self.before, self.best = (
+            self.folder / name for name in (places.LAST, places.BEFORE, places.BEST))
+        # before.npz must be whole: last.npz becomes before.npz only if we read or wrote it.
+        self.last_is_whole = False
+        self.saved_at = time.monotonic()
+
+    def log_path(self, state: TrainingState) -> Path:
+        """The path of a run's log."""
+        return places.log_file(self.output_dir, self.dataset_name, self.model_name, state.started)
+
+    # ------------------------------------------------------------------------- reading
+
+    def newest_run(self) -> SavedRun | None:
+        """The run of last.npz, or of before.npz if last.npz cannot be read; None without both.
+
+        Raises:
+            UserError: there are checkpoints, and none can be read.
+        """
+        problems = []
+        for path in (self.last, self.before):
+            if path.is_file():
+                try:
+                    return read_run(path)._replace(damaged="; ".join(problems))
+                except UserError as problem:
+                    problems.append(str(problem))
+            elif not problems:
+                problems.append(f"{path}: no such file")
+        if self.last.is_file() or self.before.is_file():
+            raise UserError(problems[0])
+        return None
+
+    def find(self, resume: str | Path) -> SavedRun:
+        """The run to go on with.
+
+        Args:
+            resume: "last" for the newest checkpoint of this model, else the path of a checkpoint.
+
+        Raises:
+            UserError: there is no such run, or it is of another model or dataset.
+        """
+        saved = self.newest_run() if resume == "last" else read_run(resume)
+        if saved is None:
+            raise UserError(f"{self.last}: nothing to resume; start without --resume")
+        for key, value in (("model", self.model_name), ("dataset", self.dataset_name)):
+            if saved.meta[key] != value:
+                raise UserError(f"{saved.path}: is a run of {key} {saved.meta[key]}, not {value}; "
+                                "take another checkpoint")
+        self.last_is_whole = saved.path == self.last
+        return saved
+
+    def started(self) -> str | None:
+        """The time at which the run in this folder began; None without checkpoints.
+
+        Where only an unreadable best.npz is left, the time at which it was written.
+
+        Raises:
+            UserError: there are checkpoints, and none can be read.
+        """
+        run = self.newest_run()
+        if run:
+            return run.meta["started"]
+        if not self.best.is_file():
+            return None
+        with contextlib.suppress(UserError, KeyError, TypeError):
+            started = read_meta(self.best)["started"]
+            if _STARTED.fullmatch(started):
+                return started
+        return time.strftime(STARTED, time.localtime(self.best.stat().st_mtime))
+
+    # ------------------------------------------------------------------------- writing
+
+    @contextlib.contextmanager
+    def opened(self, state: TrainingState, saved: SavedRun | None) -> Iterator[None]:
+        """Locks the folder for a run, prepares it, and prints how the run begins.
+
+        Args:
+            saved: the checkpoint that the run goes on from.
+
+        Raises:
+            UserError: another process trains into the folder, or has gone on with the run.
+        """
+        if not ranks.first():
+            yield
+            return
+        with locked(self.folder):
+            self._begin(state, saved)
+            yield
+
+    def _begin(self, state: TrainingState, saved: SavedRun | None) -> None:
+        for path in (self.best, self.last, self.log_path(state)):
+            remove_leftovers(path)
+        if saved:
+            newest = self.newest_run() if saved.damaged or self.last_is_whole else saved
+            if newest and newest.progress != saved.progress:
+                raise UserError(f"{saved.path}: another training has gone on from it meanwhile; "
+                                "run the command again")
+            if saved.damaged:
+                print(f"{saved.damaged}; so from the checkpoint before, {saved.path}")
+            if state.history or state.losses:
+                print(f"resumed after epoch {state.epochs_done} and {len(state.losses)} batches")
+            if state.history:  # the log may have been lost
+                write_log(self.log_path(state), state.history, state.describe())
+        started = self.started()
+        if started not in (None, state.started):
+            earlier = self.folder / f"earlier_{started}"
+            earlier.mkdir(parents=True, exist_ok=True)
+            for path in self.folder.glob("*.npz"):
+                path.replace(earlier / path.name)
+            print(f"the checkpoints of an earlier run are now in {earlier}")
+        if state.best and not self.best.is_file():
+            self._copy_best(saved.path.with_name(places.BEST), state)
+
+    def _copy_best(self, path: Path, state: TrainingState) -> None:
+        """Copies the best weights from beside a checkpoint of another folder, if they are there."""
+        meta = read_meta(path) if path.is_file() else {}
+        if meta.get("started") == state.started and len(meta["history"]) == state.best.epoch:
+            with atomic_path(self.best, durable=True) as temporary:
+                shutil.copyfile(path, temporary)
+        else:
+            print(f"{path}: does not hold the best weights so far, of epoch {state.best.epoch}; "
+                  "there is no best.npz until an epoch is better")
+
+    def save_last(self, state: TrainingState) -> None:
+        """Writes last.npz, all that `--resume` needs; the last.npz before becomes before.npz.
+
+        Raises:
+            UserError: a number is not finite; nothing is written then.
+        """
+        if not ranks.first():
+            return
+        meta = {**state.meta(), "scheduler": state.scheduler.state_dict(), "losses": state.losses}
+        optimizer = state.optimizer.state_dict()
+        broken = find_not_finite(optimizer)
+        if broken:  # `save_weights` checks the weights
+            raise UserError(f"{self.last}: not written, Adam's {broken} is not finite; try a "
+                            "lower --lr")
+        if self.last_is_whole and self.last.is_file():
+            keep_as(self.last, self.before)
+        save_weights(state.net, self.last, meta, optimizer)
+        self.last_is_whole, self.saved_at = True, time.monotonic()
+
+    def save_step(self, state: TrainingState) -> None:
+        """Writes last.npz in mid-epoch under mpirun, once a minute."""
+        if ranks.size() > 1 and time.monotonic() - self.saved_at > SAVED_EVERY:
+            self.save_last(state)
+
+    def save_epoch(self, state: TrainingState) -> None:
+        """Writes log and last.npz after an epoch, and best.npz if it was the best epoch so far."""
+        if not ranks.first():
+            return
+        if state.best is state.history[-1]:
+            save_weights(state.net, self.best, state.meta())
+        write_log(self.log_path(state), state.history, state.describe())
+        self.save_last(state)
+
+
+class RunStatus(enum.Enum):
+    """What a training that is asked for is to the last checkpoint."""
+
+    NEW = enum.auto()  # there is no checkpoint, or it is of another recipe
+    RESUME = enum.auto()  # the same run, with epochs left
+    FINISHED = enum.auto()
+
+
+def run_status(last: Mapping[str, Any], given: Mapping[str, Any]) -> RunStatus:
+    """Compares a recipe with what the last checkpoint says.
+
+    Args:
+        last: from `last_run`, or anything with its `recipe`, `history` and `scheduler`.
+        given: values for the fields of `Recipe`; None (or no entry) is a flag that was not given.
+    """
+    if not last or not same_run(given, recipe_of(last)):
+        return RunStatus.NEW
+    epochs = resolve_recipe(given, recipe_of(last)).epochs
+    return RunStatus.FINISHED if len(last["history"]) >= epochs else RunStatus.RESUME
+
+
+def last_run(output_dir: str | Path, dataset_name: str, model_name: str) -> dict[str, Any]:
+    """What a model's newest checkpoint says about its run; empty if no checkpoint can be read."""
+    try:
+        run = Store(output_dir, dataset_name, model_name).newest_run()
+    except UserError:  # the training itself will say so
+        return {}
+    return run.meta if run else {}
