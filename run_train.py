@@ -62,7 +62,9 @@ def parse(argv: Sequence[str] | None) -> Namespace:
     """The flags: those of train_device0.py without --resume."""
     parser = cli.make_parser(__doc__)
     cli.add_training(parser, resume=False)
-    return parser.parse_args(argv)
+    args = parser.parse_args(argv)
+    cli.refuse_bf16(args.precision)
+    return args
 
 
 def status_of(args: Namespace, dataset_name: str, model_name: str) -> RunStatus:

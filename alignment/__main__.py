@@ -23,6 +23,7 @@ from collections.abc import Sequence
 
 from alignment import report
 from alignment.job import FRAMEWORKS, Job, files, framework_folder, start
+from alignment.stages import check_known
 from utils import cli, places
 from utils.errors import UserError
 from utils.recipe import Recipe, recipe_values
@@ -50,6 +51,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.set_defaults(seed=Recipe.seed, precision="float32")
     args = parser.parse_args(argv)
     cli.refuse_bf16(args.precision)
+    for model_name in args.model_names:
+        check_known(model_name)
     if args.only_pytorch and not args.epochs:
         raise UserError("--only_pytorch: trains whole runs; say how long with --epochs N")
     recipe = Recipe(**recipe_values(vars(args)))

@@ -3,8 +3,16 @@
 from __future__ import annotations
 
 from model import NETWORKS
+from utils.errors import UserError
 
 HEAD = "head"
+
+
+def check_known(model_name: str) -> None:
+    """Raises UserError if a network is none of the official four."""
+    if NETWORKS[model_name].architecture not in ("UNet", "FPN"):
+        raise UserError(f"{model_name}: has no official PyTorch code to be compared with; write "
+                        "its twin in alignment/twin.py and its stages in alignment/stages.py")
 
 
 def stage_modules(model_name: str) -> dict[str, str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 from typing import TYPE_CHECKING, NamedTuple
 
 from model.loss import soft_iou_loss
@@ -11,26 +12,27 @@ if TYPE_CHECKING:
 
 
 class Network(NamedTuple):
-    """What is known of a network beside its code.
+    """A row of `NETWORKS`.
 
     Attributes:
-        architecture: "UNet" or "FPN".
+        module: where its class is, "model.unet".
+        architecture: name of its class, a `model.contrast.ContrastNet`.
         kernels: the kernel family, "2D" (k×k) or "1D" (separable).
-        bytes_per_pixel: peak of resident memory that a prediction takes for each pixel on the CPU,
-            rounded up, as `python -m benchmarks.cost --size 1024` and more print it (x86-64,
-            oneDNN).
+        bytes_per_pixel: peak of resident memory per pixel when a single image is predicted on a
+            CPU, rounded up (`python -m benchmarks.cost --size 1024`; x86-64, oneDNN).
     """
 
+    module: str
     architecture: str
     kernels: str
     bytes_per_pixel: int
 
 
 NETWORKS = {
-    "L2SKNet_UNet": Network("UNet", "2D", 650),
-    "L2SKNet_FPN": Network("FPN", "2D", 600),
-    "L2SKNet_1D_UNet": Network("UNet", "1D", 750),
-    "L2SKNet_1D_FPN": Network("FPN", "1D", 700),
+    "L2SKNet_UNet": Network("model.unet", "UNet", "2D", 650),
+    "L2SKNet_FPN": Network("model.fpn", "FPN", "2D", 600),
+    "L2SKNet_1D_UNet": Network("model.unet", "UNet", "1D", 750),
+    "L2SKNet_1D_FPN": Network("model.fpn", "FPN", "1D", 700),
 }
 MODEL_NAMES = tuple(NETWORKS)
 
@@ -41,7 +43,7 @@ def build_model(name: str, dropout: bool = True) -> jt.Module:
     Args:
         name: one of `MODEL_NAMES`.
         dropout: False leaves out the dropout in the head of an FPN, for comparisons in training
-            mode; the UNets have none.
+            mode. The UNets have none.
 
     Returns:
         A Jittor module: N×1×H×W images in [0, 1] → probabilities of the same shape.
@@ -51,14 +53,12 @@ def build_model(name: str, dropout: bool = True) -> jt.Module:
     """
     if name not in NETWORKS:
         raise ValueError(f"unknown model {name!r}; known are {', '.join(MODEL_NAMES)}")
-    # Here and not above: the list of names must not cost the start of Jittor.
-    from model.fpn import FPN
-    from model.unet import UNet
-
     network = NETWORKS[name]
-    if network.architecture == "UNet":
-        return UNet(network.kernels)
-    return FPN(network.kernels, dropout)
+    # Imported here, because the list of names must not cost the start of Jittor.
+    net = getattr(importlib.import_module(network.module), network.architecture)(network.kernels)
+    if not dropout:
+        net.leave_out_dropout()
+    return net
 
 
 def fast_form(net: jt.Module, dtype: str = "float32") -> jt.Module:

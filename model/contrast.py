@@ -79,6 +79,12 @@ class ContrastNet(jt.Module):
             self.add_module(f"contrConV_{level}", merge)
             self.stages.append(ContrastStage(branches, merge))
 
+    def leave_out_dropout(self) -> None:
+        """Sets the rate of all dropout to zero."""
+        for part in self.modules():
+            if hasattr(part, "dropout"):
+                part.dropout = 0.0
+
     def contrast(self, level: int, x: jt.Var) -> jt.Var:
         """The contrast stage of `level`, N×C×H×W → N×C×H×W."""
         return self.stages[level](x)

@@ -10,7 +10,7 @@ from .ops import jt
 from .ops.elementwise import add, dropout
 from .ops.resize import resize_bilinear
 
-DROPOUT = 0.1
+DROPOUT = 0.1  # rate in the head, in training
 
 
 class ResidualBlock(jt.Module):
@@ -54,9 +54,9 @@ class Fuse(jt.Module):
 class Head(jt.Module):
     """3×3 conv to C/4 → BN → ReLU → dropout → 1×1 conv with bias."""
 
-    def __init__(self, channels: int, dropout: float):
+    def __init__(self, channels: int):
         hidden = channels // 4
-        self.dropout = dropout
+        self.dropout = DROPOUT
         self.block = jt.nn.Sequential(OrderedDict([
             ("0", conv3x3(channels, hidden)),
             ("1", BatchNorm(hidden, RELU)),
@@ -74,7 +74,7 @@ class Head(jt.Module):
 class FPN(ContrastNet):
     """The feature pyramid."""
 
-    def __init__(self, kernels: str, dropout: bool = True):
+    def __init__(self, kernels: str):
         super().__init__(kernels)
         c0, c1, c2, c3 = CHANNELS
         self.layer0 = level(1, c0, 1)
@@ -84,7 +84,7 @@ class FPN(ContrastNet):
         self.fuse32 = Fuse(c3, c2)
         self.fuse21 = Fuse(c2, c1)
         self.fuse10 = Fuse(c1, c0)
-        self.head = Head(c0, DROPOUT if dropout else 0.0)
+        self.head = Head(c0)
 
     def logits(self, x: jt.Var) -> jt.Var:
         """Image → logits."""

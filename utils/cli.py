@@ -101,19 +101,18 @@ def add_device(parser: Flags, precision: str = "default") -> None:
         "--precision", choices=PRECISIONS, default=precision,
         help="on a GPU: default lets cuDNN use TF32 in convolutions, as PyTorch does; float32 "
         "rounds nothing; tf32 is TF32 in matrix products too. On a CPU with AVX512-BF16: bf16 "
-        "computes with bfloat16 between the first and the last layer; here %(default)s",
+        "predicts with bfloat16 between the first and the last layer; here %(default)s",
     )
 
 
 def refuse_bf16(precision: str) -> None:
-    """For comparisons with float32.
+    """For scripts that train or compare: only predictions are computed in bfloat16.
 
     Raises:
         UserError: the precision is bf16.
     """
     if precision == BF16:
-        raise UserError("--precision bf16: what is compared here has the bounds of float32; leave "
-                        "the flag out")
+        raise UserError("--precision bf16: is for predictions alone (test.py); leave it out here")
 
 
 def add_threshold(parser: Flags) -> None:

@@ -54,7 +54,7 @@ def make_onnx(
     from onnx import TensorProto, helper
 
     network = NETWORKS[model_name].architecture
-    if network not in _ARCHITECTURES:
+    if network not in ARCHITECTURES:
         raise UserError(f"{model_name}: no rule writes a {network} as ONNX; add one to {__name__}")
     multiple = net.multiple
     if size and any(side % multiple for side in size):
@@ -62,7 +62,7 @@ def make_onnx(
         raise UserError(f"--size {size[0]} {size[1]}: {model_name} takes multiples of "
                         f"{multiple}; take --size {fitting} and pad the images by their edges")
     graph = _Graph()
-    logits = _ARCHITECTURES[network](graph, fast_form(net), INPUT, size)
+    logits = ARCHITECTURES[network](graph, fast_form(net), INPUT, size)
     graph.op("Sigmoid", logits, name=OUTPUT)
     image, probability = (
         helper.make_tensor_value_info(name, TensorProto.FLOAT,
@@ -248,4 +248,5 @@ def _fpn(graph, net, image, fixed):
     return _conv(graph, net.head.project, _conv(graph, net.head.conv, y))
 
 
-_ARCHITECTURES = {"UNet": _unet, "FPN": _fpn}
+# By the name of their class, from the fast form and the image to the logits.
+ARCHITECTURES = {"UNet": _unet, "FPN": _fpn}
