@@ -31,7 +31,7 @@ from utils.runtime import start
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Runs the script with the arguments given, those of the command line by default."""
+    """Runs the script with these arguments, by default the command line's."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,

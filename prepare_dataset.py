@@ -12,9 +12,9 @@ of their layouts (utils/data/layouts.py). The folders and suffixes of any other 
 train.txt, test.txt and prepared.txt, the report: sizes, how masks are named, masks with grey
 values, how many targets are brighter or darker than what is around them, images in both lists,
 duplicates, and the pairs that are left out and why. Where there are no lists they are drawn by
---split and --seed. Files are linked, so SOURCE must stay; those of a zip are copied.
+--split and --seed. Files are linked, so SOURCE must stay; the files of a zip are copied.
 
-Several SOURCEs become one dataset, to train on all of them: each is prepared by the same flags, its
+Several SOURCEs become one dataset, to train on all of them: each is prepared by these flags, its
 names begin with its own (NUDT-SIRST_000001), and the lists follow each other. A source without a
 test list, or with all of its images on its train list, adds to train.txt alone.
 
@@ -47,7 +47,7 @@ from utils.recipe import Recipe
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Runs the script with the arguments given, those of the command line by default."""
+    """Runs the script with these arguments, by default the command line's."""
     parser = cli.make_parser(
         __doc__, without_effect=("model_names", "dataset_names", "device"))
     parser.add_argument("source", type=Path, metavar="SOURCE", nargs="+",
@@ -60,22 +60,23 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--images", type=Path, metavar="DIR",
                         help="the folder of images in SOURCE; default by SOURCE's layout")
     parser.add_argument("--masks", type=Path, metavar="DIR",
-                        help="the folder of masks in SOURCE; default that of --images")
+                        help="the folder of masks in SOURCE; default the folder of --images")
     parser.add_argument("--image_suffix", type=_suffix, default="", metavar="S",
                         help="what the names of images end with, beyond the names on the lists")
     parser.add_argument("--mask_suffix", type=_suffix, metavar="S",
                         help="what the names of masks end with, beyond the names on the lists; "
                              "default nothing, _pixels0 or _mask")
     parser.add_argument("--fit_masks", action="store_true",
-                        help="resize masks of another size to that of their image (nearest "
-                             "neighbour), if their sides have the same ratio")
+                        help="resize masks of another size to their image (nearest "
+                             "neighbour), if the ratio of the sides agrees")
     parser.add_argument("--boxes", action="store_true", help="write the targets as boxes too")
     args = parser.parse_args(argv)
     if not args.name or Path(args.name).name != args.name or args.name.startswith("."):
-        raise UserError(f"--name {args.name}: is the name of a folder, without / and leading dot")
+        raise UserError(f"--name {args.name}: must be a plain folder name; leave out '/' and a "
+                        "leading '.'")
     if args.masks and not args.images:
-        raise UserError(f"--masks {args.masks}: names the folder of the masks alone; name that of "
-                        "the images with --images")
+        raise UserError(f"--masks {args.masks}: needs a folder of images too; name it with "
+                        "--images")
     target = args.dataset_dir / args.name
     seed = Recipe.seed if args.seed is None else args.seed
 

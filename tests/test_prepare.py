@@ -185,7 +185,7 @@ def test_folders_and_suffixes_by_flags(tmp_path, script):
     np.testing.assert_array_equal(test.images[1], images[2])
     with pytest.raises(UserError, match=f"^--images JPEG: no such folder in {source}; name it"):
         script(source, "--name", "B", "--images", "JPEG")
-    with pytest.raises(UserError, match="name that of the images with --images"):
+    with pytest.raises(UserError, match="needs a folder of images too; name it with --images"):
         script(source, "--name", "B", "--masks", "SegmentationClass")
 
 
@@ -224,6 +224,15 @@ def test_folders_of_the_lists_below_those_of_the_kinds(tmp_path, flags, script):
     train, test = load_splits(tmp_path / "data", "A")
     assert (train.names, test.names) == (["train/00", "train/02"], ["val/01"])
     np.testing.assert_array_equal(test.images[0], images[1])
+
+
+def test_folders_of_the_kinds_below_those_of_the_lists(tmp_path, script):
+    for place, count in (("train", 3), ("val", 2)):
+        write(tmp_path / "set" / place, [(16, 16)] * count)
+        relay(tmp_path / "set" / place, "img", "label")
+    script(tmp_path / "set", "--name", "A", "--images", "img", "--masks", "label")
+    train, test = load_splits(tmp_path / "data", "A")
+    assert (train.names, test.names) == (["train_00", "train_01", "02"], ["test_00", "test_01"])
 
 
 def test_irdst_through_all_scripts(tmp_path):
@@ -376,7 +385,7 @@ def test_sources_without_one_dataset(tmp_path, irstd):
     for kind in ("images", "masks"):
         (sirst / "test" / kind).mkdir(parents=True)
     assert refused(tmp_path, sirst) == (f"{sirst}/test/images: no image in this folder ({KINDS}); "
-                                        "add those of the list")
+                                        "add the images of the list")
     for path in (irstd / "IRSTD1k_Label").iterdir():
         path.write_bytes(b"no picture")
     assert refused(tmp_path, irstd).startswith(
@@ -423,7 +432,7 @@ def test_a_zip_with_links_or_damage(tmp_path, irstd):
 
 def test_names_that_are_no_folder(tmp_path, irstd):
     for name in ("../X", "a/b", ".hidden", "", "."):
-        with pytest.raises(UserError, match="is the name of a folder"):
+        with pytest.raises(UserError, match="must be a plain folder name; leave out"):
             prepare_dataset.main([str(irstd), "--name", name, "--dataset_dir", str(tmp_path)])
 
 

@@ -243,7 +243,7 @@ def train_batches(
         size: images and masks are resized to size×size; 0 leaves them as they are.
         start: how many batches to skip.
         soft: whether masks are their grey levels divided by 255, in place of 0 and 1.
-        part: which of so many images of a batch are made; all by default.
+        part: number of images in a batch → which of them are made; all by default.
         augmentation: what is done to each image after resizing.
 
     Yields:

@@ -102,7 +102,7 @@ def _conventions(model_name, meta, size):
 
 
 def _fit(own, weights):
-    """How many entries of a network are among the weights, less those that it lacks."""
+    """Number of a network's entries among the weights, less the number of missing entries."""
     prefix, _ = find_prefix(weights, own)
     shapes = {name: weights[prefix + name].shape for name in own if prefix + name in weights}
     return 2 * sum(shapes[name] == tuple(own[name].shape) for name in shapes) - len(own)

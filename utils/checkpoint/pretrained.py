@@ -21,7 +21,7 @@ from utils.errors import UserError
 from utils.files import atomic_path, write_text
 from utils.recipe import recipe_of
 
-NEWEST = 10  # so many of the last evaluated epochs are averaged
+NEWEST = 10  # number of the last evaluated epochs that are averaged
 FOLDER = cli.ROOT / "model" / "pretrained"
 REAL = "REAL"  # the dataset, joined of several, whose weights are for frames of any camera
 METRICS = (("mIoU", "{:.4f}"), ("pixAcc", "{:.4f}"), ("fscore", "{:.4f}"), ("Pd", "{:.4f}"),
@@ -149,7 +149,7 @@ def _row(name: str, records: Sequence[Mapping[str, Any]]) -> str:
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Runs the command with the arguments given, those of the command line by default."""
+    """Runs the command with these arguments, by default the command line's."""
     parser = cli.make_parser(__doc__, default_models=["L2SKNet_UNet"], without_effect=(
         "dataset_dir", "device", "seed", "num_workers"))
     parser.add_argument("--remark", default="", help="a sentence for the card")

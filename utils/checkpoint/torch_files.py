@@ -51,13 +51,13 @@ _HEADS = {  # how other files begin, what they are, and the cure
     b"\xfd7zXZ": _UNPACK, b"7z\xbc\xaf": _UNPACK, b"\x28\xb5\x2f\xfd": _UNPACK,
     b"version https://git-lfs": ("a Git LFS pointer", "run git lfs pull"),
 }
-_ENTRIES = {  # the same of zips, by the end of an entry's name
+_ENTRIES = {  # what other zips are, by the end of an entry's name
     "/constants.pkl": ("TorchScript", "save torch.jit.load(file).state_dict() with torch.save"),
     "serialized_exported_program.json": (
         "a program of torch.export", "save torch.export.load(file).state_dict with torch.save"),
     "model.weights.h5": _HDF5, **dict.fromkeys((*SUFFIXES, ".ckpt", ".bin"), _UNPACK),
 }
-_NAMES = {  # and by the end of the file's own name
+_NAMES = {  # what other files are, by the end of their own name
     ".safetensors": _SAFETENSORS, ".onnx": _ONNX, ".engine": _TENSORRT, ".trt": _TENSORRT,
     ".plan": _TENSORRT, ".tflite": ("TensorFlow Lite", _ONNX[1]), ".pb": ("TensorFlow", _HDF5[1]),
     ".h5": _HDF5, ".keras": _HDF5,

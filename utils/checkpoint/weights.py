@@ -281,8 +281,8 @@ def find_state_dict(content: Any, names: Collection[str]) -> dict[str, np.ndarra
 
     Args:
         content: a state_dict, or a dict or list that holds one at any depth, under any key.
-        names: those of the network's parameters. Of several dicts with arrays the one that has most
-            of them is taken; of equal ones that called `state_dict`, else the first.
+        names: the names of the network's parameters. Of several dicts with arrays the one with
+            most of these names is taken; of equal ones `state_dict`, else the first.
 
     Returns:
         Name → array; empty if there are no named arrays.

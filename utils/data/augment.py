@@ -24,7 +24,7 @@ _CORNER, _TARGET, _SCALE, _LIGHT = (1,), (2,), (3,), (4,)
 
 
 class Augmentation(NamedTuple):
-    """What is done to the images of training; the fields are those of `Recipe`."""
+    """Changes to the images of training; each field has its name and meaning from `Recipe`."""
 
     augment: bool = False
     crop: int = 0
@@ -94,7 +94,8 @@ def target_corner(
 ) -> tuple[int, int] | None:
     """Row and column where a crop begins that contains a target of the mask.
 
-    The target is drawn among those of the mask, its place in the crop among all where it is whole.
+    The target is drawn among the targets of the mask, its place in the crop among all places
+    where the target is whole.
 
     Args:
         share: of the epochs in which the crop is placed so.

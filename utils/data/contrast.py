@@ -11,9 +11,10 @@ from scipy import ndimage
 from evaluation.pd_fa import find_regions
 
 GAP, WIDTH = 2, 4  # pixels between a target and the ring around it, and of the ring
-# A target stands out if its mean lies so many standard deviations of the ring from the ring's. By
-# this 97.8 % of the targets do in NUDT-SIRST (every eighth image) and all 533 in NUAA-SIRST, all of
-# them brighter; with the masks of other images 7 to 12 %, about half of them darker.
+# A target stands out if its mean differs from the ring's by at least this many standard deviations
+# of the ring. By this 97.8 % of the targets do in NUDT-SIRST (every eighth image) and all 533 in
+# NUAA-SIRST, all of them brighter; with the masks of other images 7 to 12 %, about half of them
+# darker.
 STANDS_OUT = 1.0
 FEW = 0.5  # the share below which masks are suspected
 ENOUGH = 5  # targets that it takes to suspect them
@@ -24,9 +25,9 @@ class Polarity:
     """How the targets of one or several images stand out.
 
     Attributes:
-        targets: how many there are.
-        brighter: than their ring, by `STANDS_OUT`.
-        darker: the same.
+        targets: number of targets.
+        brighter: number of targets brighter than their ring, by `STANDS_OUT`.
+        darker: number of targets darker than their ring, by `STANDS_OUT`.
     """
 
     targets: int = 0

@@ -282,7 +282,7 @@ def _by_tifffile(path: Path, number: int) -> Picture:
 class Page:
     """One page of a TIFF that holds several, as thermal cameras write; read when it is needed.
 
-    Has what `Path` has of a name: that of the file with the number of the page, from 1 on.
+    Has the names that a `Path` has: the file's, with the number of the page, from 1 on.
 
     Attributes:
         path: of the file.
@@ -309,7 +309,7 @@ class Page:
 
 
 class _Stack:
-    """A TIFF of several pages, open from the first read to that of the last page.
+    """A TIFF of several pages, open from the first page that is read to the last.
 
     To open it for every page would mean to walk through all pages before, each time.
     """

@@ -11,7 +11,7 @@ from utils.data.decoding import EXTENSIONS, KINDS, Page, Picture, decode
 from utils.errors import UserError, listed
 
 FULL = 255  # the level of a target in a mask
-FAINT = 8  # a pixel has so many neighbours: all of them may be its grey edge
+FAINT = 8  # the neighbours of a pixel: all of them may be its grey edge
 _BLURRING = ("JPEG", "MPO", "WEBP")  # formats that change the values around an edge
 
 _LUMA = np.array([19595, 38470, 7471]) / 65536  # ITU-R 601, as Pillow rounds it
@@ -104,7 +104,7 @@ def read_levels(path: str | Path) -> np.ndarray:
     A picture of two values is a mask if one of them is black, on at least half of it: the other is
     target, whatever grey or colour it is, at any depth. Black alone is a mask without a target.
     Where all colours of a palette are one, its indices count. A shape that is in the alpha channel
-    alone is refused, and so is one that differs from that of the colours.
+    alone is refused, and so is a shape that differs from the colours' shape.
 
     A grey picture of more values is a mask if at least half of it is black, something lies above
     half of full scale, and for each pixel above there are at most `FAINT` of the others that are

@@ -22,7 +22,7 @@ FOLDERS = (
     ("images", "masks"),  # NUDT-SIRST, NUAA-SIRST, SIRST-Aug, SIRST3
     ("IRSTD1k_Img", "IRSTD1k_Label"),  # IRSTD-1K as published
 )
-# What the name of a mask has beyond that of its image.
+# What follows the image's name in the name of its mask.
 SUFFIXES = (
     "",
     "_pixels0",  # NUAA-SIRST
@@ -66,8 +66,8 @@ class Layout(NamedTuple):
     images: Path
     masks: Path
     list: Path | None  # None: all images of the folder
-    image_suffix: str = ""  # what the name of an image has beyond the names on the list
-    mask_suffix: str | None = None  # the same of a mask; None: any of `SUFFIXES`
+    image_suffix: str = ""  # what follows the list's name in an image's name
+    mask_suffix: str | None = None  # what follows that name in a mask's; None: any of `SUFFIXES`
 
     def names(self) -> list[str]:
         """The names on the list, as often as it names them.
@@ -79,12 +79,12 @@ class Layout(NamedTuple):
         if self.list:
             return read_names(self.list, images, self.images.name, self.image_suffix)
         if not images:
-            raise UserError(f"{self.images}: no image in this folder ({KINDS}); add those of the "
-                            "list")
+            raise UserError(f"{self.images}: no image in this folder ({KINDS}); add the "
+                            "images of the list")
         return sorted(images)
 
     def image_files(self) -> dict[str, Path]:
-        """Name → file of the images, as `index_files`, without those that are masks."""
+        """Name → file of the images, as `index_files`; masks are left out."""
         files = index_files(self.images)
         if self.mask_suffix and self.images == self.masks:
             files = {name: file for name, file in files.items()
@@ -102,7 +102,7 @@ class Layout(NamedTuple):
 
 
 def image_folders(folder: Path) -> list[tuple[Path, Path]]:
-    """The folders of images that are there by `FOLDERS`, each with that of its masks."""
+    """The existing folders of images by `FOLDERS`, each with the folder of its masks."""
     rows = [(folder / images, folder / masks) for images, masks in FOLDERS]
     return [row for row in rows if row[0].is_dir()]
 
@@ -167,7 +167,7 @@ def find_list(folder: Path, split: str) -> Path | None:
 # What people put around names, and what nobody sees.
 _QUOTES = "\"'`\u201c\u201d\u2018\u2019 \t"
 _BRACKETS = _QUOTES + "[](){}"
-_COMMAS = ",;\uff0c\uff1b\u3001"  # also those of Chinese
+_COMMAS = ",;\uff0c\uff1b\u3001"  # also Chinese commas
 _UNSEEN = dict.fromkeys(map(ord, "\x1a\u00ad\u200b\u200c\u200d\u200e\u200f\u2060\ufeff"))
 _COMMENT = re.compile(r"(^|\s)(#|%|//).*")
 _HEADINGS = ("image", "images", "img", "name", "names", "file", "filename", "file_name", "id")

@@ -36,7 +36,7 @@ class Pair:
     levels: np.ndarray | None = None  # of the mask: H×W uint8, 0 to 255
     problems: list[str] = field(default_factory=list)
     files: tuple[Path | None, Path | None] = (None, None)
-    fitted: str = ""  # the sizes of a mask that was brought to that of its image
+    fitted: str = ""  # both sizes, if the mask was resized to its image
 
 
 def read_pairs(
@@ -46,8 +46,8 @@ def read_pairs(
     """Reads the images of these names with their masks, in this order.
 
     Args:
-        fit_masks: brings masks of another size to that of their image, if its sides have the same
-            ratio within a pixel.
+        fit_masks: resizes masks of another size to their image, if the ratio of the sides
+            agrees within a pixel.
 
     Raises:
         UserError: there is no folder of images, or of masks.

@@ -76,8 +76,8 @@ class Tree(NamedTuple):
     Attributes:
         images: the folder of the images, of the source, or any.
         masks: the folder of the masks; None: `images`.
-        image_suffix: what the name of an image has beyond its name on a list.
-        mask_suffix: the same of a mask; None: any of `layouts.SUFFIXES`.
+        image_suffix: what follows the name on a list in the name of an image.
+        mask_suffix: what follows it in the name of a mask; None: any of `layouts.SUFFIXES`.
     """
 
     images: Path | None = None
@@ -102,8 +102,7 @@ def prepare(
         share: of the images that goes to the train list, where there are no lists,
         seed: and by which they are drawn.
         tree: the folders and suffixes that the user has named.
-        fit_masks: whether masks of another size are brought to that of their image, see
-            `read_pairs`.
+        fit_masks: whether masks of another size are resized to their image, see `read_pairs`.
         redraw: whether both lists are drawn from the only one there is, if it has all images.
 
     Returns:
@@ -258,6 +257,12 @@ def find(
 
 
 def _find_by_flags(folder: Path, source: Path, tree: Tree) -> Found:
+    own = {split: next((folder / place for place in places
+                        if (folder / place / tree.images).is_dir()), None)
+           for split, places in SPLIT_FOLDERS.items()}
+    if all(own.values()) and not (folder / tree.images).is_dir():  # train/DIR and test/DIR
+        found = {split: _find_by_flags(place, source, tree) for split, place in own.items()}
+        return Found(folder, {split: found[split].layouts[split] for split in SPLITS})
     images = _folder_of("--images", tree.images, folder, source)
     masks = _folder_of("--masks", tree.masks, folder, source) if tree.masks else images
     if images == masks and (tree.mask_suffix or "") == tree.image_suffix:
@@ -514,6 +519,6 @@ def _report(
 
 
 def _beyond(pair: _Facts) -> str:
-    """What the name of a mask has beyond that of its image."""
+    """What follows the image's name in the name of its mask."""
     stem = unicodedata.normalize("NFC", pair.files[1].stem)
     return stem[len(pair.name.rsplit("/", 1)[-1]) :]

@@ -55,9 +55,9 @@ def prediction_folders(
     """Which models are meant, and where the predictions of each lie.
 
     Args:
-        models: names (--model_name); None: those of `folders`, else `default_models`.
+        models: names (--model_name); None: the names of `folders`, else `default_models`.
         folders: of predictions (--pred), one for each model, or one that holds a folder for each;
-            None: those of test.py below `output_dir`.
+            None: the predictions of test.py below `output_dir`.
 
     Returns:
         Dataset → model → folder.
@@ -92,7 +92,7 @@ def find_predictions(folder: str | Path) -> dict[str, Path]:
 
 
 def predictions_of(names: Sequence[str], folder: str | Path) -> dict[str, Path]:
-    """The files of predictions in a folder, by stem; those of all `names` are there.
+    """The files of predictions in a folder, by stem; each of `names` has one.
 
     A suffix that the predictions of all `names` have, as DNANet's `NAME_Pred.png`, is taken off.
 
