@@ -308,7 +308,7 @@ def test_all_the_bad_files_are_listed_at_once_or_left_out(tmp_path):
     root = tmp_path / "SET"
     _, masks = write(root, [(16, 16)] * 8)
     (root / "images" / "01.png").unlink()
-    (root / "masks" / "02.png").unlink()
+    (root / "masks" / "02.png").rename(root / "masks" / "02.mat")
     (root / "images" / "03.png").write_bytes(b"not a picture")
     (root / "masks" / "04.png").write_bytes((root / "masks" / "04.png").read_bytes()[:50])
     Image.fromarray(np.zeros((16, 12), np.uint8)).save(root / "masks" / "05.png")
@@ -322,9 +322,9 @@ def test_all_the_bad_files_are_listed_at_once_or_left_out(tmp_path):
     assert first.startswith(f"{root}: 8 files cannot be used")
     assert first.endswith("or leave them out with --skip_bad:") and len(lines) == 8
     for line, file, says in zip(
-        lines, "images/01 masks/02 images/03.png masks/04.png masks/05.png masks/06.png images/99 "
-        "masks/99".split(),
-        ["no such image", "no such mask", "cannot be read", "cannot be read",
+        lines, "images/01 masks/02.mat images/03.png masks/04.png masks/05.png masks/06.png "
+        "images/99 masks/99".split(),
+        ["no such image", "no mask that is read (png, ", "cannot be read", "cannot be read",
          "the mask is 12x16 but the image is 16x16", "not a binary mask (values 0, 1, 2, 3",
          "no such image", "no such mask"]):
         assert line.startswith(f"  {root}/{file}: ") and says in line

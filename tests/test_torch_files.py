@@ -335,6 +335,7 @@ ARCHIVE = "an archive, which is not read; unpack it"
     ("w.zip", stored("best/w.pth.tar"), ARCHIVE), ("w.pth.gz", b"\x1f\x8b\x08", ARCHIVE),
     ("w.pth.tar", bytes(257) + b"ustar" + bytes(250), ARCHIVE),
     ("w.pth", b"<!DOCTYPE html><html>", "a web page"),
+    ("w.npy", b"\x93NUMPY\1\0", "an .npy of NumPy's, which is not read; save its arrays under"),
     ("w.ckpt", b"version https://git-lfs.github.com/spec/v1\n", "Git LFS"),
 ])
 def test_formats_that_are_not_read_are_called_by_their_name(tmp_path, name, data, says):

@@ -49,6 +49,7 @@ _HEADS = {  # how other files begin, what they are, and the cure
     b"\x89HDF": _HDF5, b"ftrt": _TENSORRT, b"ptrt": _TENSORRT, b"<!DOCTYPE": _PAGE,
     b"<!doctype": _PAGE, b"<html": _PAGE, b"\x1f\x8b": _UNPACK, b"BZh": _UNPACK, b"Rar!": _UNPACK,
     b"\xfd7zXZ": _UNPACK, b"7z\xbc\xaf": _UNPACK, b"\x28\xb5\x2f\xfd": _UNPACK,
+    b"\x93NUMPY": ("an .npy of NumPy's", "save its arrays under their names with numpy.savez"),
     b"version https://git-lfs": ("a Git LFS pointer", "run git lfs pull"),
 }
 _ENTRIES = {  # what other zips are, by the end of an entry's name

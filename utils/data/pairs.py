@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import glob
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -104,7 +105,10 @@ def _read(
     pair: Pair, path: Path | None, folder: Path, kind: str, read: Callable[[Path], np.ndarray]
 ) -> np.ndarray | None:
     if path is None:
-        pair.problems.append(f"{folder}/{pair.name}: no such {kind} ({KINDS}); add the file")
+        other = min(folder.glob(f"{glob.escape(pair.name)}.*"), default=None)
+        pair.problems.append(
+            f"{other}: no {kind} that is read ({KINDS}); save it as PNG" if other
+            else f"{folder}/{pair.name}: no such {kind} ({KINDS}); add the file")
         return None
     try:
         return read(path)
