@@ -29,20 +29,15 @@ import argparse
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
-from scipy import ndimage
-
-from evaluation.pd_fa import find_regions
 from utils import cli, places
 from utils.data.decoding import EXTENSIONS
 from utils.data.join import join
-from utils.data.layouts import find_layout
 from utils.data.prepare import Tree, prepare
-from utils.datasets import ImageList, load_splits
+from utils.datasets import load_splits
 from utils.errors import UserError
 from utils.files import write_text
-from utils.predict.detections import CATEGORY
+from utils.predict.detections import mask_boxes
 from utils.recipe import Recipe
 
 
@@ -98,34 +93,10 @@ def main(argv: Sequence[str] | None = None) -> None:
 def write_boxes(args: argparse.Namespace) -> None:
     """Writes the targets of both lists as boxes."""
     for split in load_splits(args.dataset_dir, args.name, num_workers=args.num_workers):
-        found = coco_boxes(split)
+        found = mask_boxes(split)
         path = places.boxes(args.output_dir, args.name, split.name)
         write_text(path, json.dumps(found))
         print(f"{path}: {len(found['annotations'])} boxes in {len(found['images'])} images")
-
-
-def coco_boxes(split: ImageList) -> dict[str, Any]:
-    """The targets of a list in COCO's form: images, annotations, categories.
-
-    A target is an 8-connected region of the mask. `bbox` is [x, y, width, height] in pixels from
-    the outer corner of the top left pixel, `area` the number of the region's pixels. Images without
-    a target are listed too.
-    """
-    layout = find_layout(split.folder, split.name)
-    files = layout.image_files()
-    images, annotations = [], []
-    for name, mask in zip(split.names, split.masks):
-        height, width = mask.shape
-        images.append({"id": len(images) + 1, "width": width, "height": height,
-                       "file_name": files[name].relative_to(layout.images).as_posix()})
-        regions = find_regions(mask > 0)
-        for (rows, columns), area in zip(ndimage.find_objects(regions.labels), regions.areas):
-            box = [columns.start, rows.start, columns.stop - columns.start, rows.stop - rows.start]
-            annotations.append({
-                "id": len(annotations) + 1, "image_id": len(images), "category_id": CATEGORY["id"],
-                "bbox": box, "area": int(area), "iscrowd": 0,
-            })
-    return {"images": images, "annotations": annotations, "categories": [CATEGORY]}
 
 
 def _suffix(text: str) -> str:

@@ -21,6 +21,7 @@ from utils.datasets import load_split
 from utils.optim import Adam
 from utils.runtime import ranks
 from utils.training.engine import evaluate
+from utils.training.sharing import sharing
 
 STEPS, RATE = 10, 5e-4  # of the official numbers
 
@@ -43,7 +44,7 @@ def pass_through(net, x, mask, keys):
     from model.ops.sharing import current_batch
 
     net.train()
-    with ranks.sharing(len(x)):
+    with sharing(len(x)):
         output = forward(net, x)
         loss = soft_iou_loss(output, runtime.jt.array(mask[ranks.part(len(x))]))
         gradients = runtime.jt.grad(loss, [net.state_dict()[key] for key in keys])
@@ -58,7 +59,7 @@ def train(net, x, mask):
     """The losses of some steps, and weights and statistics after them."""
     optimizer, losses = Adam(net.parameters(), RATE), []
     for _ in range(STEPS):
-        with ranks.sharing(len(x)):
+        with sharing(len(x)):
             loss = soft_iou_loss(forward(net, x), runtime.jt.array(mask[ranks.part(len(x))]))
             optimizer.step(loss)
         runtime.jt.sync_all(True)
@@ -86,7 +87,7 @@ def main() -> None:
     golden.reset(with_dropout, fixture)
     with_dropout.train()
     runtime.jt.set_seed(5)
-    with ranks.sharing(len(x)):
+    with sharing(len(x)):
         result["dropout"] = whole(forward(with_dropout, x))
 
     golden.reset(net, fixture)

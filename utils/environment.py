@@ -95,7 +95,8 @@ def end_script(error: UserError) -> None:
     A script whose imports fail cannot do so by itself; whoever imports us can catch the error.
     """
     script = os.path.realpath(sys.argv[0])
-    ours = script.startswith(ROOT + os.sep) and not script.startswith(VENV + os.sep)
+    ours = (os.path.isfile(script) and script.startswith(ROOT + os.sep)
+            and not script.startswith(VENV + os.sep))
     if ours or sys.argv[0] == "-m":  # while Python looks for the module
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)

@@ -62,59 +62,21 @@ def turn() -> slice:
 # ---------------------------------------------------------------------------- a batch in shares
 
 
-@contextlib.contextmanager
-def sharing(images: int) -> Iterator[None]:
-    """While a batch of so many images is computed: the ranks share it, each has its `part`."""
-    if size() == 1:
-        yield
-        return
-    from model.ops.sharing import Batch, share_batch
-
-    class Share(Batch):
-        """The images of this rank; those of the batch lie on the ranks one after the other."""
-
-        whole = False
-
-        def __init__(self, start, stop):
-            self.start, self.own = start, stop - start
-            # Not computed, as zeros() would be: Jittor fuses that with what it takes for its use.
-            self.token = _jittor().array(np.zeros(2, np.float32)).stop_grad()
-
-        def images(self, own):
-            return images
-
-        def sum(self, x, after):
-            return _all_sum(x, after)
-
-        def sums(self, arrays):
-            return _all_sums(arrays)
-
-        def weigh(self, x):
-            # By a product, so that the exchanges that x comes from are not left out.
-            return x if self.own else x * 0
-
-        def random(self, shape):
-            start = self.start if self.own else 0
-            return _jittor().random((images, *shape[1:]))[start : start + shape[0]]
-
-    with share_batch(Share(*_bounds(images))):
-        yield
-
-
 def part(images: int) -> slice:
     """Which of the images of a batch this rank computes: its own, or if it has none, the first."""
-    start, stop = _bounds(images)
+    start, stop = bounds(images)
     return slice(start, stop) if stop > start else slice(0, 1)
 
 
-def _bounds(images):
+def bounds(images: int) -> tuple[int, int]:
+    """Start and stop of the images of a batch that lie on this rank; equal if it has none."""
     return rank() * images // size(), (rank() + 1) * images // size()
 
 
 # ---------------------------------------------------------------------------- exchanges
 
 
-def _all_sum(x: jt.Var, after: jt.Var | None = None) -> jt.Var:
+def all_sum(x: jt.Var, after: jt.Var | None = None) -> jt.Var:
     """Σ of x over all ranks, float32, float64 or int32; without gradient.
 
     Args:
@@ -124,9 +86,9 @@ def _all_sum(x: jt.Var, after: jt.Var | None = None) -> jt.Var:
     return y if after is None else y._add_dependency([after])
 
 
-def _all_sums(arrays: Sequence[jt.Var]) -> list[jt.Var]:
+def all_sums(arrays: Sequence[jt.Var]) -> list[jt.Var]:
     """The same of many arrays of one type, in one message."""
-    flat = _all_sum(_jittor().concat([x.reshape(-1) for x in arrays]))
+    flat = all_sum(_jittor().concat([x.reshape(-1) for x in arrays]))
     ends = np.cumsum([x.numel() for x in arrays])
     return [flat[end - x.numel() : end].reshape(x.shape) for x, end in zip(arrays, ends.tolist())]
 

@@ -25,6 +25,7 @@ from utils.optim import Adam
 from utils.predict.maps import predict
 from utils.recipe import Recipe
 from utils.runtime import ranks
+from utils.training.sharing import sharing
 
 # On a GPU. Reading a loss waits until the GPU has nothing left to do, and the GPU then idles while
 # the next step is prepared. So the losses of several steps are read together.
@@ -68,7 +69,7 @@ def training_steps(
         for step, (names, x, y) in enumerate(batches, len(losses) + 1):
             # Dropout is a function of seed, epoch and step: nothing to save for resuming.
             jt.set_seed((recipe.seed * 1_000_003 + epoch * 10_007 + step - 1) % 2**31)
-            with ranks.sharing(len(names)):
+            with sharing(len(names)):
                 loss = soft_iou_loss(net(jt.array(x)), jt.array(y))
                 optimizer.step(loss)
             jt.sync_all()  # begins to compute, and waits for the CPU but not for a GPU

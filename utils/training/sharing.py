@@ -1,0 +1,50 @@
+"""A batch that several ranks share (`utils.runtime.ranks`)."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+
+import numpy as np
+
+from utils import runtime
+from utils.runtime import ranks
+
+
+@contextlib.contextmanager
+def sharing(images: int) -> Iterator[None]:
+    """While a batch of so many images is computed: the ranks share it, each has its `part`."""
+    if ranks.size() == 1:
+        yield
+        return
+    from model.ops.sharing import Batch, share_batch  # starts Jittor
+
+    class Share(Batch):
+        """The images of this rank; those of the batch lie on the ranks one after the other."""
+
+        whole = False
+
+        def __init__(self, start, stop):
+            self.start, self.own = start, stop - start
+            # Not computed, as zeros() would be: Jittor fuses that with what it takes for its use.
+            self.token = runtime.jt.array(np.zeros(2, np.float32)).stop_grad()
+
+        def images(self, own):
+            return images
+
+        def sum(self, x, after):
+            return ranks.all_sum(x, after)
+
+        def sums(self, arrays):
+            return ranks.all_sums(arrays)
+
+        def weigh(self, x):
+            # By a product, so that the exchanges that x comes from are not left out.
+            return x if self.own else x * 0
+
+        def random(self, shape):
+            start = self.start if self.own else 0
+            return runtime.jt.random((images, *shape[1:]))[start : start + shape[0]]
+
+    with share_batch(Share(*ranks.bounds(images))):
+        yield
