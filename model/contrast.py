@@ -40,8 +40,8 @@ class Branch(jt.nn.Sequential):
 class ContrastStage:
     """The contrast stage of one level, N×C×H×W → N×C×H×W: the sum of its branches, merged.
 
-    No module of its own, because the official names of its parameters have no level between
-    (`contrast0_1.0.conv.weight`, `contrConV_0.0.weight`): `ContrastNet` holds the parts.
+    Not a jt.Module: the official names of its parameters have no prefix for a stage
+    (`contrast0_1.0.conv.weight`, `contrConV_0.0.weight`), so `ContrastNet` owns the parts.
     """
 
     def __init__(self, branches: Sequence[Branch], merge: ConvStack | None):
@@ -50,7 +50,8 @@ class ContrastStage:
     def __call__(self, x: jt.Var) -> jt.Var:
         pooled = global_average(x)
         kernels, norms = zip(*self.branches)
-        # The first one last: the order decides how the gradients of x are rounded when added up.
+        # Branch 0 is computed last: the order of the branches is the order in which the gradients
+        # of x are added, and decides their rounding.
         *others, first = [kernel(x, pooled) for kernel in (*kernels[1:], kernels[0])]
         total = add_norms(norms, [first, *others])
         return total if self.merge is None else self.merge(total)

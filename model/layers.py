@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from .ops import jt
-from .ops.batch_norm import LEAKY, LINEAR, RELU, fixed_norm, sum_of_norms, sums_norms, train_norm
+from .ops.batch_norm import LEAKY, LINEAR, RELU, can_sum_norms, fixed_norm, sum_of_norms, train_norm
 from .ops.conv import Pair, conv2d, pair
 from .ops.elementwise import add
 from .ops.sums import add_channel_bias
@@ -84,7 +84,7 @@ class BatchNorm(jt.Module):
 
 def add_norms(norms: Sequence[BatchNorm], xs: Sequence[jt.Var]) -> jt.Var:
     """Σ norm(x) of norms with the same activation."""
-    if not (norms[0].is_training() and sums_norms(len(norms))):
+    if not (norms[0].is_training() and can_sum_norms(len(norms))):
         return add([norm(x) for norm, x in zip(norms, xs)])
     total, running = sum_of_norms(xs, [norm.parts() for norm in norms], norms[0].slope)
     for norm, mean, var in zip(norms, running[::2], running[1::2]):

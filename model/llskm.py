@@ -3,7 +3,7 @@
     Y = W_sum * X  −  W * X  +  θ(X) ∘ (W_c * X)
 
 W_sum and W_c are 1×1 kernels: the sum of W over its taps, and its centre tap. θ is one weight per
-image and channel, so all three terms are *one* convolution, with another kernel for each image:
+image and output channel, so all three terms are *one* convolution, with one kernel per image:
 
     K_n = δ_centre · (W_sum + θ_n ∘ W_c) − W
 
@@ -66,8 +66,8 @@ def square_kernels(weight: jt.Var, theta: jt.Var) -> jt.Var:
     half, weight = weight.shape[2] // 2, weight.float64()
     w_sum = weight.sum((2, 3), keepdims=True)
     w_centre = weight[:, :, half : half + 1, half : half + 1]
-    centre = w_sum.unsqueeze(0) + by_image(theta) * w_centre.unsqueeze(0)
-    return jt.nn.pad(centre, [half] * 4) - weight.unsqueeze(0)
+    tap = w_sum.unsqueeze(0) + by_image(theta) * w_centre.unsqueeze(0)
+    return jt.nn.pad(tap, [half] * 4) - weight.unsqueeze(0)
 
 
 @on_gpu_by(CentresCUDA)
@@ -89,7 +89,7 @@ class LLSKM(jt.Module):
     """
 
     def __init__(self, channels: int, kernel_size: int, dilation: int = 1):
-        self.conv = Conv2d(channels, channels, kernel_size, bias=False)
+        self.conv = Conv2d(channels, channels, kernel_size, bias=False)  # holds W, never called
         self.attn = ChannelAttention(channels)
         self.kernel_size, self.dilation = kernel_size, dilation
         self.padding = dilation * (kernel_size // 2)
@@ -110,10 +110,11 @@ class LLSKM(jt.Module):
 
 
 class LLSKM1D(jt.Module):
-    """The separable form: a 1×k and a k×1 convolution stand for W, their outer product.
+    """The separable form: W is a 1×k and then a k×1 convolution, both with biases.
 
-    Per pair of channels W_sum is the product of the two sums, and W_c of the two centre taps. They
-    are 1×1 kernels, and together one convolution again.
+    As in the official code, W_sum and W_c are those of the product row[o, i]·column[o, i] per pair
+    of channels, although the two convolutions mix channels between them: a constant input does not
+    cancel as in the k×k form.
 
     Args:
         channels: C, in and out.
@@ -128,11 +129,11 @@ class LLSKM1D(jt.Module):
 
     def execute(self, x: jt.Var, pooled: jt.Var) -> jt.Var:
         """N×C×H×W and its mean over height and width, N×C×1×1 → N×C×H×W."""
-        centre = image_conv(x, self.attn(pooled), self.kernels, self.centre)
-        return subtract_conv(centre, self.conv_1xn(x), self.conv_nx1)
+        attended = image_conv(x, self.attn(pooled), self.kernels, self.centre)
+        return subtract_conv(attended, self.conv_1xn(x), self.conv_nx1)
 
     def kernels(self, theta: jt.Var) -> jt.Var:
-        """θ, N×C×1×1 → W_sum + θ_n∘W_c, N×C×C×1×1."""
+        """θ, N×C×1×1 → the 1×1 part of the kernels, W_sum + θ_n∘W_c, N×C×C×1×1."""
         return separable_centres(self.conv_1xn.weight, self.conv_nx1.weight, theta)
 
     def centre(self) -> jt.Var:

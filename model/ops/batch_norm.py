@@ -17,13 +17,11 @@ from .sums import segments_of
 MOMENTUM, EPS = 0.1, 1e-5
 RELU, LEAKY, LINEAR = 0.0, 0.1, 1.0  # slopes of the activation where its input is negative
 
-Normed = tuple[jt.Var, jt.Var, jt.Var]  # activations, new running mean, new running variance
-
 
 def train_norm(
     x: jt.Var, weight: jt.Var, bias: jt.Var, running_mean: jt.Var, running_var: jt.Var,
     slope: float, conv_bias: jt.Var | None = None,
-) -> Normed:
+) -> tuple[jt.Var, jt.Var, jt.Var]:
     """Normalises x + conv_bias by the statistics of the batch, then applies the activation.
 
     Batch statistics cancel `conv_bias`, the bias of the convolution before: it only moves the
@@ -33,6 +31,9 @@ def train_norm(
         x: activations in either form of `model.ops.layout`.
         weight, bias, running_mean, running_var, conv_bias: one value per channel.
         slope: of the activation where its input is negative: RELU, LEAKY, or LINEAR for none.
+
+    Returns:
+        Activations, and the running mean and variance after this step.
 
     Raises:
         ValueError: there is only one value per channel.
@@ -92,7 +93,7 @@ def require_two(count: int) -> None:
 def _code(shapes, dtypes, inputs, slope, *calls):
     """An operator that calls functions of batch_norm.h; x is its first operand.
 
-    The slope lies in memory: -Ofast would fold NaN * 0 into 0, and a ReLU hide a failure.
+    The slope is volatile: -Ofast would turn NaN·0 into 0, and a ReLU hide a failed network.
     """
     block = block_of_operand(inputs[0])
     shape = "{in0_shape0, in0_shape1, in0_shape2, in0_shape3}"
@@ -259,7 +260,7 @@ class _NormCUDA(jt.Function):
         return [*of_x, *of_norms, *last]
 
 
-def sums_norms(count: int) -> bool:
+def can_sum_norms(count: int) -> bool:
     """True if `sum_of_norms` computes the sum of so many norms: training on a GPU."""
     return on_cuda() and 1 < count <= 4 and current_batch().whole
 

@@ -41,8 +41,8 @@ class _ConvOneDNN(jt.Function):
     def run(self, function, shape, dtype, *inputs):
         for operand in inputs:  # conv.h would read any other type as one of these
             if operand.dtype not in ("float32", BFLOAT16):
-                raise TypeError(f"a convolution of {operand.dtype}: float32 is needed, as "
-                                "utils.data.images.to_float makes of images")
+                raise TypeError(f"a convolution of {operand.dtype}: float32 is needed; cast the "
+                                "input to float32, an image to [0, 1]")
         operands = ", ".join(f"in{i}" for i in range(len(inputs)))
         y = jt.code(
             shape, dtype, list(inputs), cpu_header=read_header("conv.h"),
@@ -71,9 +71,10 @@ class _ConvOneDNN(jt.Function):
 
 
 class _WideConvOneDNN(_ConvOneDNN):
-    """One with a kernel wider than oneDNN's fast gradients take, which are ten times as fast.
+    """A convolution with a kernel wider than 14, at which oneDNN's fast gradients end.
 
-    Stride 1, one group, an odd width, and a horizontal padding of `dilation` at least.
+    They are ten times as fast, so the gradients are computed by other calls. For stride 1, one
+    group, an odd width, and a horizontal padding of at least `dilation`.
     """
 
     def grad(self, dy):
@@ -84,7 +85,8 @@ class _WideConvOneDNN(_ConvOneDNN):
         around = [d * (k - 1) - p for d, k, p in zip(dilation, (kh, kw), padding)]
         turned = jt.flip(weight, (2, 3)).permute(1, 0, 2, 3)
         dx = _ConvOneDNN((1, 1), around, dilation, 1).run("forward", x.shape, x.dtype, dy, turned)
-        # Every other tap is a kernel of twice the dilation.
+        # The even columns of the kernel are one kernel with twice the horizontal dilation, the odd
+        # columns another.
         taps = [
             _ConvOneDNN((1, 1), (padding[0], padding[1] - first * dilation[1]),
                         (dilation[0], 2 * dilation[1]), 1)
@@ -138,8 +140,8 @@ class _ConvAVX2(_ConvOneDNN):
             if weight.shape[3] > WIDEST:
                 return self._halves(x, dy, weight)
             return self.run("backward_weights", weight.shape, weight.dtype, x, dy)
-        # Pixels d apart never meet those between: each of the d×d sets is an image of its own, in
-        # which the kernel is not dilated.
+        # A kernel of dilation d combines only pixels whose distance is a multiple of d. So the
+        # image splits into d×d images, on which the kernel has dilation 1.
         ends = [-(h + 2 * p) % d for h, p, d in zip(x.shape[2:4], padding, dilation)]
         x = _zeros_around(x, *((p, p + e) for p, e in zip(padding, ends)))
         dy = _zeros_around(dy, *((0, -h % d) for h, d in zip(dy.shape[2:4], dilation)))

@@ -16,7 +16,7 @@ from .elementwise import bias_activated
 from .layout import block_of, enter, leave, per_channel, shape_of
 from .native import cuda_code, on_cuda
 from .sharing import current_batch
-from .sums import add_channel_bias, segments_of
+from .sums import add_bias_on_gpu, segments_of
 
 if TYPE_CHECKING:
     from ..layers import Conv2d, ConvStack
@@ -161,7 +161,8 @@ def per_image_conv(
     """Convolves each image of `x` (N×C×H×W) with its own of `kernels` (N×C×C×kh×kw).
 
     Args:
-        bias, slope: if there is a bias, one a channel, it is a `conv2d_activated`.
+        bias: per channel, or None for no bias and no activation.
+        slope: of the activation; ignored without a bias.
     """
     if x.ndim == 5 and x.shape[4] != block_of(x.shape[0] * shape_of(x)[1]):
         # Fewer channels than a block holds are stored as one block; several such blocks are not the
@@ -205,7 +206,7 @@ def subtract_conv(y: jt.Var, x: jt.Var, conv: Conv2d) -> jt.Var:
         return y - conv(x)
     # The sign goes into the kernel, so that no activation is negated.
     negative = conv2d(x, -conv.weight, conv.stride, conv.padding)
-    return add_channel_bias(y, -conv.bias, negative)
+    return add_bias_on_gpu(-conv.bias, y, negative)
 
 
 def _grouped(x, theta, kernels, _, padding, dilation):
@@ -235,7 +236,7 @@ class Choice:
     """Keeps the faster form for each shape, by trying both at the first use.
 
     Args:
-        seconds: how long a function takes whose variables are to be computed.
+        seconds: runs a function, waits for the variables that it returns, and gives the time.
     """
 
     def __init__(self, seconds: Callable[[Callable[[], Sequence[jt.Var]]], float] = _seconds):
@@ -258,10 +259,10 @@ def image_conv(
     x: jt.Var, theta: jt.Var, kernels: Callable[[jt.Var], jt.Var], centre: Callable[[], jt.Var],
     padding: int = 0, dilation: int = 1,
 ) -> jt.Var:
-    """Convolves each image with its kernels, of which θ is a part: A * x + θ_n ∘ (B * x).
+    """Convolves image n with K_n = A + θ_n∘B, where A is the kernel at θ = 0, and B, 1×1, is W_c.
 
-    Either as one convolution grouped over the batch, with the kernels A + θ_n ∘ B, or as two. On a
-    GPU both are tried at the first use of a shape, unless $L2SKNET_LLSKM_FORM names one.
+    Either as one convolution grouped over the batch, or as A * x + θ_n ∘ (B * x). On a GPU both are
+    tried at the first use of a shape, unless $L2SKNET_LLSKM_FORM names one.
 
     Args:
         x: N×C×H×W, or in blocks of channels.
@@ -270,7 +271,9 @@ def image_conv(
         centre: gives B, C×C×1×1.
     """
     form = os.environ.get(FORM, "auto")
-    if form not in FORMS:
+    if form not in (*FORMS, "auto"):
+        raise ValueError(f"{FORM}={form}: must be {', '.join(FORMS)} or auto")
+    if form == "auto":
         form = (_fastest(x, theta, kernels, centre, padding, dilation) if _tries()
                 else "grouped")
     return FORMS[form](x, theta, kernels, centre, padding, dilation)

@@ -29,7 +29,7 @@ def on_cuda() -> bool:
 def rehearse_cuda() -> Iterator[None]:
     """Writes operators as for a GPU, on a machine without one; their kernels run on the CPU.
 
-    Convolutions are oneDNN's, one operator where cuDNN has one.
+    Convolutions are computed by oneDNN; there are as many operators as with cuDNN.
     """
     global _rehearsing
     _rehearsing = True
@@ -89,9 +89,9 @@ def cuda_code(
         source: C++ with a `LAUNCH(kernel, blocks, arguments);` for each kernel that is started.
         data: numbers that are `data["name"]` in `source`; they may change without a compilation.
 
-    While rehearsing, the name of the first output tells `LAUNCHES_BYTES`: how many kernels are
-    started, and how many bytes the operands have that those are given, all of them to a kernel
-    that is given none by name.
+    In a rehearsal the first output is named `LAUNCHES_BYTES`: the number of kernel launches, and
+    the bytes of their operands, added up over the launches. A launch that names no operand counts
+    all of them.
     """
     outputs = dtypes if isinstance(dtypes, list) else [dtypes]
     text = _with_pointers(source, tuple(str(x.dtype) for x in inputs), tuple(map(str, outputs)))

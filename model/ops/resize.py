@@ -75,13 +75,13 @@ def upsample_nearest2x(x: jt.Var) -> jt.Var:
 def doubled_conv3x3(x: jt.Var, weight: jt.Var) -> jt.Var:
     """`conv2d(upsample_nearest2x(x), weight, padding=1)`; without gradient.
 
-    By oneDNN with 4/9 of the multiplications: each value of x meets a tap four times. Added up
-    before, the taps are a 4×4 kernel of a transposed convolution of stride 2.
+    After doubling, several taps read the same value of x. By oneDNN these taps are added up first,
+    which leaves a transposed convolution of stride 2 with a 4×4 kernel: 4/9 of the multiplications.
     """
     if not by_onednn():
         return conv2d(upsample_nearest2x(x), weight, padding=1)
-    hidden, channels = weight.shape[:2]
-    kernel = code((channels, hidden, 4, 4), "float32", [weight], "resize.h",
+    outputs, channels = weight.shape[:2]
+    kernel = code((channels, outputs, 4, 4), "float32", [weight], "resize.h",
                   "resize::doubling_kernel(in0_shape0, in0_shape1, {in0}, {out0});")
     return doubling_conv(x, kernel)
 

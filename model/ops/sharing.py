@@ -34,7 +34,7 @@ class Batch:
         return x
 
     def weigh(self, x: jt.Var) -> jt.Var:
-        """`x`, or zeros if this process holds no image and computes with another one's."""
+        """`x`; zeros if this process has no image and computes on one that must not count."""
         return x
 
     def sums(self, arrays: Sequence[jt.Var]) -> list[jt.Var]:
@@ -81,7 +81,7 @@ class _Sum(jt.Function):
 
 
 class _LossSum(_Sum):
-    """All processes compute the same loss from it, so the gradients of its parts are not summed."""
+    """Σ for the loss: its gradient is not summed."""
 
     def grad(self, dy, _):
         return self.batch.weigh(dy), None
@@ -93,7 +93,10 @@ def batch_sum(x: jt.Var) -> jt.Var:
 
 
 def loss_sum(x: jt.Var) -> jt.Var:
-    """Σ of `x` over the processes, from which all of them compute the same loss."""
+    """Σ of `x` over the processes, for the loss.
+
+    Each process computes the whole loss from the sum, so the gradient needs no second sum.
+    """
     return _exchanged(_LossSum, x)
 
 

@@ -60,14 +60,15 @@ class _AddBiasCUDA(jt.Function):
         return [_channel_sums(dy), *[dy] * self.terms]
 
 
-def add_channel_bias(x: jt.Var, bias: jt.Var, *others: jt.Var) -> jt.Var:
-    """x + bias in float32; the bias's gradient, a sum over all pixels, in double precision.
+def add_bias_on_gpu(bias: jt.Var, *terms: jt.Var) -> jt.Var:
+    """The sum of N×C×H×W in float32 and of a bias per channel, on a GPU."""
+    return _AddBiasCUDA()(bias, *terms)
 
-    Args:
-        others: on a GPU, more activations to add.
-    """
+
+def add_channel_bias(x: jt.Var, bias: jt.Var) -> jt.Var:
+    """x + bias in float32; the bias's gradient, a sum over all pixels, in double precision."""
     if on_cuda() and x.dtype == "float32":
-        return _AddBiasCUDA()(bias, x, *others)
+        return add_bias_on_gpu(bias, x)
     return (x.float64() + per_channel(bias.float64(), x)).astype(x.dtype)
 
 
