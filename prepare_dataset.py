@@ -30,7 +30,7 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
-from utils import cli, places
+from utils import cli
 from utils.data.boxes import coco_boxes
 from utils.data.datasets import load_splits
 from utils.data.decoding import EXTENSIONS
@@ -38,6 +38,7 @@ from utils.data.join import join
 from utils.data.prepare import Tree, prepare
 from utils.errors import UserError
 from utils.files import write_text
+from utils.paths import Paths
 from utils.recipe import Recipe
 
 
@@ -93,7 +94,7 @@ def write_boxes(args: argparse.Namespace) -> None:
     """Writes the targets of both lists as boxes."""
     for split in load_splits(args.dataset_dir, args.name, num_workers=args.num_workers):
         found = coco_boxes(split)
-        path = places.boxes(args.output_dir, args.name, split.split)
+        path = Paths(args.output_dir).boxes(args.name, split.split)
         write_text(path, json.dumps(found))
         print(f"{path}: {len(found['annotations'])} boxes in {len(found['images'])} images")
 

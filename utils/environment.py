@@ -96,7 +96,7 @@ def end_script(error: UserError) -> None:
     """
     script = os.path.realpath(sys.argv[0])
     ours = script.startswith(ROOT + os.sep) and not script.startswith(VENV + os.sep)
-    if ours or sys.argv[0] == "-m":  # while Python looks for the module
+    if ours and os.path.isfile(script) or sys.argv[0] == "-m":  # while Python finds the module
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)
 
