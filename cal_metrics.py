@@ -21,8 +21,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from utils import cli, places
+from utils import cli
 from utils.datasets import load_split
+from utils.paths import Paths
 from utils.predict.prediction_files import describe_predictions, prediction_folders
 from utils.report.curves import save_score_curves
 from utils.report.panels import save_worst
@@ -62,7 +63,7 @@ def main(argv: Sequence[str] | None = None) -> None:
             print(f"{table}\n")
             written += files
         alone = "" if len(results) > 1 else next(iter(results))
-        curves = places.score_curves(args.output_dir, dataset_name, alone)
+        curves = Paths(args.output_dir).score_curves(dataset_name, alone)
         save_score_curves(curves, evaluators, dataset_name)
         written += curves
         for model, evaluator in evaluators.items() if args.worst else ():

@@ -1,10 +1,10 @@
-"""Everything once, in small: train the four networks, test, score and draw. At most 15 minutes.
+"""Does everything once, in small: trains the four networks, tests, scores and draws.
 
     python3 demo.py
 
-Makes the environment in `.venv/` first. Works on pieces of a few images of data/NUDT-SIRST if it is
-there, on sample images of its own if not, and writes only below demo/. A second run trains only
-what is missing; remove demo/ to begin again.
+Takes at most 15 minutes. Makes the environment in `.venv/` first. Uses pieces of a few images of
+data/NUDT-SIRST if it is there, else sample images, and writes only below demo/. A second run trains
+only what is missing; remove demo/ to begin again.
 """
 
 import sys
@@ -12,19 +12,19 @@ from pathlib import Path
 
 from utils import environment
 
-# Small enough for two cores and a quarter of an hour, in part Jittor compiling itself.
+# Small enough for a quarter of an hour on two cores, in which Jittor also compiles itself.
 N_TRAIN, N_TEST, SIZE = 64, 24, 64
 TRAINING = ["--image_size", SIZE, "--batch_size", 8, "--epochs", 30, "--lr", 5e-3]
 DETECTIONS, ROWS = "detections.png", 5  # the picture of detections, and its rows
 
 
 def main(argv: "list[str] | None" = None) -> int:
-    """Runs the project's scripts one after the other, showing each command line."""
+    """Runs the project's scripts one after the other, and prints each command line."""
     import argparse
     import time
 
-    from utils import places
     from utils.errors import UserError
+    from utils.paths import Paths
 
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -48,10 +48,10 @@ def main(argv: "list[str] | None" = None) -> int:
     print(f"\nDone in {(time.monotonic() - began) / 60:.1f} minutes. Look at:")
     for pattern, what in (
         (DETECTIONS, "what the networks found, on images of the test list"),
-        (places.page("", "*"), "everything about the scores on one page"),
-        (places.table("", "*")[0], "the scores"),
-        (places.loss_curve_folder("", "*") / "*.png", "the course of training"),
-        (places.log_folder("") / "*.txt", "the logs"),
+        (Paths("").page("*"), "everything about the scores on one page"),
+        (Paths("").table("*")[0], "the scores"),
+        (Paths("").loss_curves("*") / "*.png", "the course of training"),
+        (Paths("").logs / "*.txt", "the logs"),
     ):
         for path in sorted(demo.glob(str(pattern))):
             print(f"  {str(path.relative_to(root)):<58} {what}")
@@ -62,10 +62,10 @@ def main(argv: "list[str] | None" = None) -> int:
 
 
 def make_dataset(real: Path, folder: Path) -> str:
-    """Writes the demo's dataset if it is not there; returns its name.
+    """Writes the demo's dataset if it does not exist; returns its name.
 
     Args:
-        real: the folder in which NUDT-SIRST may lie.
+        real: the folder that may hold NUDT-SIRST.
         folder: the folder to write into.
     """
     from utils.data.synthetic import write_sample_dataset
@@ -100,7 +100,7 @@ def copy_subset(dataset_dir: Path, dataset_name: str, folder: Path) -> None:
         for list_name, split, count in zip(("train", "test"), splits, (N_TRAIN, N_TEST)):
             chosen = [i for i, mask in enumerate(split.masks) if mask.any()][:count]
             for i in chosen:
-                # The target need not be in the middle: the grid's cell that holds its first pixel.
+                # The cell of a grid that holds the target's first pixel, so not always its middle.
                 corner = np.argwhere(split.masks[i])[0] // SIZE * SIZE
                 rows, columns = (
                     slice(max(0, min(c, n - SIZE)), max(0, min(c, n - SIZE)) + SIZE)
@@ -116,15 +116,15 @@ def copy_subset(dataset_dir: Path, dataset_name: str, folder: Path) -> None:
 def draw_detections(demo: Path, dataset: str) -> None:
     """Draws demo/detections.png from the predictions that run_evaluate.py has written."""
     from model import MODEL_NAMES
-    from utils import places
     from utils.datasets import load_split
+    from utils.paths import Paths, PredictionPaths
     from utils.predict.prediction_files import read_predictions
     from utils.report.panels import detection_figure
 
     test = load_split(demo / "data", dataset, "test")
     rows = [i for i, mask in enumerate(test.masks) if mask.any()][:ROWS]
-    folder = places.predictions(demo, dataset)
-    predictions = {model: read_predictions(test, places.mat_folder(folder, model), rows)
+    folder = Paths(demo).predictions(dataset)
+    predictions = {model: read_predictions(test, PredictionPaths(folder, model).mat, rows)
                    for model in MODEL_NAMES}
     detection_figure(
         demo / DETECTIONS, [test.names[i] for i in rows], [test.images[i] for i in rows],
@@ -143,7 +143,7 @@ def run(script: str, *arguments: object) -> None:
     status, _ = processes.run([sys.executable, *words], cwd=environment.ROOT)
     if status:
         raise UserError(f"{script} ended with status {status}, see above; "
-                        "when that is mended, `python3 demo.py` goes on from here")
+                        "correct that, then `python3 demo.py` goes on from here")
 
 
 if __name__ == "__main__":

@@ -17,8 +17,9 @@ from argparse import Namespace
 from collections.abc import Sequence
 from pathlib import Path
 
-from utils import cli, places
+from utils import cli
 from utils.errors import UserError
+from utils.paths import Paths
 from utils.report import curves
 from utils.training import logs
 from utils.training.logs import EpochRecord, LogName
@@ -36,10 +37,10 @@ def main(argv: list[str] | None = None) -> None:
                         help="one for each log named: draw these over each other")
     args = parser.parse_args(argv)
 
-    folder = places.loss_curve_folder(args.output_dir, args.framework)
+    paths = Paths(args.output_dir)
     if args.labels:
         histories = read_runs(args.logs, args.labels)
-        path = places.loss_comparison(folder, "_".join(histories))
+        path = paths.loss_comparison(args.framework, "_".join(histories))
         curves.save_comparison(path, histories, args.framework)
         print(f"wrote {path}")
         return
@@ -49,10 +50,10 @@ def main(argv: list[str] | None = None) -> None:
         prefix = f"{dataset}_" if len(found) > 1 else ""
         histories = {model: newest_run(model, read) for model, read in models.items()}
         for model, records in histories.items():
-            path = places.loss_curve(folder, model, prefix)
+            path = paths.loss_curve(args.framework, model, prefix)
             curves.save_loss_curve(path, records, f"{model}, {dataset}, {args.framework}")
             print(f"wrote {path}")
-        path = places.loss_comparison(folder, dataset)
+        path = paths.loss_comparison(args.framework, dataset)
         curves.save_comparison(path, histories, f"{dataset}, {args.framework}")
         print(f"wrote {path}")
 
@@ -79,7 +80,7 @@ def find_logs(args: Namespace) -> dict[str, dict[str, dict[Path, list[EpochRecor
     Raises:
         UserError: There is no log; says where it looked and what to run.
     """
-    sources = args.logs or [places.log_folder(args.output_dir)]
+    sources = args.logs or [Paths(args.output_dir).logs]
     read: dict[tuple[str, str], dict[Path, list[EpochRecord]]] = {}
     other_datasets = set()
     for source in sources:

@@ -30,13 +30,14 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
-from utils import cli, places
+from utils import cli
 from utils.data.decoding import EXTENSIONS
 from utils.data.join import join
 from utils.data.prepare import Tree, prepare
 from utils.datasets import load_splits
 from utils.errors import UserError
 from utils.files import write_text
+from utils.paths import Paths
 from utils.predict.detections import mask_boxes
 from utils.recipe import Recipe
 
@@ -94,7 +95,7 @@ def write_boxes(args: argparse.Namespace) -> None:
     """Writes the targets of both lists as boxes."""
     for split in load_splits(args.dataset_dir, args.name, num_workers=args.num_workers):
         found = mask_boxes(split)
-        path = places.boxes(args.output_dir, args.name, split.name)
+        path = Paths(args.output_dir).boxes(args.name, split.name)
         write_text(path, json.dumps(found))
         print(f"{path}: {len(found['annotations'])} boxes in {len(found['images'])} images")
 

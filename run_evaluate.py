@@ -17,10 +17,11 @@ from argparse import Namespace
 from collections.abc import Sequence
 from pathlib import Path
 
-from utils import cli, places
+from utils import cli
 from utils.checkpoint.weights import find_weights, read_meta
 from utils.datasets import ImageList, load_split
 from utils.errors import UserError
+from utils.paths import Paths, PredictionPaths
 from utils.predict import predict_split
 from utils.predict.prediction_files import describe_predictions
 from utils.report.curves import save_score_curves
@@ -50,7 +51,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         }
         if not any(weights.values()):
             raise UserError(
-                f"{places.checkpoint_folder(args.output_dir, dataset_name)}: none of "
+                f"{Paths(args.output_dir).checkpoints(dataset_name)}: none of "
                 f"{', '.join(weights)} is trained; train with "
                 f"python run_train.py --dataset_name {dataset_name}"
             )
@@ -70,7 +71,7 @@ def predict_and_score(args: Namespace, split: ImageList, model_name: str, weight
     """Predicts the test list with one model, scores it, writes the report of that model."""
     meta = read_meta(weights)  # now: a training may replace the file while we predict
     predict_split(model_name, weights, split, args.output_dir, split.dataset, args.batch_size)
-    folder = places.mat_folder(places.predictions(args.output_dir, split.dataset), model_name)
+    folder = PredictionPaths(Paths(args.output_dir).predictions(split.dataset), model_name).mat
     evaluator = score_predictions(split, folder, args.threshold)
     _, *files = save_report(args.output_dir, split.dataset, model_name, split.names, evaluator,
                             describe_predictions(split, folder))
@@ -81,9 +82,9 @@ def predict_and_score(args: Namespace, split: ImageList, model_name: str, weight
 def draw(args: Namespace, evaluation: Evaluation) -> list[Path]:
     """Draws the figures of all models and the page that shows them; the paths written."""
     split, evaluators = evaluation.split, evaluation.evaluators
-    predictions = places.predictions(args.output_dir, split.dataset)
-    folders = {model: places.mat_folder(predictions, model) for model in evaluators}
-    curves = places.score_curves(args.output_dir, split.dataset)
+    predictions = Paths(args.output_dir).predictions(split.dataset)
+    folders = {model: PredictionPaths(predictions, model).mat for model in evaluators}
+    curves = Paths(args.output_dir).score_curves(split.dataset)
     save_score_curves(curves, evaluators, split.dataset)
     side_by_side = save_qualitative(args.output_dir, split, folders, args.threshold)
     worst = {
@@ -91,7 +92,7 @@ def draw(args: Namespace, evaluation: Evaluation) -> list[Path]:
         for model, evaluator in evaluators.items()
     }
     page = save_page(args.output_dir, evaluation, curves[0], side_by_side[0], worst)
-    return [page, *curves, *side_by_side, places.worst_folder(args.output_dir, split.dataset)]
+    return [page, *curves, *side_by_side, Paths(args.output_dir).worst(split.dataset)]
 
 
 if __name__ == "__main__":

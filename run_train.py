@@ -1,12 +1,11 @@
-"""Trains the four models in turn. What is finished is skipped, what was stopped is resumed.
+"""Trains the four models in turn. Skips finished runs and resumes stopped runs.
 
     python run_train.py
     python run_train.py --lr 5e-4 --epochs 400 --stop_after 55     # 55 minutes in all
 
-Each model is a run of train_device0.py in a process of its own, and the flags of training are
-those of train_device0.py. With other settings than the run before, a new run begins and the old
-one is kept aside. A model that fails does not stop the others; the summary at the end says so,
-and so does the exit status.
+Each model is trained by train_device0.py in its own process, with the flags of train_device0.py.
+If the settings differ from the run before, a new run begins and the old run is moved aside. A model
+that fails does not stop the others; the summary at the end and the exit status report it.
 """
 
 from __future__ import annotations
@@ -23,7 +22,7 @@ from utils.training.logs import EpochRecord, best_epochs
 from utils.training.store import RunStatus, last_run, run_status
 
 SCRIPT = Path(__file__).resolve().parent / "train_device0.py"
-OWN = ("model_names", "dataset_names", "stop_after")  # flags not passed on as they are
+OWN = ("model_names", "dataset_names", "stop_after")  # flags that are not passed on unchanged
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -59,7 +58,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def parse(argv: Sequence[str] | None) -> Namespace:
-    """The flags: those of train_device0.py without --resume."""
+    """Parses the flags of train_device0.py without --resume and --weights."""
     parser = cli.make_parser(__doc__)
     cli.add_training(parser, resume=False)
     args = parser.parse_args(argv)
@@ -68,7 +67,7 @@ def parse(argv: Sequence[str] | None) -> Namespace:
 
 
 def status_of(args: Namespace, dataset_name: str, model_name: str) -> RunStatus:
-    """Whether the run that the flags ask for is new, begun, or finished."""
+    """The status of the run that the flags ask for."""
     last = last_run(args.output_dir, dataset_name, model_name)
     return run_status(last, recipe_values(vars(args)))
 
@@ -88,7 +87,7 @@ def training_command(
 
 
 def summary(output_dir: Path, states: Mapping[tuple[str, str], str]) -> str:
-    """A table: what became of each model, and its best epoch by mIoU."""
+    """A table with each model's state and its best epoch by mIoU."""
     lines = [f"{'model':<16} {'dataset':<12} {'state':<16} epochs   mIoU  in   Pd      Fa/1e-6"]
     for (dataset_name, model_name), state in states.items():
         meta = last_run(output_dir, dataset_name, model_name)

@@ -30,12 +30,13 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-from utils import cli, places, runtime
+from utils import cli, runtime
 from utils.checkpoint.pretrained import choose_weights, dataset_for_own_images
 from utils.data.decoding import pages
 from utils.data.images import input_name, list_images
 from utils.datasets import load_split
 from utils.errors import UserError
+from utils.paths import Paths
 from utils.predict import predict_split
 from utils.predict.frames import FrameOptions, predict_frames
 from utils.predict.memory import check_memory
@@ -61,26 +62,26 @@ def predict_test_lists(args: argparse.Namespace) -> None:
     for dataset_name, chosen in weights.items():
         split = load_split(args.dataset_dir, dataset_name, "test", args.num_workers,
                            masks_required=False, skip_bad=args.skip_bad)
-        folder = places.predictions(args.output_dir, dataset_name)
+        folder = Paths(args.output_dir).predictions(dataset_name)
         for model_name, path in chosen.items():
             print(f"{split.describe()}, {model_name} with {path}, to {folder}")
             predict_split(model_name, path, split, args.output_dir, dataset_name,
-                          args.batch_size, ranks.turn())
+                          args.batch_size, ranks.subset())
 
 
 def predict_own_images(args: argparse.Namespace) -> None:
     """Predicts the images of --input with each model.
 
     Raises:
-        UserError: no image, too little memory, or images that cannot be read (the rest is done).
+        UserError: no image, too little memory, or images that cannot be read (others are done).
     """
     weights = weights_of(args, args.dataset_names, "the images of --input")
     files = pages(list_images(args.input))
-    folder = args.output or places.predictions(args.output_dir, input_name(args.input))
+    folder = args.output or Paths(args.output_dir).predictions(input_name(args.input))
     run = runtime.start(args.device, args.precision)
     print(run.describe())
     if run.device == "cpu":
-        print(f"{args.input}: {check_memory(files[ranks.turn()], args.model_names, args.tile)}")
+        print(f"{args.input}: {check_memory(files[ranks.subset()], args.model_names, args.tile)}")
     threshold = 0.5 if args.threshold is None else args.threshold
     options = FrameOptions(threshold, args.tile, args.stretch, not args.no_overlay,
                            args.boxes == "coco", args.num_workers)
@@ -96,10 +97,10 @@ def predict_own_images(args: argparse.Namespace) -> None:
 def weights_of(
     args: argparse.Namespace, dataset_names: Sequence[str] | None, images: str
 ) -> dict[str, Path]:
-    """The file of weights of each model; says so where it is not one trained here on `images`.
+    """Model → file of weights; prints a line if a model was not trained here on `images`.
 
     Args:
-        dataset_names: the first is the dataset of the weights; None leaves the choice to the model.
+        dataset_names: the first is the dataset of the weights; None chooses it for each model.
     """
     if args.weights:
         return dict.fromkeys(args.model_names, args.weights)
@@ -116,13 +117,13 @@ def weights_of(
 
 
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:
-    """The flags; those for own images are refused without --input."""
+    """Parses the flags; flags for own images are refused without --input."""
     parser = cli.make_parser(__doc__, default_models=["L2SKNet_UNet"], without_effect=("seed",))
     cli.add_batch_size(parser)
     cli.add_skip_bad(parser)
     parser.add_argument("--weights", type=Path, metavar="FILE",
-                        help="an .npz, or a checkpoint of PyTorch or Jittor; default the best of "
-                             "the training run")
+                        help="an .npz, or a checkpoint of PyTorch or Jittor; default the best "
+                             "weights of the training run")
     own = parser.add_argument_group("own images")
     own.add_argument("--input", type=Path, metavar="FILE_OR_FOLDER",
                      help="predict these images instead of a test list; no masks needed")
@@ -136,10 +137,10 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
                           "files by 65535")
     own.add_argument("--no_overlay", action="store_true", help="write no overlays")
     own.add_argument("--boxes", choices=("coco",),
-                     help="write the detections in this format, too")
+                     help="also write the detections in this format")
     own.add_argument("--tile", type=_tile, metavar="N",
-                     help="predict tiles of NxN that overlap by a quarter, where the memory is too "
-                          "small for whole frames. The map differs from the map of the whole "
+                     help="predict tiles of NxN pixels that overlap by a quarter, if the memory is "
+                          "too small for whole frames. The map differs from the map of the whole "
                           "frame: the attention theta is a statistic of all that the network sees "
                           "at once")
     parser.set_defaults(threshold=None, dataset_names=None)

@@ -3,8 +3,8 @@
     python train_device0.py --model_name L2SKNet_UNet --dataset_name NUDT-SIRST --lr 5e-4
     python train_device0.py --model_name L2SKNet_UNet --resume      # go on where it stopped
 
-After each epoch the test list is scored, the log rewritten, and `last.npz` and, when mIoU has
-risen, `best.npz` saved. Ctrl-C, SIGTERM and --stop_after finish the step and save.
+Each epoch ends with scores on the test list, the log, and `last.npz`; `best.npz` is saved if mIoU
+is the best so far. Ctrl-C, SIGTERM and --stop_after finish the step and save.
 """
 
 from __future__ import annotations

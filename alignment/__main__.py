@@ -24,8 +24,9 @@ from collections.abc import Sequence
 from alignment import report
 from alignment.job import FRAMEWORKS, Job, files, framework_folder, start
 from alignment.stages import check_known
-from utils import cli, places
+from utils import cli
 from utils.errors import UserError
+from utils.paths import Paths
 from utils.recipe import Recipe, recipe_values
 
 
@@ -84,7 +85,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             print("wrote", *report.save(folder), flush=True)
         trained = FRAMEWORKS[args.only_pytorch:] if args.epochs else ()
         for framework in trained:
-            logs = places.log_folder(framework_folder(output_dir, dataset_name, framework))
+            logs = Paths(framework_folder(output_dir, dataset_name, framework)).logs
             print(f"curves: python loss_curves.py {logs} --framework {framework}")
     return 0 if all(map(report.passed, results)) else 1
 

@@ -21,12 +21,13 @@ from alignment.job import (
 )
 from alignment.stages import HEAD, stage_modules
 from model import build_model, soft_iou_loss
-from utils import cli, places, runtime
+from utils import cli, runtime
 from utils.checkpoint.weights import get_weights, load_weights, save_weights
 from utils.datasets import ImageList
 from utils.errors import UserError
 from utils.files import atomic_path
 from utils.optim import Adam
+from utils.paths import LAST, Paths
 from utils.training.run import TrainingOptions
 from utils.training.run import train as train_network
 from utils.training.stop import StopRequest
@@ -150,7 +151,7 @@ def train(job: Job) -> int:
     recipe = dataclasses.asdict(job.recipe)
     now = run_status(last_run(folder, job.dataset_name, job.model_name), recipe)
     if now is RunStatus.FINISHED:
-        last = places.checkpoint_folder(folder, job.dataset_name, job.model_name) / places.LAST
+        last = Paths(folder).checkpoints(job.dataset_name, job.model_name) / LAST
         print(f"{job.model_name}: the {job.recipe.epochs} epochs of Jittor are there, {last}")
         return 0
     options = TrainingOptions(job.dataset_dir, folder, job.num_workers, job.eval_every,

@@ -15,8 +15,8 @@ from alignment.bounds import EPOCH_BOUND, EPOCHS, FACTORS, FLOOR, STEP_BOUND, ST
 from alignment.figures import save_curves, save_stages
 from alignment.job import FRAMEWORKS, Job, files, framework_folder, step_values
 from model import MODEL_NAMES
-from utils import places
 from utils.files import write_text
+from utils.paths import Paths
 from utils.report.html import html_figure, html_notes, html_page, html_section, html_table
 from utils.report.tables import format_score, markdown_table
 from utils.training import logs
@@ -52,7 +52,7 @@ def save_epochs(job: Job) -> None:
     found = {}
     for label, framework in zip(("Jittor", "PyTorch"), FRAMEWORKS):
         folder = framework_folder(job.output_dir, job.dataset_name, framework)
-        paths = [path for path in places.log_folder(folder).glob("*.txt")
+        paths = [path for path in Paths(folder).logs.glob("*.txt")
                  if logs.parse_log_name(path, MODEL_NAMES) == (job.dataset_name, job.model_name)]
         records = logs.read_log(max(paths, key=logs.log_started))
         found[label] = [dataclasses.asdict(record) for record in records[: job.recipe.epochs]]

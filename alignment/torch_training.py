@@ -17,10 +17,10 @@ from tqdm import tqdm
 from alignment.job import Job, files, framework_folder
 from alignment.torch_compare import build, choose_device, describe, read_start, take_step
 from evaluation import Evaluator
-from utils import places
 from utils.datasets import ImageList, load_splits, num_train_batches, test_batches, train_batches
 from utils.errors import UserError
 from utils.files import atomic_path
+from utils.paths import Paths
 from utils.recipe import GAMMA
 from utils.training.logs import METRICS, EpochRecord, log_time, write_log
 from utils.training.run import TrainingOptions
@@ -38,7 +38,7 @@ def train(job: Job) -> int:
     """
     recipe = job.recipe
     folder = framework_folder(job.output_dir, job.dataset_name, "Pytorch")
-    last = places.checkpoint_folder(folder, job.dataset_name, job.model_name) / "last.pt"
+    last = Paths(folder).checkpoints(job.dataset_name, job.model_name) / "last.pt"
     state = torch.load(last, map_location="cpu", weights_only=True) if last.is_file() else {}
     now = run_status(state, dataclasses.asdict(recipe))
     if now is RunStatus.FINISHED:
@@ -50,7 +50,7 @@ def train(job: Job) -> int:
         way = "with" if state.get("compile") else "without"
         raise UserError(f"{last}: is a run {way} --compile; go on {way} it, or move it away")
     run = Run(job, state)
-    log = places.log_file(folder, job.dataset_name, job.model_name, run.started)
+    log = Paths(folder).log(job.dataset_name, job.model_name, run.started)
     options = TrainingOptions(job.dataset_dir, folder, job.num_workers, job.eval_every,
                               job.eval_last)
     splits = load_splits(job.dataset_dir, job.dataset_name, num_workers=job.num_workers)

@@ -34,11 +34,12 @@ from evaluation.pd_fa import (
     strict_counts,
 )
 from evaluation.pixel import ratio
-from utils import cli, places, runtime
+from utils import cli, runtime
 from utils.checkpoint.pretrained import choose_weights
 from utils.checkpoint.weights import read_meta
 from utils.datasets import ImageList, load_split
 from utils.errors import UserError
+from utils.paths import Paths
 from utils.predict import load_model
 from utils.predict.maps import predict_images
 from utils.predict.prediction_files import prediction_folders, read_predictions
@@ -300,9 +301,9 @@ def run_records(
 ) -> list[EpochRecord]:
     """The epochs of the run that weights of `choose_weights` come from; none without its log."""
     started = read_meta(weights).get("started", "")
-    log = places.log_file(output_dir, dataset_name, model, started)
+    log = Paths(output_dir).log(dataset_name, model, started)
     if not trained:
-        log = places.loss_curve_folder(cli.ROOT) / log.name
+        log = Paths(cli.ROOT).loss_curves() / log.name
     return read_log(log) if log.is_file() else []
 
 

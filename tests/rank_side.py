@@ -95,7 +95,7 @@ def main() -> None:
     result["scores"] = json.dumps(evaluate(net, split, 2).compute())
     states = ranks.gather({key: array for key, array in result.items() if "trained" in key})
     assert all((states[0][key] == state[key]).all() for state in states for key in state)
-    if ranks.first():
+    if ranks.is_main():
         np.savez(path, **result)
 
 

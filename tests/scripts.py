@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import importlib.util
 import io
 import subprocess
 import sys
@@ -18,6 +19,14 @@ def command(script, folder, *flags):
     words = [sys.executable, ROOT / script, "--dataset_dir", folder / "data",
              "--output_dir", folder / "out", "--dataset_name", "Tiny", "--device", "cpu", *flags]
     return [str(word) for word in words]
+
+
+def load(script):
+    """The module of a script by its path: `import test` would be Python's own tests."""
+    spec = importlib.util.spec_from_file_location(f"{Path(script).stem}_script", ROOT / script)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
 
 
 def prints(main, folder, *flags):

@@ -18,7 +18,7 @@ from alignment.stages import parameter_stages, stage_modules
 from model import MODEL_NAMES
 from utils.checkpoint.weights import read_arrays
 from utils.data.synthetic import write_sample_dataset
-from utils.places import checkpoint_folder
+from utils.paths import Paths
 from utils.training.logs import read_log
 
 needs_torch = pytest.mark.skipif(
@@ -262,7 +262,7 @@ def test_pytorch_trains_alone_and_goes_on_where_it_was_stopped(tmp_path, model_n
                "--model_name", model_name, "--batch_size", 3, "--image_size", 32, "--epochs", 1,
                "--lr", 1e-30]
     subprocess.run([str(word) for word in command], cwd=ROOT, check=True, capture_output=True)
-    trained = read_arrays(checkpoint_folder(tmp_path / "out", "Tiny", model_name) / "last.npz")
+    trained = read_arrays(Paths(tmp_path / "out").checkpoints("Tiny", model_name) / "last.npz")
     for name, array in read_arrays(folder / model_name / "start.npz").items():
         if "running_" not in name and name != "meta":
             np.testing.assert_allclose(array, trained[name], atol=1e-20, err_msg=name)

@@ -134,6 +134,6 @@ def test_light_changes_within_its_ranges():
 @pytest.mark.parametrize("option", [{"scale": 1.5}, {"target_crops": 0.25}])
 def test_what_changes_crops_needs_crops(option):
     ((name, value),) = option.items()
-    with pytest.raises(UserError, match=f"^--{name} {value}: changes crops.*add --crop PIXELS$"):
+    with pytest.raises(UserError, match=f"^--{name} {value}: has no effect.*add --crop PIXELS$"):
         Recipe(**option)
     assert Recipe(crop=64, **option).describe().count(f"{value}") >= 1

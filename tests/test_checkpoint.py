@@ -26,7 +26,7 @@ from utils.checkpoint.weights import (
 )
 from utils.errors import UserError
 from utils.optim import Adam
-from utils.places import checkpoint_folder
+from utils.paths import Paths
 from utils.runtime import jt
 
 pytestmark = pytest.mark.usefixtures("cpu")
@@ -253,7 +253,7 @@ def test_meta_data_of_another_kind_are_refused(tmp_path, meta):
 
 
 def test_the_best_weights_are_found_else_the_last(tmp_path):
-    folder = checkpoint_folder(tmp_path, "SET", "M")
+    folder = Paths(tmp_path).checkpoints("SET", "M")
     assert folder == tmp_path / "model" / "checkpoints" / "SET" / "M"
     folder.mkdir(parents=True)
     assert find_weights(tmp_path, "SET", "M") is None

@@ -68,12 +68,9 @@ def test_help_shows_the_defaults_of_the_recipe():
     cli.add_training(parser)
     text = " ".join(parser.format_help().split())
     assert set(re.findall(r"--(\w+)", text)) >= set(FIELDS)
-    for line in ("--nEpochs N how often all training images are seen; default 400 ",
-                 "--batchSize N images a step; default 8 ",
-                 "--lr RATE learning rate of Adam at the start; default 0.001 (the paper's code: ",
-                 "order of images, dropout and augmentation; default 42 ",
-                 "--image_size PIXELS training images are resized to a square of it; 0 leaves "):
-        assert line in text
+    for flag, default in (("--nEpochs", "400"), ("--batchSize", "8"), ("--lr", "0.001"),
+                          ("--seed", "42"), ("--image_size", "256")):
+        assert re.search(rf"{flag} [^-]*; default {re.escape(default)}\b", text), flag
 
 
 def test_a_batch_size_without_a_run_is_that_of_the_recipe():
@@ -162,8 +159,7 @@ def test_help_names_the_models_and_does_not_start_jittor(script):
 
 
 @pytest.mark.parametrize("script", [
-    *SCRIPTS, "qualitative.py", "utils/checkpoint/pretrained.py", "benchmarks/first_start.py",
-    "benchmarks/many_processes.py"])
+    *SCRIPTS, "qualitative.py", "utils/checkpoint/pretrained.py", "benchmarks/many_processes.py"])
 def test_help_says_which_flags_have_no_effect(script):
     """They are those whose values the script does not look at."""
     common = vars(cli.make_parser("doc").parse_args([]))

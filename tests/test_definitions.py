@@ -10,11 +10,11 @@ from brightness import brightness_net
 from scripts import ROOT, SIZE
 
 from benchmarks import definitions
-from utils import places
 from utils.checkpoint.weights import save_weights
 from utils.data.synthetic import write_sample_dataset
 from utils.datasets import load_split
 from utils.errors import UserError
+from utils.paths import BEST, Paths
 from utils.training.logs import EpochRecord, write_log
 
 PAGE = ROOT / "docs" / "metrics.md"
@@ -149,9 +149,9 @@ def test_the_command_scores_the_predictions_of_others(tiny, capsys):
 
 def test_the_command_predicts_at_both_sizes_and_reads_the_log(tiny, cpu, capsys):
     model, started = "L2SKNet_UNet", "2026-01-02_03-04-05"
-    weights = places.checkpoint_folder(tiny, "Tiny", model) / places.BEST
+    weights = Paths(tiny).checkpoints("Tiny", model) / BEST
     save_weights(brightness_net(), weights, {"started": started})
-    write_log(places.log_file(tiny, "Tiny", model, started),
+    write_log(Paths(tiny).log("Tiny", model, started),
               [EpochRecord(7, 0.9, pixAcc=0.5, mIoU=0.6, Pd=0.7, Fa=2e-5, fscore=0.5)])
     run(tiny)
     printed = table(capsys.readouterr().out)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import importlib.util
 import json
 import os
 import re
@@ -17,6 +16,7 @@ import tifffile
 from brightness import GAIN, LEVEL, brightness_net, save_brightness_weights
 from PIL import Image
 from scipy.io import loadmat
+from scripts import load
 
 from utils.checkpoint import pretrained
 from utils.data.decoding import pages, read_size
@@ -41,11 +41,8 @@ def weights(tmp_path_factory):
 
 @pytest.fixture
 def bare_script():
-    """test.py's main. (`import test` would be Python's own tests.)"""
-    spec = importlib.util.spec_from_file_location("test_script", ROOT / "test.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module.main
+    """test.py's main."""
+    return load("test.py").main
 
 
 @pytest.fixture

@@ -14,7 +14,7 @@ from utils import cli, datasets
 from utils.checkpoint import pretrained
 from utils.checkpoint.weights import read_meta
 from utils.errors import UserError
-from utils.places import checkpoint_folder
+from utils.paths import Paths
 from utils.report.evaluation_page import versions
 from utils.training.logs import EpochRecord, read_log, write_log
 
@@ -40,7 +40,7 @@ def place(tmp_path, monkeypatch):
 
 
 def write_run(place, dataset_name, history, recipe, weights=None):
-    folder = checkpoint_folder(place, dataset_name, "L2SKNet_UNet")
+    folder = Paths(place).checkpoints(dataset_name, "L2SKNet_UNet")
     for name, records in (("best.npz", history[:2]), ("last.npz", history)):
         meta = {"model": "L2SKNet_UNet", "dataset": dataset_name, "recipe": recipe,
                 "started": "2026-01-02_03-04-05", "weights": weights,
@@ -58,7 +58,7 @@ def test_publish(place):
     assert pretrained.find_pretrained("OTHER", "L2SKNet_UNet") is None
     default, *_ = pretrained.publish(place, "NUDT-SIRST", "L2SKNet_UNet")
     assert pretrained.find_pretrained("OTHER", "L2SKNet_UNet") == default
-    best = checkpoint_folder(place, "SET", "L2SKNet_UNet") / "best.npz"
+    best = Paths(place).checkpoints("SET", "L2SKNet_UNet") / "best.npz"
     assert weights.read_bytes() == best.read_bytes()
     assert [one.epoch for one in read_log(log)] == [1, 2, 3]
     text = card.read_text("utf-8")
@@ -87,7 +87,7 @@ def test_own_images_take_the_weights_for_real_frames_where_there_are_some(place)
     weights, card, _ = pretrained.publish(place, "REAL", "L2SKNet_UNet", "Joined of A and B.")
     assert "Joined of A and B." in card.read_text("utf-8")
     assert "\n| begun from | the weights start.npz |\n" in card.read_text("utf-8")
-    for path in checkpoint_folder(place, "REAL", "L2SKNet_UNet").iterdir():
+    for path in Paths(place).checkpoints("REAL", "L2SKNet_UNet").iterdir():
         path.unlink()
     assert choose(place, "L2SKNet_UNet") == "REAL"  # comes with the project
     assert pretrained.choose_weights(place, "REAL", "L2SKNet_UNet") == (weights, False)

@@ -19,7 +19,7 @@ from alignment import golden
 from model import MODEL_NAMES
 from utils.checkpoint.weights import read_arrays, read_meta
 from utils.data.synthetic import write_sample_dataset
-from utils.places import checkpoint_folder
+from utils.paths import Paths
 
 MODEL = "L2SKNet_UNet"
 TRAIN, TEST = 7, 5  # three batches of two images
@@ -137,7 +137,7 @@ FLAGS = ("--model_name", MODEL, *SMALL, "--epochs", 2, "--lr", 2e-3)
 
 
 def history(folder):
-    return read_meta(checkpoint_folder(folder / "out", "Tiny", MODEL) / "last.npz")["history"]
+    return read_meta(Paths(folder / "out").checkpoints("Tiny", MODEL) / "last.npz")["history"]
 
 
 @pytest.fixture(scope="module")
@@ -161,7 +161,7 @@ def test_a_run_that_goes_on_with_other_ranks_ends_like_one_process(trained):
     for ours, theirs in zip(history(many), history(one)):
         assert ours["loss"] == pytest.approx(theirs["loss"], abs=1e-4)
     assert len(history(many)) == 2
-    recipes = [read_meta(checkpoint_folder(folder / "out", "Tiny", MODEL) / "best.npz")["recipe"]
+    recipes = [read_meta(Paths(folder / "out").checkpoints("Tiny", MODEL) / "best.npz")["recipe"]
                for folder in (one, many)]
     assert recipes[0] == recipes[1]
     assert len(list((many / "out" / "log").iterdir())) == 1
@@ -183,7 +183,7 @@ def test_a_signal_to_one_rank_stops_all_at_the_same_step(trained, tmp_path, numb
     assert status == 128 + number
     stopped = re.findall(r"stopped in epoch (\d+) after (\d) of 3 batches, all of it saved", output)
     assert len(stopped) == 1
-    meta = read_meta(checkpoint_folder(tmp_path / "out", "Tiny", MODEL) / "last.npz")
+    meta = read_meta(Paths(tmp_path / "out").checkpoints("Tiny", MODEL) / "last.npz")
     assert len(meta["history"]) == int(stopped[0][0]) - 1
     assert len(meta["losses"]) == int(stopped[0][1])
 
@@ -224,7 +224,7 @@ def test_a_rank_that_dies_ends_the_run_and_what_was_saved_goes_on(trained, tmp_p
     words = command("train_device0.py", tmp_path, *FLAGS)
     status, output = finish(start(2, [words[0], "-c", DYING, *words[2:]]))
     assert status != 0 and re.search("rank 1 .*exited on signal 9", output), output
-    meta = read_meta(checkpoint_folder(tmp_path / "out", "Tiny", MODEL) / "last.npz")
+    meta = read_meta(Paths(tmp_path / "out").checkpoints("Tiny", MODEL) / "last.npz")
     assert not meta["history"] and len(meta["losses"]) == 2
     assert "resumed after epoch 0 and 2 batches" in succeeds(
         "train_device0.py", tmp_path, *FLAGS, "--resume")
@@ -282,7 +282,7 @@ def files_below(folder):
 
 def test_the_test_list_is_shared(trained):
     one, many, _ = trained
-    weights = checkpoint_folder(one / "out", "Tiny", MODEL) / "best.npz"
+    weights = Paths(one / "out").checkpoints("Tiny", MODEL) / "best.npz"
     flags = ("--weights", weights, "--batch_size", 2)
     succeeds("test.py", one, *flags)
     status, output = on_ranks(2, "test.py", many, *flags)
@@ -300,7 +300,7 @@ def frames(trained, tmp_path_factory):
     for path in source.iterdir():
         shutil.copy(path, folder / "images")
     (folder / "images" / "sample_0004.png").write_bytes(b"no image")
-    weights = checkpoint_folder(trained[0] / "out", "Tiny", MODEL) / "best.npz"
+    weights = Paths(trained[0] / "out").checkpoints("Tiny", MODEL) / "best.npz"
     flags = ["--input", folder / "images", "--weights", weights, "--threshold", 0.3,
              "--boxes", "coco"]
     message = refused("test.py", folder, *flags, "--output", folder / "one")

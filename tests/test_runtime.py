@@ -90,6 +90,27 @@ def test_jt_starts_by_itself_and_computes():
     assert run.stdout == "[3.0, 6.0] cpu\n", run.stderr
 
 
+def test_a_new_operator_is_compiled_with_the_precompiled_header():
+    """Its text has the number of a process in it, so nobody has compiled it yet."""
+    run = python("""
+import glob, os, re, shlex, subprocess
+from utils.runtime import start, jt
+start("cpu")
+name = "two%d" % os.getpid()
+text = f"int {name}=2; for (int i=0; i<out0->num; i++) out0_p[i] = in0_p[i] * {name};"
+print(jt.code((2,), "float32", [jt.array([1., 2.])], cpu_src=text).numpy().tolist())
+sources = glob.glob(glob.escape(jt.flags.cache_path) + "/jit/*_op.cc")
+source, = (path for path in sources if name in open(path).read())
+words = shlex.split(open(source.replace("_op.cc", "_op.so.key")).readline())
+compiler, = (index for index, word in enumerate(words) if word.startswith("--cc_path="))
+command = [words[compiler][len("--cc_path="):], *words[compiler + 1:]]
+command[command.index("-o") + 1] = "/dev/null"
+told = subprocess.run([*command, "-c", "-g", "-H"], capture_output=True, text=True).stderr
+print(re.search(r"^! .*/kernels\\.h\\.gch$", told, re.M) is not None)
+""")
+    assert run.stdout == "[2.0, 4.0]\nTrue\n", run.stderr
+
+
 def test_process_is_left_as_it_was():
     """Ctrl-C raises, a killed child does no harm, no helper process stays."""
     run = python("""
@@ -268,7 +289,11 @@ def start_made_of_python(fake_nvcc, home, device, before="", **variables):
     code = MADE_OF_PYTHON
     for mark, value in (("{nvcc}", fake_nvcc), ("{device}", device), ("{before}", before)):
         code = code.replace(mark, str(value))
-    return python(code, JITTOR_HOME=str(home), use_data_gz="0", use_mkl="0", **variables)
+    user = home / "user"
+    run = python(code, HOME=str(user), JITTOR_HOME=str(home), use_data_gz="0", use_mkl="0",
+                 **variables)
+    assert not user.exists()  # where Jittor would remember its home for all later runs
+    return run
 
 
 @pytest.mark.parametrize("order", [("cpu", "cuda", "cpu", "cuda"), ("cuda", "cpu", "cuda")])
@@ -288,7 +313,7 @@ def test_a_name_given_by_a_parent_process_or_the_user_is_no_others(monkeypatch, 
     for found in (None, toolkit, None, toolkit, toolkit):
         names.append(boot._cache_name(found))
         monkeypatch.setenv("cache_name", names[-1])  # as a child process sees it
-    name = given or "l2sknet"
+    name = given or boot.CACHE_NAME
     assert names == [name, f"{name}-cuda", name, f"{name}-cuda", f"{name}-cuda"]
 
 
@@ -332,11 +357,13 @@ import cupy
 def test_jittor_home_is_used_for_this_run_only(tmp_path):
     """The core compiled in the usual place is found there, whatever $HOME is."""
     usual = str(runtime.jittor_home())
-    code = ("from utils.runtime import start, jt; start('cpu')\n"
-            "import jittor_utils; print(jittor_utils.home())")
+    code = ("import os; from utils.runtime import start, jt; start('cpu')\n"
+            "import jittor_utils; print(jittor_utils.home(), os.environ['HOME'])\n"
+            "text = 'int at%d; out0_p[0] = 3;' % os.getpid()\n"  # compiled by a process of Jittor's
+            "print(jt.code((1,), 'float32', [], cpu_src=text).numpy().tolist())")
     for home in (str(tmp_path), "/proc/read-only"):
         run = python(code, HOME=home, JITTOR_HOME=usual)
-        assert run.stdout == f"{usual}\n" and run.stderr == ""
+        assert run.stdout == f"{usual} {home}\n[3.0]\n" and run.stderr == ""
     assert not (tmp_path / ".cache").exists()
 
 

@@ -22,7 +22,7 @@ from utils.data.synthetic import write_sample_dataset
 from utils.datasets import load_splits
 from utils.errors import UserError
 from utils.files import locked
-from utils.places import checkpoint_folder
+from utils.paths import Paths
 from utils.predict.maps import load_model
 from utils.training.engine import evaluate
 from utils.training.logs import METRICS, EpochRecord, best_epochs, read_log, render_log
@@ -77,7 +77,7 @@ def beside(place, folder):
 
 
 def checkpoints(place, model_name):
-    return checkpoint_folder(place / "out", "Tiny", model_name)
+    return Paths(place / "out").checkpoints("Tiny", model_name)
 
 
 def log_text(place, model_name, number=-1):

@@ -1,4 +1,4 @@
-"""The command-line flags that the scripts share, and how a script ends."""
+"""The command-line flags that the scripts have in common, and how a script ends."""
 
 from __future__ import annotations
 
@@ -40,14 +40,14 @@ def make_parser(
     any_model: bool = False,
     without_effect: Collection[str] = (),
 ) -> argparse.ArgumentParser:
-    """A parser with the flags common to all scripts, official spellings included.
+    """Makes a parser with the flags common to all scripts, official spellings included.
 
     Args:
         doc: the script's docstring, shown by --help.
-        default_models: what --model_name is when it is not given.
-        any_model: whether names beside the four are taken (predictions of another method).
-        without_effect: those of the common flags, by the names of their values, that the script
-            does not use, and --help says so; "device" stands for --precision as well.
+        default_models: the default of --model_name.
+        any_model: True accepts other names than the four (predictions of another method).
+        without_effect: common flags that the script does not use, by the names of their values;
+            --help says so. "device" stands for --precision as well.
     """
     parser = argparse.ArgumentParser(
         description=doc, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
@@ -68,7 +68,7 @@ def make_parser(
     )
     place("dataset_dir").add_argument(
         "--dataset_dir", type=Path, default=ROOT / "data", metavar="DIR",
-        help="where the datasets lie; default data",
+        help="the folder of the datasets; default data",
     )
     place("output_dir").add_argument(
         "--output_dir", type=Path, default=ROOT, metavar="DIR",
@@ -84,15 +84,15 @@ def make_parser(
 
 
 def add_skip_bad(parser: Flags) -> None:
-    """--skip_bad, for scripts that read a dataset."""
+    """Adds --skip_bad, for scripts that read a dataset."""
     parser.add_argument(
         "--skip_bad", action="store_const", const=True,
-        help="leave out images and masks that cannot be used, and say which; default: refuse",
+        help="leave out images and masks that cannot be used, and list them; default: refuse them",
     )
 
 
 def add_device(parser: Flags, precision: str = "default") -> None:
-    """--device and --precision, for `runtime.start`."""
+    """Adds --device and --precision, for `runtime.start`."""
     parser.add_argument(
         "--device", choices=DEVICES, default="auto",
         help="default auto: a GPU that works, else the CPU",
@@ -116,37 +116,39 @@ def refuse_bf16(precision: str) -> None:
 
 
 def add_threshold(parser: Flags) -> None:
-    """--threshold: above it a pixel is a target."""
+    """Adds --threshold, above which a pixel counts as target."""
     parser.add_argument(
         "--threshold", type=_threshold, default=0.5, metavar="T",
-        help="a pixel is a target above it, 0 ≤ T < 1; default 0.5",
+        help="a pixel above it counts as target, 0 ≤ T < 1; default 0.5",
     )
 
 
 def add_pred(
     parser: argparse.ArgumentParser, default: str = "result/<dataset>/mat/<model>"
 ) -> None:
-    """--pred: folders of predictions; --help says what is taken by default.
+    """Adds --pred, folders of predictions.
 
-    --model_name is then None where it is not given, see `prediction_files.prediction_folders`.
+    --model_name is then None if it is not given; see `prediction_files.prediction_folders`.
+
+    Args:
+        default: the folders taken without --pred, for --help.
     """
     parser.set_defaults(model_names=None, default_models=parser.get_default("model_names"))
     parser.add_argument(
         "--pred", nargs="+", type=Path, metavar="DIR",
-        help="folders with predictions (NAME.mat, .npy or .png; what all have after NAME is "
-        "taken off) of any method, called as --model_name says, else by the folders' names; "
-        "or one folder that holds a folder for each "
-        f"--model_name; default {default}",
+        help="folders with predictions of any method (NAME.mat, .npy or .png; a suffix of all "
+        "names is removed), named by --model_name, else by the folders' names; or one folder "
+        f"that holds a folder for each --model_name; default {default}",
     )
 
 
 def add_recipe(parser: Flags, *names: str, **defaults: Any) -> None:
-    """The flags of these fields of `Recipe`.
+    """Adds the flags for some fields of `Recipe`.
 
     Args:
-        names: of the fields.
-        defaults: what they are when they are not given. Without an entry it is None, so that
-            `recipe.resolve_recipe` can tell: the value of the resumed run, else of `Recipe`.
+        names: names of the fields.
+        defaults: defaults of the flags. A flag without one is None if it is not given, so that
+            `recipe.resolve_recipe` can take the value of the resumed run, or of `Recipe`.
     """
     fields = {field.name: field for field in dataclasses.fields(Recipe)}
     for field in map(fields.get, names):
@@ -158,39 +160,39 @@ def add_recipe(parser: Flags, *names: str, **defaults: Any) -> None:
 
 
 def _form(field: dataclasses.Field) -> dict[str, Any]:
-    """How argparse reads a field of `Recipe`, by the kind of its default."""
+    """Argparse's options for a field of `Recipe`, by the type of its default."""
     if isinstance(field.default, bool):
         return {"action": "store_const", "const": True}
     number = positive(float if isinstance(field.default, float) else int)
     own = {"seed": _seed, "image_size": not_negative, "crop": not_negative,
-           "target_crops": _share, "scale": _factor}
+           "target_crops": _fraction, "scale": _factor}
     form = {"type": own.get(field.name, number), "metavar": field.metadata["metavar"]}
     return {**form, "nargs": "*"} if field.default is None else form
 
 
 def add_batch_size(parser: Flags) -> None:
-    """--batch_size where there is no run to resume."""
+    """Adds --batch_size, for scripts without a run to resume."""
     add_recipe(parser, "batch_size", batch_size=Recipe.batch_size)
 
 
 def add_training(parser: Flags, resume: bool = True) -> None:
-    """The flags of training, `resume` says whether with --resume."""
+    """Adds the flags of training; without --resume and --weights if `resume` is False."""
     add_threshold(parser)
     add_skip_bad(parser)
-    add_recipe(parser, *(name for name in FIELDS if name != "seed"))  # which all scripts have
+    add_recipe(parser, *(name for name in FIELDS if name != "seed"))  # all scripts have --seed
     add_evaluation(parser)
     parser.add_argument("--stop_after", type=positive(float), metavar="MINUTES",
-                        help="save and stop after this time; --resume goes on")
+                        help="save and stop after this time; go on with --resume")
     if resume:
         parser.add_argument("--resume", nargs="?", const="last", metavar="CHECKPOINT",
-                            help="go on from the model's last checkpoint, or from the one named")
+                            help="go on from the model's last checkpoint, or from the given one")
         parser.add_argument("--weights", type=Path, metavar="FILE",
                             help="begin a new run from these weights (.npz, .pth.tar, .pth, .pt), "
-                                 "with a new optimizer; default random ones")
+                                 "with a new optimizer; default random weights")
 
 
 def add_evaluation(parser: Flags) -> None:
-    """--eval_every and --eval_last: after which epochs the test list is scored."""
+    """Adds --eval_every and --eval_last, which say when the test list is scored."""
     parser.add_argument("--eval_every", type=positive(int), default=1, metavar="N",
                         help="evaluate after every N epochs; default 1")
     parser.add_argument("--eval_last", type=positive(int), default=1, metavar="N",
@@ -198,7 +200,7 @@ def add_evaluation(parser: Flags) -> None:
 
 
 def positive(kind: Callable[[str], float]) -> Callable[[str], float]:
-    """An argparse type: a number of `kind` above zero."""
+    """Makes an argparse type: a number of `kind` above zero."""
 
     def parse(text: str) -> float:
         value = kind(text)
@@ -218,14 +220,14 @@ def _seed(text: str) -> int:
 
 
 def not_negative(text: str) -> int:
-    """An argparse type: an integer from zero on."""
+    """Argparse type: an integer of zero or more."""
     value = int(text)
     if value < 0:
         raise argparse.ArgumentTypeError(f"{text} must not be below zero")
     return value
 
 
-def _share(text: str) -> float:
+def _fraction(text: str) -> float:
     value = float(text)
     if not 0 <= value <= 1:
         raise argparse.ArgumentTypeError(f"{text} must be from 0 to 1")
@@ -247,17 +249,17 @@ def _threshold(text: str) -> float:
 
 
 def run(main: Callable[[], int | None], many: bool = False) -> NoReturn:
-    """Runs a script's `main`; a UserError or a file's error is one line and exit status 2.
+    """Runs a script's `main` and exits; UserError and OSError become one line and status 2.
 
     Args:
-        many: whether several ranks may run it together, by mpirun.
+        many: True if mpirun may run the script.
     """
-    # A file's name may hold bytes that are no UTF-8: shown so, not a reason to stop.
+    # File names may hold bytes that are not UTF-8.
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")
-    # Pillow's: up to twice this size images are read, see `utils.data.images`.
+    # Pillow warns at half the size up to which `utils.data.images` reads.
     warnings.filterwarnings("ignore", "Image size .* decompression bomb")
-    if not ranks.first():
+    if not ranks.is_main():
         sys.stdout = sys.stderr = open(os.devnull, "w")
     status, line = 2, ""
     try:
@@ -268,7 +270,7 @@ def run(main: Callable[[], int | None], many: bool = False) -> NoReturn:
         line = f"error: {error}"
     except KeyboardInterrupt:
         status, line = 130, "interrupted"
-    except BrokenPipeError:  # `| head` has read enough
+    except BrokenPipeError:  # the reader, `| head` say, has ended
         if ranks.size() > 1:
             os._exit(1)
         sys.stderr.close()
@@ -284,17 +286,17 @@ def run(main: Callable[[], int | None], many: bool = False) -> NoReturn:
     if line:
         print(line, file=sys.stderr)
     if status:
-        ranks.gather(None)  # mpirun ends all when the first one ends so
+        ranks.gather(None)  # wait for the others: mpirun ends all ranks when one fails
     sys.exit(status)
 
 
 def _end_all(status: int, line: str) -> NoReturn:
-    """Says why, and leaves without a word to the other ranks, so that mpirun ends them.
+    """Prints the error and ends this rank, so that mpirun ends the other ranks.
 
-    Not by `sys.exit`, in which MPI waits for them. An error that all have is told by the first.
+    Not by `sys.exit`, where MPI would wait for them. The first rank prints an error of all ranks.
     """
-    if not ranks.first():
-        time.sleep(5 + ranks.rank() / 8)  # mpirun takes a second, and more on a busy machine
+    if not ranks.is_main():
+        time.sleep(5 + ranks.rank() / 8)  # mpirun needs a second, or more on a busy machine
         line += f" (rank {ranks.rank()} on {platform.node()})"
     print(line, file=sys.__stderr__, flush=True)
     sys.__stdout__.flush()

@@ -95,9 +95,8 @@ def end_script(error: UserError) -> None:
     A script whose imports fail cannot do so by itself; whoever imports us can catch the error.
     """
     script = os.path.realpath(sys.argv[0])
-    ours = (os.path.isfile(script) and script.startswith(ROOT + os.sep)
-            and not script.startswith(VENV + os.sep))
-    if ours or sys.argv[0] == "-m":  # while Python looks for the module
+    ours = script.startswith(ROOT + os.sep) and not script.startswith(VENV + os.sep)
+    if ours and os.path.isfile(script) or sys.argv[0] == "-m":  # while Python finds the module
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)
 

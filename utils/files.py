@@ -1,4 +1,4 @@
-"""Files that are either complete or not there."""
+"""Writes files completely or not at all."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from pathlib import Path
 
 from utils.errors import UserError
 
-STEM = 40  # characters of a file's name that its temporary one has: names may be 255 bytes long
+STEM = 40  # characters of the file name in the temporary name: names end at 255 bytes
 
 
 def write_text(path: str | Path, text: str, durable: bool = False) -> None:
-    """Writes a UTF-8 file, whole or not at all; `durable` of `atomic_path`.
+    """Writes a UTF-8 file as `atomic_path` does.
 
-    Names of files that are no UTF-8 stand in it with escapes, which JSON understands.
+    Bytes of file names that are not UTF-8 are written as escapes, which JSON understands.
     """
     with atomic_path(path, durable) as temporary:
         temporary.write_text(text, encoding="utf-8", errors="backslashreplace")
@@ -27,17 +27,16 @@ def write_text(path: str | Path, text: str, durable: bool = False) -> None:
 
 @contextmanager
 def atomic_path(path: str | Path, durable: bool = False) -> Iterator[Path]:
-    """Yields a temporary path beside `path`, which takes its name once the block has succeeded.
+    """Yields a temporary path beside `path`, and renames it to `path` if the block succeeds.
 
-    Parent folders are made. A block that fails leaves `path` as it was and nothing behind.
+    Makes parent folders. If the block fails, `path` stays as it was and the temporary file goes.
 
     Args:
-        path: of the file.
-        durable: whether a power cut afterwards may cost it no longer. Without, the name can be on
-            the disk before the content is, and the file then is empty.
+        durable: True waits until the file is on the disk. Without, a power cut may leave an empty
+            file, since the new name can reach the disk before the content.
 
     Raises:
-        OSError: with the name of the file, also where the system does not give one (disk full).
+        OSError: names the file, even where the system does not (disk full).
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -53,7 +52,7 @@ def atomic_path(path: str | Path, durable: bool = False) -> Iterator[Path]:
                 _flush(path.parent)
     except OSError as error:
         if error.filename and Path(error.filename).parent != path.parent:
-            raise  # of another file, which it names
+            raise  # an error about another file, which it names
         reason = (error.errno, error.strerror, str(path)) if error.errno else (f"{path}: {error}",)
         raise OSError(*reason) from error
     finally:
@@ -62,8 +61,8 @@ def atomic_path(path: str | Path, durable: bool = False) -> Iterator[Path]:
 
 
 def _new_file(path):
-    """An empty file beside `path`; not by mkstemp, for a result is as readable as any new file."""
-    # The suffix stays last: writers such as Pillow choose the format by it.
+    """Makes an empty file beside `path`; not by mkstemp, which lets only the owner read it."""
+    # The suffix stays last: Pillow and others choose the format by it.
     file = path.with_name(f"{_prefix(path)}{secrets.token_hex(4)}{path.suffix}")
     os.close(os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666))
     return file
@@ -74,7 +73,7 @@ def _prefix(path):
 
 
 def _flush(path):
-    """Waits until a file, or the names in a folder, are on the disk."""
+    """Waits until a file, or a folder's list of names, is on the disk."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -83,9 +82,9 @@ def _flush(path):
 
 
 def remove_leftovers(path: str | Path) -> None:
-    """Removes the temporary files of `atomic_path` for `path` that killed processes have left.
+    """Removes temporary files for `path` that killed processes have left.
 
-    Nobody else may be writing `path` meanwhile.
+    No other process may be writing `path`.
     """
     path = Path(path)
     if path.parent.is_dir():
@@ -95,9 +94,9 @@ def remove_leftovers(path: str | Path) -> None:
 
 
 def keep_as(path: str | Path, other: str | Path) -> None:
-    """Gives the present content of `path` the name `other` as well, without copying it.
+    """Makes `other` a second name of the file `path`, without copying it.
 
-    Where the file system knows no second names, `path` is renamed.
+    Renames `path` if the file system has no hard links.
     """
     path, other = Path(path), Path(other)
     link = other.with_name(f"{_prefix(other)}link{other.suffix}")
@@ -110,21 +109,21 @@ def keep_as(path: str | Path, other: str | Path) -> None:
     try:
         os.replace(link, other)
     finally:
-        link.unlink(missing_ok=True)  # which is still there if both were one file already
+        link.unlink(missing_ok=True)  # still there if both were one file already
 
 
 def link_or_copy(file: str | Path, place: str | Path) -> bool:
-    """Makes `place` a symbolic link to `file`, or a copy where the file system has no links.
+    """Makes `place` a symbolic link to `file`, or a copy if the file system has no links.
 
     Args:
-        file: what the link is to say; a relative path counts from the folder of `place`.
+        file: the target of the link; a relative path starts from the folder of `place`.
         place: the new name.
 
     Returns:
-        Whether it is a link.
+        True for a link, False for a copy.
 
     Raises:
-        FileExistsError: `place` is there already.
+        FileExistsError: `place` exists.
     """
     try:
         os.symlink(file, place)
@@ -138,10 +137,10 @@ def link_or_copy(file: str | Path, place: str | Path) -> bool:
 
 @contextmanager
 def locked(folder: str | Path) -> Iterator[None]:
-    """Keeps all other processes that ask for the same folder out, until the block or we end.
+    """Locks a folder against other trainings until the block or this process ends.
 
     Raises:
-        UserError: another process is in it.
+        UserError: another process holds the lock.
     """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
@@ -151,10 +150,10 @@ def locked(folder: str | Path) -> Iterator[None]:
         while held:
             os.close(held.pop())
 
-    # Or processes that compile for Jittor would keep the lock of a killed parent.
+    # Otherwise Jittor's compiler processes would keep the lock of a killed parent.
     os.register_at_fork(after_in_child=release)
     try:
-        with contextlib.suppress(OSError):  # a network file system may know no locks
+        with contextlib.suppress(OSError):  # a network file system may lack locks
             try:
                 fcntl.flock(held[0], fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:

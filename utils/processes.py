@@ -1,4 +1,4 @@
-"""Running one of the project's scripts from another."""
+"""Runs one of the project's scripts from another script."""
 
 from __future__ import annotations
 
@@ -12,23 +12,23 @@ from types import FrameType
 def run(
     command: Sequence[str], cwd: str | Path | None = None
 ) -> tuple[int, int | None]:
-    """Runs a command to its end, which Ctrl-C and SIGTERM hasten but do not cut off.
+    """Runs a command and waits for its end, also after Ctrl-C and SIGTERM.
 
-    A training saves its work when it is asked to stop, so it is waited for.
+    A training that is asked to stop saves its work first.
 
     Args:
-        command: its words.
-        cwd: the folder it runs in; this process's by default.
+        command: the words of the command.
+        cwd: the folder to run in; this process's by default.
 
     Returns:
-        Its exit status, and the signal that this process received meanwhile or None.
+        The exit status, and the signal that this process received meanwhile or None.
     """
     received: list[int] = []
     process = subprocess.Popen(command, cwd=cwd)
 
     def handle(number: int, _: FrameType | None) -> None:
         received.append(number)
-        if number == signal.SIGTERM:  # Ctrl-C reaches the whole process group by itself
+        if number == signal.SIGTERM:  # Ctrl-C reaches the child by itself
             process.terminate()
 
     before = {n: signal.signal(n, handle) for n in (signal.SIGINT, signal.SIGTERM)}

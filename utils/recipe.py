@@ -1,4 +1,4 @@
-"""The recipe of a training run: the numbers that decide its result, in one place."""
+"""The recipe of a training run: all settings that decide its result."""
 
 from __future__ import annotations
 
@@ -9,15 +9,15 @@ from typing import Any
 
 from utils.errors import UserError
 
-GAMMA = 0.1  # the learning rate is multiplied by it at each milestone
-SCHEDULE = ("epochs", "milestones")  # the fields that say when it falls and when the run ends
+GAMMA = 0.1  # factor on the learning rate at each milestone
+SCHEDULE = ("epochs", "milestones")  # fields that a resumed run may change
 
 
 def _flag(default: Any, help: str, metavar: str = "N", alias: str | None = None) -> Any:
-    """A field that `utils.cli.add_recipe` makes a flag of.
+    """Makes a field that `utils.cli.add_recipe` turns into a flag.
 
     Args:
-        help: what the flag says of itself, `{default}` in place of its default.
+        help: the flag's help text, with `{default}` for its default.
         alias: the official spelling.
     """
     metadata = {"help": help, "metavar": metavar, "alias": alias}
@@ -26,48 +26,48 @@ def _flag(default: Any, help: str, metavar: str = "N", alias: str | None = None)
 
 @dataclasses.dataclass(frozen=True)
 class Recipe:
-    """What decides the result of a run beside network and dataset; the defaults are the user's.
+    """All that decides the result of a run, beside network and dataset.
 
-    Each field is a flag of training, part of a checkpoint, and what a resumed run is held to.
-    `milestones` None stands for half and three quarters of `epochs`, which is the official code's
-    200 and 300 of 400.
+    Each field is a flag of training and part of a checkpoint; a resumed run must keep it.
+    `milestones` None stands for half and three quarters of `epochs`: 200 and 300 of 400, as in the
+    official code.
     """
 
-    epochs: int = _flag(400, "how often all training images are seen; default {default}",
+    epochs: int = _flag(400, "passes over the training images; default {default}",
                         alias="--nEpochs")
-    batch_size: int = _flag(8, "images a step; default {default}", alias="--batchSize")
-    lr: float = _flag(1e-3, "learning rate of Adam at the start; default {default:g} (the paper's "
-                      "code: 5e-4)", "RATE")
-    seed: int = _flag(42, "of initial weights, order of images, dropout and augmentation; default "
-                      "{default}")
-    image_size: int = _flag(256, "training images are resized to a square of it; 0 leaves them as "
-                            "they are; default {default}", "PIXELS")
+    batch_size: int = _flag(8, "images in each step; default {default}", alias="--batchSize")
+    lr: float = _flag(1e-3, "initial learning rate of Adam; default {default:g} (the paper's code: "
+                      "5e-4)", "RATE")
+    seed: int = _flag(42, "seed of initial weights, order of images, dropout and augmentation; "
+                      "default {default}")
+    image_size: int = _flag(256, "resize training images to a square of this side; 0 leaves them "
+                            "as they are; default {default}", "PIXELS")
     milestones: tuple[int, ...] | None = _flag(
         None, "lower the learning rate to a tenth after each of these epochs (none: never); "
         "default half and three quarters of --epochs", "EPOCH")
     augment: bool = _flag(False, "flip and transpose training images at random (the paper's code "
                           "does not)")
-    crop: int = _flag(0, "train on squares of so many pixels, cut out at random after resizing; 0 "
-                      "takes whole images; default {default}", "PIXELS")
-    soft_masks: bool = _flag(False, "train on the grey levels that masks have at edges, divided by "
-                             "255, as the paper's code does; scores stay on 0 and 1")
-    target_crops: float = _flag(0.0, "share of the crops, 0 to 1, that contain a target of their "
-                                "image if it has one; the others fall anywhere; default "
-                                "{default:g}", "SHARE")
+    crop: int = _flag(0, "train on squares of this side, cut out at random after resizing; 0 takes "
+                      "whole images; default {default}", "PIXELS")
+    soft_masks: bool = _flag(False, "train on the masks' grey levels divided by 255, as the "
+                             "paper's code does; scores still use 0 and 1")
+    target_crops: float = _flag(0.0, "fraction of the crops, 0 to 1, that contain a target if "
+                                "their image has one; the others fall anywhere; default "
+                                "{default:g}", "FRACTION")
     scale: float = _flag(1.0, "enlarge or shrink each crop by a random factor from 1/N to N; "
-                         "default {default:g}: as it is")
+                         "default {default:g}")
     photometric: bool = _flag(False, "change gamma, contrast and brightness of training images at "
                               "random, and add noise (the paper's code does not)")
 
     def __post_init__(self) -> None:
         for flag, used in (("target_crops", self.target_crops), ("scale", self.scale != 1)):
             if used and not self.crop:
-                raise UserError(f"--{flag} {getattr(self, flag):g}: changes crops, and there are "
-                                "none; add --crop PIXELS")
+                raise UserError(f"--{flag} {getattr(self, flag):g}: has no effect without "
+                                "crops; add --crop PIXELS")
         milestones = self.milestones
         if milestones is None:
             milestones = (math.ceil(self.epochs / 2), math.ceil(self.epochs * 3 / 4))
-        # JSON makes lists of tuples.
+        # JSON turns tuples into lists.
         object.__setattr__(self, "milestones", tuple(sorted(milestones)))
 
     def describe(self) -> str:
@@ -90,20 +90,20 @@ FIELDS = tuple(field.name for field in dataclasses.fields(Recipe))
 
 
 def recipe_values(values: Mapping[str, Any]) -> dict[str, Any]:
-    """Those of many values (all flags of a script) that are fields of `Recipe`."""
+    """The fields of `Recipe` among many values (all flags of a script)."""
     return {name: values[name] for name in FIELDS if name in values}
 
 
 def resolve_recipe(given: Mapping[str, Any], resumed: Recipe | None = None) -> Recipe:
-    """The recipe of a run from the values given by flags.
+    """The recipe of a run, from the values of its flags.
 
     Args:
-        given: Values by the names of `Recipe`'s fields; None (or no entry) is a flag left out.
-        resumed: The recipe of the run that is to go on. It keeps its values; only `epochs` may
-            change, and only where the milestones do not change with it.
+        given: field of `Recipe` → value; None (or no entry) is a flag that was not given.
+        resumed: the recipe of the run to resume, which keeps its values. Only `epochs` may change,
+            and only if the milestones stay.
 
     Raises:
-        UserError: A value given is another than that of the run to resume.
+        UserError: a given value differs from the run to resume.
     """
     given = {key: value for key, value in given.items() if value is not None}
     if resumed is None:
@@ -128,12 +128,12 @@ def resolve_recipe(given: Mapping[str, Any], resumed: Recipe | None = None) -> R
 
 
 def recipe_of(meta: Mapping[str, Any]) -> Recipe:
-    """The recipe of a run by what its checkpoint says (its `meta`), an older version's too."""
+    """The recipe of a run from its checkpoint's `meta`, which may be of an older version."""
     return Recipe(**{"milestones": meta["scheduler"]["milestones"], **meta["recipe"]})
 
 
 def same_run(given: Mapping[str, Any], resumed: Recipe) -> bool:
-    """Whether `resolve_recipe` would take these values for the run to resume."""
+    """True if `resolve_recipe` accepts these values for the run to resume."""
     try:
         resolve_recipe(given, resumed)
     except UserError:

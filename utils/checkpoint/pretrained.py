@@ -15,10 +15,11 @@ from typing import Any
 
 import numpy as np
 
-from utils import cli, environment, places
+from utils import cli, environment
 from utils.checkpoint.weights import find_weights, read_meta
 from utils.errors import UserError
 from utils.files import atomic_path, write_text
+from utils.paths import BEST, LAST, Paths
 from utils.recipe import recipe_of
 
 NEWEST = 10  # number of the last evaluated epochs that are averaged
@@ -86,16 +87,16 @@ def publish(
     Raises:
         UserError: the run is not there, or was never evaluated.
     """
-    run = places.checkpoint_folder(output_dir, dataset_name, model_name)
-    best, last = run / places.BEST, run / places.LAST
+    run = Paths(output_dir).checkpoints(dataset_name, model_name)
+    best, last = run / BEST, run / LAST
     for path in (best, last):
         if not path.is_file():
             raise UserError(f"{path}: not there; train and evaluate {model_name} first")
     meta, commit = read_meta(last), environment.commit() or "unknown"
-    log = places.log_file(output_dir, dataset_name, model_name, meta["started"])
+    log = Paths(output_dir).log(dataset_name, model_name, meta["started"])
     weights = FOLDER / dataset_name / f"{model_name}.npz"
     card = weights.with_suffix(".md")
-    copied_log = places.loss_curve_folder(cli.ROOT) / log.name
+    copied_log = Paths(cli.ROOT).loss_curves() / log.name
     for source, target in ((best, weights), (log, copied_log)):
         with atomic_path(target) as temporary:
             shutil.copyfile(source, temporary)

@@ -18,10 +18,11 @@ from typing import Any
 
 import numpy as np
 
-from utils import places, runtime
+from utils import runtime
 from utils.checkpoint.torch_files import check_format, is_torch_file, read_torch_file
 from utils.errors import UserError, listed
 from utils.files import atomic_path
+from utils.paths import BEST, LAST, Paths
 
 META, OPTIMIZER = "meta", "optimizer/"
 LARGEST = 2**30  # bytes of the arrays of one file; the networks and all their moments are 13 MB
@@ -39,8 +40,8 @@ _FIRST_PARTS = ("layer", "contrast", "contrConV")
 
 def find_weights(output_dir: str | Path, dataset_name: str, model_name: str) -> Path | None:
     """The best weights of a trained model, or the last if none was evaluated, or None."""
-    folder = places.checkpoint_folder(output_dir, dataset_name, model_name)
-    paths = (folder / places.BEST, folder / places.LAST)
+    folder = Paths(output_dir).checkpoints(dataset_name, model_name)
+    paths = (folder / BEST, folder / LAST)
     return next((path for path in paths if path.is_file()), None)
 
 

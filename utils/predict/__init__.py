@@ -1,4 +1,4 @@
-"""From images to probability maps, detections, and the files that hold them."""
+"""Predicts probability maps and detections, and writes and reads their files."""
 
 from utils.predict.maps import load_model, predict, predict_split, predict_tiles
 

@@ -1,4 +1,4 @@
-"""From a probability map to a list of detections, and the files that hold them."""
+"""Finds detections in a probability map, and writes lists of detections."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ COORDINATES = (
 
 
 class Detection(NamedTuple):
-    """An 8-connected region of pixels above the threshold; fields as `COORDINATES` says."""
+    """An 8-connected region of pixels above the threshold; `COORDINATES` explains the fields."""
 
     x: float
     y: float
@@ -38,7 +38,7 @@ class Detection(NamedTuple):
 
 
 def find_detections(probability: np.ndarray, threshold: float = 0.5) -> list[Detection]:
-    """The regions of an H×W map of probabilities above `threshold`, by peak, then by area."""
+    """Regions above `threshold` of an H×W probability map, sorted by peak, then by area."""
     regions = find_regions(probability > threshold)
     rows, columns = np.nonzero(regions.labels)
     peaks = np.zeros(len(regions.areas))
@@ -54,7 +54,7 @@ def find_detections(probability: np.ndarray, threshold: float = 0.5) -> list[Det
 
 
 class Frame(NamedTuple):
-    """An image and what was found in it."""
+    """An image and its detections."""
 
     file: str
     width: int
@@ -69,13 +69,12 @@ def save_detections(
     problems: Mapping[str, str],
     run: Mapping[str, Any],
 ) -> None:
-    """Writes a table, one row a detection, and the same by image, those without any as well.
+    """Writes a .csv with a row per detection, and a .json with an entry per image.
 
     Args:
-        csv_path, json_path: the two files.
-        frames: in the order to be written.
-        problems: file → why nothing could be found in it.
-        run: what else the JSON shall tell of the run (model, threshold ...).
+        frames: images in the order of the files, those without detections as well.
+        problems: file name → reason, for files that could not be used.
+        run: further entries of the .json (model, threshold ...).
     """
     with atomic_path(csv_path) as temporary, open(
         temporary, "w", newline="", encoding="utf-8", errors="backslashreplace"
@@ -92,14 +91,13 @@ def save_detections(
 
 
 def save_coco(path: Path, frames: Sequence[Frame], description: str) -> None:
-    """Writes detections as COCO has annotations, with `score`, the peak, and `centroid`, x and y.
+    """Writes detections as COCO annotations with a `score`, the peak, and a `centroid`, [x, y].
 
-    A `bbox` is [x, y, width, height] from the outer edge of its pixels.
+    A `bbox` is [x, y, width, height], measured from the outer edge of its pixels.
 
     Args:
-        path: the file.
-        frames: in the order to be written; their ids are 1, 2 ...
-        description: one line, for `info`.
+        frames: images in the order of the file; their ids are 1, 2 ...
+        description: one line for `info`.
     """
     found = ((image_id, each) for image_id, frame in enumerate(frames, 1)
              for each in frame.detections)
@@ -112,9 +110,9 @@ def save_coco(path: Path, frames: Sequence[Frame], description: str) -> None:
 
 
 def _save_json(path: Path, head: Mapping[str, Any], lists: Mapping[str, Iterable]) -> None:
-    """An object of `head` and lists, which are written entry by entry: no memory grows with them.
+    """Writes an object of `head` and lists; entry by entry, to need no memory for all of them.
 
-    Names of files that are no UTF-8 stand in it with escapes, which JSON understands.
+    Bytes of file names that are not UTF-8 are written as escapes, which JSON understands.
     """
     with atomic_path(path) as temporary, open(
         temporary, "w", encoding="utf-8", errors="backslashreplace"

@@ -1,4 +1,4 @@
-"""One's own images: a stream of frames through a network, and what is written of each."""
+"""Predicts a user's own images as a stream of frames, and writes the results of each."""
 
 from __future__ import annotations
 
@@ -12,11 +12,12 @@ from typing import NamedTuple
 import numpy as np
 from tqdm import tqdm
 
-from utils import places, runtime
+from utils import runtime
 from utils.data.decoding import Page
 from utils.data.images import read_frame, stretch, to_float
 from utils.errors import UserError, listed
 from utils.files import atomic_path
+from utils.paths import PredictionPaths
 from utils.predict.detections import (
     Detection,
     Frame,
@@ -34,14 +35,14 @@ SHOWN = 20  # unusable images that an error lists
 
 
 class FrameOptions(NamedTuple):
-    """How frames are treated.
+    """Settings for the prediction of frames.
 
     Attributes:
-        threshold: a pixel is detected above this probability.
-        tile: the side of tiles in pixels; None: whole frames.
-        stretch: whether each frame's grey levels are spread over [0, 1] first.
-        overlays: whether pictures with the detections circled are written.
-        coco: whether the detections are written as COCO has them, too.
+        threshold: a pixel above this probability is detected.
+        tile: the side of tiles in pixels; None predicts whole frames.
+        stretch: True spreads each frame's grey levels over [0, 1] first.
+        overlays: True writes pictures with the detections circled.
+        coco: True also writes the detections in COCO's format.
         num_workers: threads that read and write.
     """
 
@@ -131,7 +132,7 @@ def predict_frames(
     net = load_model(model_name, weights)
     predict(net, np.zeros((1, 1, 64, 64), np.float32))  # compiles, which the speed leaves out
     run = {"model": model_name, "weights": str(weights), **options._asdict()}
-    named = list(zip(result_names(files), files))[ranks.turn()]
+    named = list(zip(result_names(files), files))[ranks.subset()]
     own = Outcome([], {})
     began = time.perf_counter()
     try:
@@ -143,7 +144,7 @@ def predict_frames(
             raise
         own = own._replace(seconds=time.perf_counter() - began, dark=dark)
         outcome = _merge(ranks.gather(own), [file.name for file in files])
-        if outcome.frames and ranks.first():
+        if outcome.frames and ranks.is_main():
             _save_lists(folder, model_name, outcome, options, run)
     except OSError as error:  # not from reading, which names the image and goes on
         raise UserError(f"{folder}: the results cannot be written ({error}); make room there, or "
@@ -163,9 +164,11 @@ def _merge(parts: Sequence[Outcome], order: Sequence[str]) -> Outcome:
 
 
 def _save_lists(folder, model_name, outcome, options, run):
-    save_detections(*places.detections(folder, model_name), outcome.frames, outcome.problems, run)
+    paths = PredictionPaths(folder, model_name)
+    save_detections(paths.detections(".csv"), paths.detections(".json"), outcome.frames,
+                    outcome.problems, run)
     if options.coco:
-        save_coco(places.coco(folder, model_name), outcome.frames,
+        save_coco(paths.detections(".coco.json"), outcome.frames,
                   f"{model_name} with {run['weights']}, threshold {options.threshold:g}")
 
 
@@ -177,7 +180,11 @@ def _stream(
     options: FrameOptions,
     outcome: Outcome,
 ) -> int:
-    """Fills `outcome` and returns its `dark`; OSError where results cannot be written."""
+    """Fills `outcome`'s frames and problems, and returns its `dark`.
+
+    Raises:
+        OSError: the results cannot be written.
+    """
     dark, shape = 0, None
     workers = max(1, options.num_workers)
     writing: deque[Future] = deque()
@@ -191,7 +198,7 @@ def _stream(
             except UserError as error:
                 outcome.problems[file.name] = str(error)
                 continue
-            if image.shape != shape:  # or the memory of every size would be kept
+            if image.shape != shape:  # Jittor would keep the memory for each size
                 shape = image.shape
                 runtime.jt.gc()
             x = stretch(image) if options.stretch else to_float(image)
@@ -216,7 +223,7 @@ def _read_ahead(
     pool: ThreadPoolExecutor, named: Sequence[tuple[str, Path | Page]], ahead: int,
     any_range: bool,
 ) -> Iterator[tuple[str, Path | Page, Future]]:
-    """Each name and file, and its image to come, read while those before it are predicted."""
+    """Yields name, file and future image, while the images after it are being read."""
     waiting: deque[tuple[str, Path | Page, Future]] = deque()
     for name, file in named:
         waiting.append((name, file, pool.submit(read_frame, file, any_range)))
@@ -236,5 +243,5 @@ def _save(
 ) -> None:
     save_prediction(probability, folder, model_name, name)
     if with_overlay:
-        with atomic_path(places.overlay_folder(folder, model_name) / f"{name}.png") as temporary:
+        with atomic_path(PredictionPaths(folder, model_name).overlay / f"{name}.png") as temporary:
             draw_overlay(image, found).save(temporary)

@@ -1,4 +1,4 @@
-"""From images to probability maps."""
+"""Predicts probability maps of images."""
 
 from __future__ import annotations
 
@@ -9,17 +9,18 @@ import numpy as np
 from tqdm import tqdm
 
 from model import build_model, fast_form
-from utils import places, runtime
+from utils import runtime
 from utils.checkpoint.weights import load_weights
 from utils.datasets import ImageList, test_batches
+from utils.paths import Paths
 from utils.predict.prediction_files import save_prediction
 
 
 def load_model(model_name: str, weights: str | Path) -> runtime.jt.Module:
-    """A network of that name with the weights of a file, ready to predict, in its fast form.
+    """The fast form of a network with the weights of a file, ready to predict.
 
     Raises:
-        UserError: as `load_weights`.
+        UserError: the weights cannot be read, or do not fit.
     """
     net = build_model(model_name)
     load_weights(net, weights)
@@ -28,7 +29,7 @@ def load_model(model_name: str, weights: str | Path) -> runtime.jt.Module:
 
 
 def predict(net: runtime.jt.Module, x: np.ndarray) -> np.ndarray:
-    """Probability maps of a batch of images of any size.
+    """Predicts the probability maps of a batch of images of any size.
 
     Args:
         net: a network in evaluation mode.
@@ -43,15 +44,15 @@ def predict(net: runtime.jt.Module, x: np.ndarray) -> np.ndarray:
 
 
 def predict_tiles(net: runtime.jt.Module, image: np.ndarray, tile: int) -> np.ndarray:
-    """The probability map of an image from overlapping tiles, in the memory of one of them.
+    """Predicts an image in overlapping tiles, with the memory for one tile.
 
-    Not the map of the whole frame: theta is a statistic of what the network sees at once.
+    The map differs from the whole frame's: theta is a statistic of what the network sees at once.
 
     Args:
         net: a network in evaluation mode.
         image: H×W float32 in [0, 1].
-        tile: side of the tiles; neighbours overlap by a quarter of it, or more, and each pixel
-            is taken from the tile in which it lies farther from the border.
+        tile: side of the tiles. Neighbours overlap by a quarter of it, or more. Each pixel comes
+            from the tile in which it is farther from the border.
 
     Returns:
         H×W float32 probabilities.
@@ -66,7 +67,7 @@ def predict_tiles(net: runtime.jt.Module, image: np.ndarray, tile: int) -> np.nd
 
 
 def _tile_spans(size: int, tile: int) -> list[tuple[int, int, int, int]]:
-    """Along one axis: where each tile begins and ends, and where the pixels taken from it do."""
+    """Begin and end of each tile along one axis, and of the pixels that are taken from it."""
     overlap = tile // 4
     count = max(1, -(-(size - overlap) // (tile - overlap)))
     starts = np.linspace(0, max(size - tile, 0), count).astype(int)
@@ -81,37 +82,38 @@ def predict_split(
     output_dir: str | Path,
     dataset_name: str,
     batch_size: int = 8,
-    turn: slice = slice(None),
+    subset: slice = slice(None),
 ) -> None:
-    """Predicts every image of a split and writes one .png and one .mat of each.
+    """Predicts the images of a list, and writes a .png and a .mat for each.
 
-    They go to `<output_dir>/result/<dataset_name>/{img,mat}/<model_name>/NAME`.
+    The files are `<output_dir>/result/<dataset_name>/{img,mat}/<model_name>/NAME`.
 
     Args:
         weights: a file of weights.
-        batch_size: images predicted at once, those of one size together.
-        turn: which of the batches this process predicts; all by default.
+        batch_size: images predicted at once; a batch has images of one size.
+        subset: the batches that this process predicts; all by default.
 
     Raises:
         UserError: the weights do not fit.
     """
     net = load_model(model_name, weights)
-    folder = places.predictions(output_dir, dataset_name)
-    for index, probability in predict_images(net, split, batch_size, model_name, turn):
+    folder = Paths(output_dir).predictions(dataset_name)
+    for index, probability in predict_images(net, split, batch_size, model_name, subset):
         save_prediction(probability, folder, model_name, split.names[index])
 
 
 def predict_images(
-    net: runtime.jt.Module, split: ImageList, batch_size: int, label: str, turn: slice = slice(None)
+    net: runtime.jt.Module, split: ImageList, batch_size: int, label: str,
+    subset: slice = slice(None),
 ) -> Iterator[tuple[int, np.ndarray]]:
-    """Each image's place in the split and its probability map, as soon as it is predicted.
+    """Yields the index and the probability map of each image as soon as it is predicted.
 
     Args:
         net: a network in evaluation mode.
-        batch_size, turn: of `predict_split`.
-        label: of the progress bar.
+        batch_size, subset: as in `predict_split`.
+        label: the text of the progress bar.
     """
     with tqdm(total=len(split), desc=label, unit="image", disable=None) as bar:
-        for indices, x in test_batches(split, batch_size, turn):
+        for indices, x in test_batches(split, batch_size, subset):
             yield from zip(indices, predict(net, x))
             bar.update(len(indices))

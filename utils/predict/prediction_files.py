@@ -12,12 +12,12 @@ import numpy as np
 from PIL import Image
 from scipy.io import savemat
 
-from utils import places
 from utils.data.images import read_gray, to_float
 from utils.data.layouts import index_files
 from utils.datasets import ImageList
 from utils.errors import UserError, listed
 from utils.files import atomic_path
+from utils.paths import Paths, PredictionPaths
 from utils.predict.mat_files import REAL, describe_arrays, read_array
 
 KEY = "T"  # of the probabilities in a .mat, as the official code has it
@@ -31,7 +31,7 @@ def save_prediction(probability: np.ndarray, folder: Path, model_name: str, name
 
     Args:
         probability: H×W float32 in [0, 1].
-        folder: of `places.predictions`.
+        folder: from `Paths.predictions`.
 
     Raises:
         UserError: a probability is not finite; nothing is written then.
@@ -39,9 +39,10 @@ def save_prediction(probability: np.ndarray, folder: Path, model_name: str, name
     if not np.isfinite(probability).all():
         raise UserError(f"{name}: not written, {model_name} predicts NaN or infinity; take other "
                         "weights")
-    with atomic_path(places.img_folder(folder, model_name) / f"{name}.png") as temporary:
+    paths = PredictionPaths(folder, model_name)
+    with atomic_path(paths.img / f"{name}.png") as temporary:
         Image.fromarray(np.round(probability * 255).astype(np.uint8)).save(temporary)
-    with atomic_path(places.mat_folder(folder, model_name) / f"{name}.mat") as temporary:
+    with atomic_path(paths.mat / f"{name}.mat") as temporary:
         savemat(temporary, {KEY: np.ascontiguousarray(probability)}, do_compression=True)
 
 
@@ -82,7 +83,7 @@ def prediction_folders(
         raise UserError(f"{repeated[0]}: several models of this name; name each with --model_name")
     if folders:
         return {dataset_names[0]: dict(zip(models, folders))}
-    return {name: {model: places.mat_folder(places.predictions(output_dir, name), model)
+    return {name: {model: PredictionPaths(Paths(output_dir).predictions(name), model).mat
                    for model in models} for name in dataset_names}
 
 

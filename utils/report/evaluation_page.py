@@ -13,10 +13,11 @@ from pathlib import Path
 from typing import Any
 
 from evaluation import Evaluator
-from utils import environment, places
+from utils import environment
 from utils.checkpoint.weights import read_meta
 from utils.datasets import ImageList
 from utils.files import write_text
+from utils.paths import LAST, Paths
 from utils.report.curves import save_comparison, save_loss_curve
 from utils.report.html import (
     html_figure,
@@ -110,7 +111,7 @@ def save_page(
             _all_scores(evaluation.evaluators),
             _configuration(evaluation),
         ]
-    path = places.page(output_dir, dataset_name)
+    path = Paths(output_dir).page(dataset_name)
     write_text(path, html_page(f"Evaluation on {dataset_name}", [part for part in body if part]))
     return path
 
@@ -125,7 +126,7 @@ def _training_figures(
     """
     histories = {}
     for model, meta in metas.items():
-        last = places.checkpoint_folder(output_dir, dataset_name, model) / places.LAST
+        last = Paths(output_dir).checkpoints(dataset_name, model) / LAST
         records = (read_meta(last) if last.is_file() else meta).get("history", ())
         if records:
             histories[model] = [EpochRecord(**record) for record in records]

@@ -11,8 +11,8 @@ from scipy import ndimage
 
 from evaluation import Evaluator
 from evaluation.pd_fa import centroid_distances, find_regions, match_optimally
-from utils import places
 from utils.datasets import ImageList
+from utils.paths import Paths
 from utils.predict.prediction_files import predictions_of, read_prediction, read_predictions
 from utils.report.drawing import save_figure, settings
 from utils.report.tables import describe_image, worst_first
@@ -51,11 +51,11 @@ def save_qualitative(
         *([values[row] for row in rows] for values in (split.names, split.images, split.masks)),
         {model: read_predictions(split, folder, rows) for model, folder in folders.items()},
     )
-    flat = places.qualitative(output_dir, split.dataset)
+    flat = Paths(output_dir).qualitative(split.dataset)
     detection_figure(flat, *chosen, threshold=threshold)
     if not surface:
         return [*flat]
-    surfaces = places.qualitative(output_dir, split.dataset, surface=True)
+    surfaces = Paths(output_dir).qualitative(split.dataset, surface=True)
     surface_figure(surfaces, *chosen)
     return [*flat, *surfaces]
 
@@ -87,7 +87,7 @@ def save_worst(
         The pictures, the worst first: 01_NAME.png, 02_...
     """
     files = predictions_of(split.names, folder)
-    worst = places.worst_folder(output_dir, split.dataset, model_name)
+    worst = Paths(output_dir).worst(split.dataset, model_name)
     for old in worst.glob("[0-9]*_*.png"):
         old.unlink()
     paths = []

@@ -19,8 +19,8 @@ from scipy.io import savemat
 
 from evaluation import Evaluator
 from evaluation.evaluator import ImageCounts
-from utils import places
 from utils.files import atomic_path, write_text
+from utils.paths import Paths
 from utils.report.reference import (
     REFERENCE,
     REFERENCE_DATASET,
@@ -178,15 +178,15 @@ def save_report(
         The report's text, its path, the .mat file with `tpr` and `fpr`, and the .csv with a line
         for each image.
     """
-    key = output_dir, dataset_name, model_name
+    paths, key = Paths(output_dir), (dataset_name, model_name)
     report = render_report(dataset_name, model_name, evaluator, source)
-    text_path = places.report(*key, time.strftime("%Y-%m-%d_%H-%M-%S"))
+    text_path = paths.report(*key, time.strftime("%Y-%m-%d_%H-%M-%S"))
     write_text(text_path, report)
-    roc_path = places.roc(*key)
+    roc_path = paths.roc(*key)
     fpr, tpr = evaluator.roc()
     with atomic_path(roc_path) as temporary:
         savemat(temporary, {"tpr": tpr, "fpr": fpr})
-    csv_path = places.per_image(*key)
+    csv_path = paths.per_image(*key)
     write_text(csv_path, render_per_image(names, evaluator))
     return report, text_path, roc_path, csv_path
 
@@ -233,7 +233,7 @@ def save_tables(
     title += ", beside the reference" if trained else ""
     table = comparison_table(results, trained)
     notes = comparison_notes(dataset_name, results, trained)
-    markdown_path, csv_path = places.table(output_dir, dataset_name, trained)
+    markdown_path, csv_path = Paths(output_dir).table(dataset_name, trained)
     write_text(markdown_path, render_markdown(table, title, notes))
     write_text(csv_path, render_csv(dataset_name, results, trained))
     return render_text(table, title, notes), markdown_path, csv_path

@@ -1,13 +1,13 @@
-"""The one place that imports Jittor, after preparing what Jittor expects of its machine.
+"""Imports Jittor, after preparing what it expects of the machine. No other code imports it.
 
     from utils.runtime import start, jt
-    runtime = start("auto")         # "cpu" and "cuda" are demands, "auto" takes what there is
+    runtime = start("auto")         # "cpu" and "cuda" demand that device, "auto" takes any
     print(runtime.describe())
 
-Nothing happens at import. `jt` is Jittor itself, started on first use (with $L2SKNET_DEVICE or
-"auto") if `start` was not called before.
+Importing this package does nothing. `jt` is Jittor, started on first use (on $L2SKNET_DEVICE or
+"auto") unless `start` was called before.
 
-    python -m utils.runtime         # what was found, and whether the operators compute right
+    python -m utils.runtime         # reports the machine, and checks the operators
 """
 
 from __future__ import annotations

@@ -22,7 +22,7 @@ from utils.errors import UserError
 from utils.runtime import cuda, ranks
 from utils.runtime.home import has_locks, jittor_home
 from utils.runtime.onednn import cpu_instructions, onednn_folder, provide_onednn
-from utils.runtime.quick import CACHE_NAME, quick_core, quicken_kernels
+from utils.runtime.quick import CACHE_NAME, quick_core, quick_kernels
 
 DEVICES = ("auto", "cpu", "cuda")
 BF16 = "bf16"
@@ -40,7 +40,7 @@ class Runtime:
 
     device: str  # "cpu" or "cuda"
     device_name: str
-    onednn: bool  # whether convolutions on the CPU use oneDNN
+    onednn: bool  # True if convolutions on the CPU use oneDNN
     jittor: str
     python: str
     precision: str = "default"
@@ -61,19 +61,19 @@ class Runtime:
 
 
 def start(device: str = "auto", precision: str | None = None) -> Runtime:
-    """Prepares Jittor's environment, imports it and chooses the device.
+    """Prepares the environment, imports Jittor and chooses the device.
 
-    Later calls return the same Runtime, on another device if they ask for one.
+    Later calls return the same Runtime, or change its device.
 
     Args:
-        device: "cuda" demands a GPU, "cpu" none; "auto" takes a GPU that Jittor can use.
-        precision: of the sums of products on a GPU, for the whole process. "default": cuDNN may
-            round the factors of convolutions to TF32 (10 bits), matrix products are float32, as
-            PyTorch does it. "float32": no rounding at all. "tf32": matrix products in TF32 too.
-            "bf16": on a CPU that has it, activations and convolutions in bfloat16.
+        device: "cpu" and "cuda" demand that device; "auto" takes a GPU that works, else the CPU.
+        precision: for the whole process. On a GPU, "default" lets cuDNN round the factors of
+            convolutions to TF32 (10 bits) and keeps matrix products in float32, as PyTorch does;
+            "float32" rounds nothing; "tf32" uses TF32 in matrix products too. On a CPU with
+            AVX512-BF16, "bf16" computes activations and convolutions in bfloat16.
 
     Raises:
-        UserError: Jittor cannot run here, or not on the device demanded; says what to do.
+        UserError: Jittor cannot run here, or not on the demanded device.
     """
     global _running
     if device not in DEVICES:
@@ -99,12 +99,12 @@ def start(device: str = "auto", precision: str | None = None) -> Runtime:
 
 
 def precision() -> str:
-    """The precision that Jittor was started with; "default" before."""
+    """The precision of this process; "default" before Jittor is started."""
     return "default" if _running is None else _running.precision
 
 
 def use_cuda(on: bool) -> None:
-    """Where Jittor computes from now on; without its line about it."""
+    """Makes Jittor compute on the GPU or on the CPU from now on, without its message."""
     flags = sys.modules["jittor"].flags
     silent, flags.log_silent = flags.log_silent, 1
     flags.use_cuda = int(on)
@@ -119,7 +119,7 @@ def set_seed(seed: int) -> None:
 
 
 def start_if_needed() -> ModuleType:
-    """Jittor's module, started on $L2SKNET_DEVICE or "auto" if it was not yet."""
+    """Jittor's module; starts it on $L2SKNET_DEVICE or "auto" first if need be."""
     if _running is None:
         start(os.environ.get("L2SKNET_DEVICE", "auto"))
     return sys.modules["jittor"]
@@ -135,7 +135,7 @@ def _warn(message: str) -> None:
 def _boot(device: str, precision: str) -> Runtime:
     environment.check_python()
     environment.check_tools()
-    home = jittor_home()
+    home, user_home = jittor_home(), os.path.expanduser("~")
     if not has_locks(home / ".cache" / "jittor"):
         os.environ["disable_lock"] = "1"  # Jittor would stop at its lock
     gpu, toolkit = choose_cuda(device, home)
@@ -148,11 +148,11 @@ def _boot(device: str, precision: str) -> Runtime:
         "python_config_path": environment.python_config(),
         "use_cutt": "0", "use_cutlass": "0", "use_nccl": "0", "use_mpi": "0",  # downloads
         "FIX_TORCH_ERROR": "0",  # would import PyTorch
-        "gdb_path": "",  # a quarter of a second at every start
+        "gdb_path": "",  # saves a quarter of a second
     }.items():
         os.environ.setdefault(name, value)
     os.environ["cache_name"] = _cache_name(toolkit)
-    # Empty: CPU. Jittor would crash on a compiler without a GPU.
+    # Empty for the CPU: Jittor would crash if it found nvcc but no GPU.
     os.environ["nvcc_path"] = toolkit.nvcc if toolkit else ""
     if toolkit:
         if precision == "float32":  # read by cuBLAS and cuDNN when they are loaded
@@ -160,16 +160,20 @@ def _boot(device: str, precision: str) -> Runtime:
         toolkit.load()
     ranks.prepare(cuda.find_nccl(home / ".cache" / "jittor") if toolkit and ranks.size() > 1
                   else None)
-    if str(home) != os.path.expanduser("~"):
-        # Its home, so that nothing is written to the user's. For good: Jittor's compiler processes
-        # look there as well.
-        os.environ["HOME"] = os.environ["JITTOR_HOME"] = str(home)
-
     try:
-        with _silence(), _without_cupy(), ranks.mended_mpi():
-            jittor = _import_jittor(home)
+        # Jittor, and each Python that it starts, writes a $JITTOR_HOME other than $HOME into
+        # $HOME/.cache/jittor/config.json, for all later runs. So it sees both alike while it is
+        # imported: it remembers nothing, and the user's home may be read-only.
+        with _silence(), _without_cupy(), _environ(HOME=str(home), JITTOR_HOME=str(home)):
+            with ranks.mended_mpi():
+                jittor = _import_jittor(home)
+            if str(home) != user_home:
+                # For the Python that Jittor starts for each operator. By -S, since Jittor takes
+                # words that are no options for source files.
+                jittor.flags.python_path = (f"/usr/bin/env -S'HOME={home} JITTOR_HOME={home} "
+                                            f"{jittor.flags.python_path}'")
             if not toolkit:
-                quicken_kernels(jittor, onednn_folder(home))
+                quick_kernels(jittor, onednn_folder(home))
     except ImportError as error:
         _check_libstdcxx(error)
         if isinstance(error, ModuleNotFoundError) and not str(error.name).endswith("_core"):
@@ -187,7 +191,7 @@ def _boot(device: str, precision: str) -> Runtime:
             raise
         raise UserError(f"Jittor cannot be set up: {error}; is {home}/.cache/jittor full or "
                         "not yours? JITTOR_HOME=/another/folder puts it elsewhere") from None
-    except SystemExit:  # it does so after recompiling its own compiler helper
+    except SystemExit:  # Jittor exits after recompiling its compiler helper
         raise UserError("Jittor has renewed its compiled core: "
                         "run the same command again") from None
     _restore_process(jittor)
@@ -199,9 +203,9 @@ def _boot(device: str, precision: str) -> Runtime:
                             "nvidia-smi and $CUDA_VISIBLE_DEVICES")
         jittor.flags.nvcc_flags = cuda.adapt_flags(jittor.flags.nvcc_flags, gpu)
         jittor.flags.use_cuda_managed_allocator = 0
-        # With cuDNN 8 it would let convolutions round to half precision; their default is TF32.
+        # With cuDNN 8 this flag lets convolutions round to half precision; the default is TF32.
         jittor.flags.use_tensorcore = int(precision == "tf32" and toolkit.cudnn[:1] != "8")
-        # After 100 shapes of convolutions it would no longer keep which algorithm is the fastest.
+        # By default Jittor remembers the fastest algorithm for 100 shapes of convolutions only.
         if jittor.cudnn:
             jittor.cudnn.set_algorithm_cache_size(100_000)
     use_cuda(bool(toolkit))
@@ -214,10 +218,24 @@ def _boot(device: str, precision: str) -> Runtime:
                    "default" if precision == BF16 else precision, toolkit)  # `start` turns it on
 
 
-def _keep_memory() -> None:
-    """malloc keeps what is freed, or the system makes 70 MB anew at each step of training.
+@contextlib.contextmanager
+def _environ(**values: str) -> Iterator[None]:
+    """Sets environment variables for a moment."""
+    before = {name: os.environ.get(name) for name in values}
+    os.environ.update(values)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            os.environ.pop(name, None)
+            if value is not None:
+                os.environ[name] = value
 
-    oneDNN takes memory for each operator and frees it after.
+
+def _keep_memory() -> None:
+    """Makes malloc keep freed memory.
+
+    oneDNN takes and frees memory for each operator; the system would map 70 MB anew in each step.
     """
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)  # of glibc
     if mallopt:
@@ -227,19 +245,19 @@ def _keep_memory() -> None:
 
 
 def _cache_name(toolkit: cuda.Toolkit | None) -> str:
-    """The name of Jittor's cache folder: one for the CPU, another for CUDA.
+    """The name of Jittor's cache folder, one for the CPU and another for CUDA.
 
-    Jittor puts the folder of a core with CUDA behind the CPU's on `sys.path`. With one name for
-    both, it would import the CPU's core whenever that was compiled too.
+    Jittor puts the folder of a CUDA core behind the CPU's folder on `sys.path`. With one name for
+    both, it would import the CPU's core if that exists.
     """
-    # Of a parent process or the user's; else Jittor names it after the git branch of this folder.
+    # Set by a parent process or the user. By default Jittor takes the git branch of its folder.
     name = os.environ.get("cache_name", CACHE_NAME).removesuffix(CUDA_CACHE)
     return name + CUDA_CACHE if toolkit else name
 
 
 @contextlib.contextmanager
 def _without_cupy() -> Iterator[None]:
-    """Hides CuPy from Jittor, which would import it and let it take memory of the GPU."""
+    """Hides CuPy from Jittor, which would import it; CuPy takes GPU memory."""
     before = sys.modules.get("cupy", _MISSING)
     sys.modules["cupy"] = None  # `import cupy` raises ImportError
     try:
@@ -252,7 +270,7 @@ def _without_cupy() -> Iterator[None]:
 
 
 def _in_one_line(error: Exception) -> str:
-    """The text of an error of Jittor and of its cause, without the middle of a long text."""
+    """The texts of an error and its cause in one line; cuts out the middle of a long text."""
     texts = [str(found) for found in (error, error.__context__) if found]
     line = " ".join(re.sub(r"\x1b\[[\d;]*[mK]", "", ": ".join(texts)).split())  # without colours
     return line if len(line) <= 400 else f"{line[:150]} ... {line[-245:]}"
@@ -269,10 +287,10 @@ def _import_jittor(home: Path) -> ModuleType:
               file=sys.stderr, flush=True)
     log = jittor_utils.LOG
     if os.environ.get("log_v", "0") == "0":
-        # Jittor's information lines go, its warnings, errors and progress stay.
+        # Hides Jittor's information lines, but not warnings, errors and progress.
         log.log_silent = 0
         log._log = _log_quietly
-    # On a GPU, which waits for it, the core is compiled as Jittor does it.
+    # On a GPU, which waits for the core, it is compiled with Jittor's own flags.
     with contextlib.nullcontext() if os.environ["nvcc_path"] else quick_core():
         import jittor
 
@@ -280,7 +298,7 @@ def _import_jittor(home: Path) -> ModuleType:
 
 
 def _check_libstdcxx(error: Exception) -> None:
-    """Raises a UserError if an error is that of a libstdc++ that is older than g++'s."""
+    """Raises a UserError if the cause of an error is a libstdc++ older than g++'s."""
     found = re.search(r"(\S*libstdc\+\+\S*): version `(\S+)' not found", str(error))
     if found:
         raise UserError(
@@ -298,18 +316,11 @@ def _log_quietly(level: str, verbose: int, *message) -> None:
 
 
 @contextlib.contextmanager
-def _silence():
-    """While Jittor is imported: none of its information lines, and nothing on stdout."""
-    silent = os.environ.get("log_silent")
-    if os.environ.get("log_v", "0") == "0":
-        os.environ["log_silent"] = "1"
-    try:
-        with contextlib.redirect_stdout(sys.stderr):
-            yield
-    finally:
-        os.environ.pop("log_silent", None)
-        if silent is not None:
-            os.environ["log_silent"] = silent
+def _silence() -> Iterator[None]:
+    """Hides Jittor's information lines while it is imported, and keeps stdout free."""
+    quiet = {"log_silent": "1"} if os.environ.get("log_v", "0") == "0" else {}
+    with _environ(**quiet), contextlib.redirect_stdout(sys.stderr):
+        yield
 
 
 def _restore_process(jittor) -> None:
@@ -317,28 +328,28 @@ def _restore_process(jittor) -> None:
     import jittor_utils
 
     jittor.flags.log_silent = int(os.environ.get("log_silent", "0"))
-    # Its compiler processes would wait for work that does not come, and outlive a killed parent.
+    # Its compiler processes would stay, and outlive a killed parent.
     if jittor_utils.pool_size:
         jittor_utils.pool_cleanup()
         jittor_utils.pool_size = 0
         atexit.unregister(jittor_utils.pool_cleanup)
-    atexit.register(_let_threads_settle)  # runs before Jittor's own
-    # Its handlers end the process at once, on Ctrl-C and when a child process is killed.
+    atexit.register(_wait_for_threads)  # runs before Jittor's own
+    # Its handlers would end the process on Ctrl-C, and when a child process is killed.
     if threading.current_thread() is threading.main_thread():
         for number in (signal.SIGINT, signal.SIGCHLD):
             handler = signal.getsignal(number)
             if handler is not None:
                 signal.signal(number, handler)
-        if ranks.size() > 1:  # these would wait for the others, who wait for this one
+        if ranks.size() > 1:  # its handlers would wait for the other ranks, which wait for this one
             for number in (signal.SIGSEGV, signal.SIGBUS, signal.SIGFPE, signal.SIGILL):
                 signal.signal(number, signal.SIG_DFL)
 
 
-def _let_threads_settle() -> None:
-    """Waits, two seconds at most, until all other threads sleep.
+def _wait_for_threads() -> None:
+    """Waits until all other threads sleep, two seconds at most.
 
-    At its exit Jittor tells the threads that compile to end, and joins them. One that has not begun
-    to run by then, on a busy machine, would miss the word, and the process hang for ever.
+    At exit Jittor tells its compiler threads to end, and joins them. On a busy machine, a thread
+    that has not yet begun to run would miss that message, and the process would hang.
     """
     deadline = time.monotonic() + 2
     while time.monotonic() < deadline:
@@ -358,10 +369,10 @@ def _let_threads_settle() -> None:
 def choose_cuda(
     device: str, home: Path
 ) -> tuple[cuda.Gpu, cuda.Toolkit] | tuple[None, None]:
-    """The `cuda.Gpu` and the `cuda.Toolkit` for it; (None, None) means CPU.
+    """The GPU and the toolkit for it, or (None, None) for the CPU.
 
     Raises:
-        UserError: `device` is "cuda" and cannot be had.
+        UserError: `device` is "cuda", and no GPU can be used.
     """
     if device == "cpu":
         return None, None
@@ -371,7 +382,7 @@ def choose_cuda(
     except UserError as problem:
         if device == "cuda":
             raise UserError(f"no CUDA: {problem}; --device cpu runs without") from None
-        if not isinstance(problem, cuda.NoGpu):  # worth a word: there is a GPU, and it lies idle
+        if not isinstance(problem, cuda.NoGpu):  # there is a GPU, but it cannot be used
             _warn(f"the GPU is not used: {problem}")
     return None, None
 

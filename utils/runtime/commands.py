@@ -1,4 +1,4 @@
-"""The commands by which Jittor compiles itself, changed on their way."""
+"""Changes the commands with which Jittor compiles itself."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 
 @contextlib.contextmanager
 def rewritten(rewrite: Callable[[list[str], str], list[str]]) -> Iterator[None]:
-    """While Jittor is imported: it runs what `rewrite` makes of its commands and cache folder."""
+    """While Jittor is imported: it runs `rewrite(commands, cache folder)`, not its own commands."""
     import jittor_utils
 
     plain = jittor_utils.run_cmds

@@ -60,12 +60,12 @@ exec {nvcc} "$@"
 
 
 class NoGpu(UserError):
-    """There is no GPU, or it is hidden: nothing to mend."""
+    """There is no GPU, or it is hidden; nothing needs repair."""
 
 
 @dataclass(frozen=True)
 class Gpu:
-    """The first GPU, as the NVIDIA driver tells."""
+    """The first GPU, as the NVIDIA driver reports it."""
 
     name: str
     capability: int  # 90 for 9.0
@@ -74,19 +74,19 @@ class Gpu:
 
 @dataclass(frozen=True)
 class Toolkit:
-    """What Jittor is compiled and linked with."""
+    """The CUDA toolkit that Jittor is compiled and linked with."""
 
     nvcc: str
     cuda: str  # "13.0"
     cudnn: str  # "9.24.0"
-    origin: str  # where the parts come from, in words
+    origin: str  # where the parts come from, in words for the user
     preload: tuple[Path, ...] = ()
 
     def load(self) -> None:
-        """Loads the libraries of a view, so that $LD_LIBRARY_PATH cannot put others in their place.
+        """Loads the libraries of a view, so that $LD_LIBRARY_PATH cannot replace them.
 
         Raises:
-            UserError: one cannot be loaded; names it.
+            UserError: a library cannot be loaded.
         """
         for path in self.preload:
             try:
@@ -99,8 +99,8 @@ def find_gpu() -> Gpu:
     """Asks the NVIDIA driver for the first GPU.
 
     Raises:
-        NoGpu: this machine has none.
-        UserError: it does not work; says why.
+        NoGpu: this machine has no GPU.
+        UserError: the GPU or its driver does not work.
     """
     try:
         driver = ctypes.CDLL("libcuda.so.1")
@@ -126,14 +126,14 @@ def find_gpu() -> Gpu:
 
 
 def find_toolkit(jittor_cache: str | Path, gpu: Gpu) -> Toolkit:
-    """A toolkit that Jittor can use for the GPU; makes a view where it needs one.
+    """Finds a toolkit that Jittor can use for the GPU; makes a view if necessary.
 
     Args:
-        jittor_cache: Jittor's folder `.cache/jittor`; the views lie in it.
+        jittor_cache: Jittor's folder `.cache/jittor`, which holds the views.
         gpu: from `find_gpu`.
 
     Raises:
-        UserError: none was found; says what is missing.
+        UserError: no toolkit was found.
     """
     views = Path(jittor_cache) / "l2sknet-cuda"
     problems = []
@@ -150,10 +150,10 @@ def find_toolkit(jittor_cache: str | Path, gpu: Gpu) -> Toolkit:
 
 
 def adapt_flags(flags: str, gpu: Gpu) -> str:
-    """Jittor's nvcc flags without --use_fast_math, and fit for a GPU newer than sm_90.
+    """Removes --use_fast_math from Jittor's nvcc flags, and adds code for GPUs newer than sm_90.
 
-    Jittor makes machine code for sm_90 at most, which no newer GPU runs; the intermediate code
-    that is added here the driver can compile for any.
+    Jittor makes machine code for sm_90 at most, which newer GPUs cannot run. The driver can compile
+    the intermediate code that is added here for any GPU.
     """
     newest = re.search(r"-arch=compute_(\d+)", flags)
     if newest and gpu.capability > int(newest.group(1)):
@@ -162,10 +162,10 @@ def adapt_flags(flags: str, gpu: Gpu) -> str:
 
 
 def find_nccl(jittor_cache: str | Path) -> tuple[Path, Path]:
-    """Folders of NCCL's headers and of its library, by the name under which Jittor loads it.
+    """Finds the folders of NCCL's headers and of its libnccl.so.
 
     Raises:
-        UserError: there is none.
+        UserError: NCCL is not installed.
     """
     wheels = [(site / "nvidia/nccl/include", site / "nvidia/nccl/lib") for site in _sites()]
     for include, lib in _system_folders() + wheels:
@@ -173,7 +173,7 @@ def find_nccl(jittor_cache: str | Path) -> tuple[Path, Path]:
             continue
         if (lib / "libnccl.so").is_file():
             return include, lib
-        library = lib / "libnccl.so.2"  # all that the wheels have
+        library = lib / "libnccl.so.2"  # the only name in the wheels
         if library.is_file():
             view = Path(jittor_cache, "l2sknet-nccl", _digest({}, {}, library))
             view.mkdir(parents=True, exist_ok=True)
@@ -188,9 +188,9 @@ def find_nccl(jittor_cache: str | Path) -> tuple[Path, Path]:
 
 
 def _compilers(jittor_cache, views):
-    """Paths of nvcc, the most wanted first; only $nvcc_path if that is set."""
+    """Paths of nvcc, sorted by preference; only $nvcc_path if it is set."""
     demanded = os.environ.get("nvcc_path")
-    if demanded and views not in Path(demanded).parents:  # a parent process set that
+    if demanded and views not in Path(demanded).parents:  # a view was set by a parent process
         return [demanded]
     paths = sorted(jittor_cache.glob("jtcuda/*/bin/nvcc"))  # of jittor_utils.install_cuda
     paths += [shutil.which("nvcc"), "/usr/local/cuda/bin/nvcc", "/opt/cuda/bin/nvcc"]
@@ -200,7 +200,7 @@ def _compilers(jittor_cache, views):
 
 
 def _sites():
-    """Folders of Python packages that may hold NVIDIA's: of this Python, then of others."""
+    """Folders with NVIDIA's Python packages: this Python's folders first, then others'."""
     names = ("python3", "python", "conda")
     prefixes = [os.environ.get("VIRTUAL_ENV"), os.environ.get("CONDA_PREFIX"), sys.base_prefix]
     for found in filter(None, map(shutil.which, names)):
@@ -214,7 +214,7 @@ def _sites():
 
 
 def _wheels(major):
-    """The (include, lib) folders of NVIDIA's wheels for a major version of CUDA, without cuDNN."""
+    """The (include, lib) folders of NVIDIA's wheels for a CUDA version, without cuDNN."""
     folders = []
     for site in _sites():
         if major >= 13:
@@ -256,7 +256,7 @@ def _use(nvcc, views, gpu):
 
 
 def _top(nvcc):
-    """The toolkit's folder; asked of nvcc itself, for what is on the PATH may be a wrapper."""
+    """The toolkit's folder by nvcc's own report, since the nvcc on the PATH may be a wrapper."""
     run = subprocess.run([nvcc, "--dryrun", "-c", "-x", "cu", "/dev/null"], capture_output=True,
                          text=True)
     told = re.search(r"^#\$ TOP=(.+)$", run.stderr, re.M)
@@ -265,7 +265,7 @@ def _top(nvcc):
 
 
 def _own_folders(top):
-    """The (include, lib) folders of a toolkit: NVIDIA's layout, Conda's, the wheels'."""
+    """The (include, lib) folders of a toolkit in the layout of NVIDIA, Conda, or the wheels."""
     targets = sorted(top.glob("targets/*-linux"))
     pairs = [(target / "include", target / "lib") for target in targets]
     pairs += [(top / "include", top / "lib64"), (top / "include", top / "lib")]
@@ -275,7 +275,7 @@ def _own_folders(top):
 
 
 def _system_folders():
-    """Where Linux distributions put a package's (headers, libraries)."""
+    """The (headers, libraries) folders of Linux distributions."""
     multiarch = f"{os.uname().machine}-linux-gnu"
     return [(Path("/usr/include", multiarch), Path("/usr/lib", multiarch)),
             (Path("/usr/include"), Path("/usr/lib", multiarch)),
@@ -283,7 +283,7 @@ def _system_folders():
 
 
 def _has_cudnn8(top, major):
-    """Whether Jittor by itself finds cuDNN 8 for this toolkit."""
+    """True if Jittor finds cuDNN 8 for this toolkit without help."""
     target = f"{os.uname().machine}-linux"
     folders = [top / "bin", top / "lib64", top / "targets" / target / "lib",
                Path(f"/usr/lib/{target}-gnu"), Path("/usr/lib")]
@@ -292,7 +292,7 @@ def _has_cudnn8(top, major):
 
 
 def _find_cudnn(top, own, major):
-    """cuDNN 8 or 9 as (include, lib, version), or None."""
+    """Finds cuDNN 8 or 9; returns (include, lib, version) or None."""
     pairs = [*own, (top / "include", top / "lib"), *_system_folders()]  # Conda's is the second
     pairs += [(site / "nvidia/cudnn/include", site / "nvidia/cudnn/lib") for site in _sites()
               if any(site.glob(f"nvidia_cudnn_cu{major}-*.dist-info"))]
@@ -312,7 +312,7 @@ def _find_cudnn(top, own, major):
 
 
 def _view(nvcc, version, top, folders, cudnn, views):
-    """The toolkit view of these folders; makes it if it is not there."""
+    """The toolkit view of these folders; makes it if it does not exist."""
     cudnn_include, cudnn_lib, cudnn_version = cudnn
     links = {}
     _link(links, "include", cudnn_include.glob("cudnn*.h"))
@@ -359,7 +359,7 @@ def _view(nvcc, version, top, folders, cudnn, views):
 
 
 def _link(links, kind, paths):
-    """Plans links to headers or libraries; what is planned already has precedence."""
+    """Adds links to headers or libraries; existing entries stay."""
     for path in sorted(paths):
         if kind == "include":
             links.setdefault(f"include/{path.name}", path)
@@ -380,7 +380,7 @@ def _digest(links, files, nvcc):
 
 
 def _make(folder, links, files):
-    """Makes the folder unless it is there; several processes may try at once."""
+    """Makes the folder if it does not exist; several processes may try at once."""
     if all(os.path.lexists(folder / name) for name in (*links, *files)):
         return
     folder.parent.mkdir(parents=True, exist_ok=True)
@@ -398,7 +398,7 @@ def _make(folder, links, files):
             (fresh / name).parent.mkdir(parents=True, exist_ok=True)
             (fresh / name).write_text(text)
         (fresh / "bin/nvcc").chmod(0o755)
-        if os.path.lexists(folder):  # somebody removed a part of it
+        if os.path.lexists(folder):  # a part of it was removed
             folder.rename(Path(temporary, "broken"))
         try:
             fresh.rename(folder)

@@ -1,4 +1,4 @@
-"""oneDNN for Jittor on the CPU: from the wheels of PyPI to where Jittor looks for it."""
+"""Puts oneDNN from PyPI's wheels where Jittor looks for it, for the CPU."""
 
 from __future__ import annotations
 
@@ -17,18 +17,18 @@ from utils.runtime.home import jittor_home
 
 
 def onednn_folder(home: Path | None = None) -> Path:
-    """Where Jittor, whose home is `home`, expects oneDNN's include/ and lib/."""
+    """The folder in which a Jittor with this home expects oneDNN's include/ and lib/."""
     arm = "_aarch64" if platform.machine() == "aarch64" else ""
     home = home or jittor_home()
     return home / ".cache" / "jittor" / "mkl" / f"dnnl_lnx_2.2.0_cpu_gomp{arm}"
 
 
 def provide_onednn(home: Path) -> bool:
-    """Puts oneDNN where Jittor would download it to; returns whether it is there.
+    """Puts oneDNN where Jittor would download it to; returns True if it is there.
 
     The files come from the wheels `onednn-cpu-gomp` and `onednn-devel-cpu-gomp`. They are
-    hard-linked or copied, for the folder is shared by all of the user's environments and must
-    outlive this one. A folder that works is left alone, whoever made it.
+    hard-linked or copied, because all of the user's environments share the folder and it must
+    outlive this environment. A complete folder is left alone.
     """
     if os.environ.get("use_mkl") == "0":
         return False
@@ -49,7 +49,7 @@ def provide_onednn(home: Path) -> bool:
     with open(parent / "l2sknet.lock", "w") as lock:
         with contextlib.suppress(OSError):  # a file system without locks
             fcntl.flock(lock, fcntl.LOCK_EX)
-        if works():  # another process was faster
+        if works():  # made by another process meanwhile
             return True
         # Jittor takes the first folder here that is named dnnl*, so a temporary one must not be.
         with tempfile.TemporaryDirectory(prefix="tmp-", dir=parent) as temporary:
@@ -72,7 +72,7 @@ def provide_onednn(home: Path) -> bool:
 
 
 def cpu_instructions() -> int:
-    """The instruction sets that oneDNN uses on this processor, bits of its dnnl_cpu_isa_t."""
+    """The instruction sets that oneDNN uses on this processor, as bits of dnnl_cpu_isa_t."""
     library = ctypes.CDLL(str(onednn_folder() / "lib" / "libmkldnn.so"))
     return library.dnnl_get_effective_cpu_isa()
 

@@ -1,10 +1,10 @@
-"""Many processes that train or predict as one: `mpirun -np 4 python train_device0.py ...`.
+"""Several processes that train or predict together: `mpirun -np 4 python train_device0.py ...`.
 
-Each is a *rank*, and they exchange sums and values by Jittor's MPI (OpenMPI; NCCL between GPUs).
-Where one process runs alone, nothing here loads, starts or exchanges anything.
+Each process is a *rank*. Ranks exchange sums and values by Jittor's MPI (OpenMPI; NCCL between
+GPUs). In a process that runs alone, nothing here loads, starts or exchanges anything.
 
-An exchange is a call that all ranks make, in the same order: for what one of them leaves out the
-others wait for ever. So nothing that computes may stand below `if first()`.
+An exchange is a call that all ranks make, in the same order: the others wait for ever for a rank
+that leaves a call out. So nothing that computes may depend on `is_main()`.
 """
 
 from __future__ import annotations
@@ -35,27 +35,27 @@ _LAUNCHERS = ("mpirun", "mpiexec", "orterun", "orted", "prterun", "prted")
 
 
 def size() -> int:
-    """How many ranks there are; 1 without mpirun."""
+    """The number of ranks; 1 without mpirun."""
     return int(os.environ.get("OMPI_COMM_WORLD_SIZE", 1))
 
 
 def rank() -> int:
-    """Which one this is, from 0 on."""
+    """The number of this rank, counted from 0."""
     return int(os.environ.get("OMPI_COMM_WORLD_RANK", 0)) if size() > 1 else 0
 
 
-def first() -> bool:
-    """Whether this is the one that writes and prints."""
+def is_main() -> bool:
+    """True for the rank that writes and prints."""
     return rank() == 0
 
 
 def on_this_host() -> int:
-    """How many of the ranks share this machine."""
+    """The number of ranks on this machine."""
     return int(os.environ.get("OMPI_COMM_WORLD_LOCAL_SIZE", 1)) if size() > 1 else 1
 
 
-def turn() -> slice:
-    """Of a list that the ranks take turns in, what is this one's."""
+def subset() -> slice:
+    """This rank's part of a list that all ranks share."""
     return slice(rank(), None, size())
 
 
@@ -94,7 +94,7 @@ def all_sums(arrays: Sequence[jt.Var]) -> list[jt.Var]:
 
 
 def gather(value: Any) -> list[Any]:
-    """The values of all ranks, in their order; anything that can be pickled."""
+    """The values of all ranks, in the order of the ranks; anything that can be pickled."""
     if size() == 1:
         return [value]
     _jittor().sync_all(True)  # nothing of Jittor's own exchanges may be left for afterwards
@@ -102,16 +102,16 @@ def gather(value: Any) -> list[Any]:
 
 
 def interleave(parts: Sequence[Sequence]) -> list:
-    """What the ranks made by turns, in the order of the whole; one sequence for each turn."""
+    """Puts the results of all ranks' `subset` in the order of the list; one sequence per item."""
     rounds = zip_longest(*gather(parts), fillvalue=())
     return list(chain.from_iterable(chain.from_iterable(rounds)))
 
 
 def check_same(value: Any, what: str) -> None:
-    """All ranks come here, and go on together.
+    """Compares a value of all ranks.
 
     Raises:
-        UserError: their values differ; on all of them.
+        UserError: the values differ; raised on all ranks.
     """
     values = gather(value)
     for other, theirs in enumerate(values):
@@ -139,10 +139,10 @@ def _jittor():
 
 
 def prepare(nccl: tuple[Path, Path] | None) -> None:
-    """Before Jittor is imported: its MPI, and this rank's share of the processor's cores.
+    """Prepares Jittor's MPI, and this rank's number of threads, before Jittor is imported.
 
     Args:
-        nccl: folders of its headers and of its library, if the ranks compute on GPUs.
+        nccl: folders of NCCL's headers and library, if the ranks compute on GPUs.
 
     Raises:
         UserError: Jittor could not compile its MPI.
@@ -156,7 +156,7 @@ def prepare(nccl: tuple[Path, Path] | None) -> None:
         os.environ["use_nccl"] = "1"
         os.environ["nccl_include_path"], os.environ["nccl_lib_path"] = map(str, nccl)
     if "OMPI_MCA_hwloc_base_binding_policy" not in os.environ:
-        # mpirun ties each of two ranks to a core, of however many it was given itself.
+        # mpirun ties each of two ranks to one core, even if it may use more cores itself.
         with contextlib.suppress(OSError):
             os.sched_setaffinity(0, os.sched_getaffinity(_launcher()))
     cores = len(os.sched_getaffinity(0))
@@ -167,7 +167,7 @@ def _check_mpicc() -> None:
     cure = "apt-get install libopenmpi-dev, or module load what mpirun comes from"
     mpicc = shutil.which(os.environ.get("mpicc_path", "mpicc"))
     if not mpicc:
-        raise UserError("mpirun is here, but mpicc is not, which compiles Jittor's MPI: " + cure)
+        raise UserError("mpicc: not found, but Jittor's MPI is compiled with it; " + cure)
     for question in ("--showme:compile", "--version"):  # of OpenMPI; the second asks its compiler
         done = subprocess.run([mpicc, question], capture_output=True, text=True, errors="replace")
         if done.returncode:  # conda's without a compiler, or MPICH's
@@ -177,7 +177,7 @@ def _check_mpicc() -> None:
 
 
 def _launcher() -> int:
-    """The process of mpirun, or of its daemon on this host, above this one; 0 if there is none."""
+    """The process id of the mpirun, or its daemon on this host, that started us; else 0."""
     process = os.getpid()
     while process > 1:
         name, _, rest = Path(f"/proc/{process}/stat").read_text().partition("(")[2].rpartition(")")
@@ -189,7 +189,7 @@ def _launcher() -> int:
 
 @contextlib.contextmanager
 def mended_mpi() -> Iterator[None]:
-    """While Jittor is imported: its mpi_wrapper.cc does not write past the end of an array."""
+    """While Jittor is imported: corrects its mpi_wrapper.cc, which writes past an array's end."""
     if size() == 1:
         yield
         return
@@ -204,7 +204,7 @@ def mended_mpi() -> Iterator[None]:
 
 
 def _mend(source, cache_path):
-    """A copy in which the array of all hosts' names has a place for each rank."""
+    """Copies the source with an array of host names that has one entry per rank."""
     text = source.read_text("utf-8")
     copy = Path(cache_path, "mended", source.name)
     write_text(copy, text.replace("uint64_t hostHashs[mpi_world_rank]",

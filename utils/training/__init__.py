@@ -1,1 +1,1 @@
-"""Training runs: the epochs, their log, stopping and going on."""
+"""Trains networks: epochs, log, stopping and resuming."""

@@ -110,7 +110,7 @@ def evaluation_steps(
     evaluator = Evaluator(threshold)
     rounds = -(-num_test_batches(split, batch_size) // ranks.size())
     with tqdm(total=len(split), unit="image", leave=False, disable=None, desc="evaluating") as bar:
-        for indices, x in test_batches(split, batch_size, ranks.turn()):
+        for indices, x in test_batches(split, batch_size, ranks.subset()):
             counts = []
             for index, probability in zip(indices, predict(net, x)):
                 try:

@@ -1,7 +1,7 @@
-"""The training log: written from the history of a run, read from any source.
+"""Writes the training log from a run's history, and reads logs of several programs.
 
-The first line says network, dataset and recipe. One epoch is five lines (the format of the official
-PyTorch code), one if it was not evaluated:
+The first line names network, dataset and recipe. An epoch has five lines, in the format of the
+official PyTorch code, or one line if it was not evaluated:
 
     Aug  2 04:31:35 Epoch---1, total_loss---0.998524,
     pixAcc 0.971711, mIoU: 0.018736
@@ -28,25 +28,26 @@ from utils.files import write_text
 METRICS = ("pixAcc", "mIoU", "Pd", "Fa", "fscore")
 MONTHS = ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec")
 
-# A number counts only when it is seen to end: a run that was killed leaves half of one behind.
+# A number counts only if its end is visible: a killed run may leave half a number.
 _NUMBER = r"(\d+(?:\.\d*)?(?:e[-+]?\d+)?|nan|inf)(?=[,;)\]\s*/]|$)"
 _EPOCH = re.compile(
     r"(?:([A-Z][a-z]{2} +\d{1,2} +\d\d:\d\d:\d\d)\W*)?"
     r"\b(?i:epoch)[^\w\n]*(\d{1,9})(?:/\d+)?"
     r"[^\w\n]+(?i:(?:total|train)?[_ ]?loss[^\w\n]*" + _NUMBER + ")"
 )
-# Other projects' lines of an epoch, groups named as fields of EpochRecord, and their first epoch.
+# Other projects' lines for an epoch, and the number of their first epoch. The groups are named
+# after the fields of EpochRecord.
 _PEERS = (
-    # DNANet; the mIoU stands behind.
+    # DNANet; the mIoU follows.
     (r"(?P<time>\S+ \S+) - (?P<epoch>\d+):\s+- train_loss: (?P<loss>[\d.]+):", 0),
-    # DRPCA-Net, at every tenth step; the mean of these is the loss of the epoch.
+    # DRPCA-Net, at every tenth step; their mean is the loss of the epoch.
     (r"(?P<time>\S+ \S+),\d+ .*Epoch-Iter: \[(?P<epoch>\d+)/.* Loss: (?P<loss>[\d.]+)=", 1),
-    # MSHNet, only where the IoU is a new best one; Fa in millionths, no loss.
+    # MSHNet, only if the IoU is the best so far; Fa in millionths, no loss.
     (r"(?P<time>\S+) - (?P<epoch>\d+)\s+- IoU (?P<mIoU>[\d.]+)\s+- PD (?P<Pd>[\d.]+)\s+"
      r"- FA (?P<Fa>[\d.]+)$", 0),
 )
 _METRIC = re.compile(r"\b(pixAcc|mIoU|Pd|Fa|f[-_]?score)\b[\s:=]*" + _NUMBER, re.IGNORECASE)
-# The end of a file without a final newline: are these all the decimals the format gives?
+# The end of a file without a final newline, if its number has all decimals of the format.
 _WHOLE_END = re.compile(
     r"(?i:loss|pixAcc|mIoU|Pd|fscore)[\s:=-]*\d+\.\d{6}$|Fa[\s:=]*\d+\.\d{8}$|(?i:nan|inf)$"
 )
@@ -55,14 +56,14 @@ _FIELDS = {name.lower(): name for name in METRICS}
 
 @dataclass
 class EpochRecord:
-    """What the log says of one epoch.
+    """One epoch of a log.
 
     Attributes:
-        epoch: Counted from 1.
-        loss: Mean training loss; may be NaN.
-        time: When training ended: `Aug  2 04:31:35`, or seconds since 1970; "" if unknown.
-        pixAcc, mIoU, Pd, Fa, fscore: Scores on the test list; None where it was not evaluated.
-        strict: The strict scores by their names; not in the log, whose lines others read too.
+        epoch: counted from 1.
+        loss: mean training loss; may be NaN.
+        time: when training ended: `Aug  2 04:31:35`, or seconds since 1970; "" if unknown.
+        pixAcc, mIoU, Pd, Fa, fscore: scores on the test list; None if it was not evaluated.
+        strict: strict scores by name; not in the log, whose format other programs read.
     """
 
     epoch: int
@@ -77,22 +78,22 @@ class EpochRecord:
 
     @property
     def evaluated(self) -> bool:
-        """Whether all five scores are known."""
+        """True if all five scores are known."""
         return all(getattr(self, name) is not None for name in METRICS)
 
 
 def log_time(seconds: float | None = None) -> str:
-    """Local time as `Aug  2 04:31:35`, in English whatever the locale; the present by default."""
+    """Local time as `Aug  2 04:31:35`, in English in any locale; the present by default."""
     now = time.localtime(seconds)
     clock = f"{now.tm_hour:02d}:{now.tm_min:02d}:{now.tm_sec:02d}"
     return f"{MONTHS[now.tm_mon - 1]} {now.tm_mday:2d} {clock}"
 
 
 def best_epochs(records: Iterable[EpochRecord]) -> dict[str, EpochRecord]:
-    """The record with the best value of each metric; empty if no epoch was evaluated.
+    """Metric → record with its best value; empty if no epoch was evaluated.
 
-    The lowest Fa, the highest of the others; the earlier epoch of equal ones; NaN is never better
-    than a number.
+    Best is the lowest Fa and the highest value of the other metrics. Of equal values the earlier
+    epoch counts. NaN is worse than any number.
     """
     best: dict[str, EpochRecord] = {}
     for record in records:
@@ -113,11 +114,11 @@ def _update_best(best: dict[str, EpochRecord], record: EpochRecord) -> None:
 
 
 def render_log(records: Iterable[EpochRecord], head: str = "") -> str:
-    """The text of the log of these epochs, the `Best` lines as they stood after each of them.
+    """The text of a log; its `Best` lines say what was best up to that epoch.
 
     Args:
-        records: The epochs, in order.
-        head: A line to stand before them.
+        records: the epochs, in order.
+        head: the first line.
     """
     lines = [head] if head else []
     best: dict[str, EpochRecord] = {}
@@ -139,22 +140,21 @@ def render_log(records: Iterable[EpochRecord], head: str = "") -> str:
 
 
 def write_log(path: str | Path, records: Iterable[EpochRecord], head: str = "") -> None:
-    """Writes the whole log anew; a reader sees the old one or the new one, never a part."""
+    """Replaces the whole log at once: a reader never sees a part of it."""
     write_text(path, render_log(records, head), durable=True)
 
 
 def read_log(path: str | Path) -> list[EpochRecord]:
-    """Reads a log of ours, of the official PyTorch code, or one much like them; of `_PEERS` too.
+    """Reads a log of ours, of the official PyTorch code or a similar one, or of `_PEERS`.
 
-    Other lines may stand between; scores may be missing. The last line may be cut off: a value
-    that is not seen to be whole is dropped. An epoch that appears again (a resumed run) replaces
-    the earlier one.
+    Other lines are skipped, and scores may be missing. An incomplete value at the end of the file
+    is dropped. If an epoch appears twice (a resumed run), the later one counts.
 
     Returns:
-        The records, by epoch.
+        The records, sorted by epoch.
 
     Raises:
-        UserError: The file cannot be read, or holds not one epoch.
+        UserError: the file cannot be read, or has no epoch.
     """
     path = Path(path)
     try:
@@ -195,7 +195,7 @@ def read_log(path: str | Path) -> list[EpochRecord]:
 
 
 def _peer_line(line):
-    """The groups of the row of `_PEERS` that a line is, and its first epoch; else ({}, 0)."""
+    """The groups of a line that matches a row of `_PEERS`, and the row's first epoch."""
     for form, first in _PEERS:
         found = re.match(form, line)
         if found:
@@ -204,16 +204,16 @@ def _peer_line(line):
 
 
 class LogName(NamedTuple):
-    """What the name `<dataset>_<model>_<timestamp>.txt` says; "" for a dataset left out."""
+    """Dataset and model by the name `<dataset>_<model>_<timestamp>.txt`; dataset may be ""."""
 
     dataset: str
     model: str
 
 
 def parse_log_name(path: str | Path, model_names: Sequence[str]) -> LogName | None:
-    """The dataset and model of a log by its name, None if no known model is in it.
+    """The dataset and model of a log by its name; None if the name has no known model.
 
-    Both names may hold `_` and `-`, so it is the known model names that divide the file name.
+    Both parts may contain `_` and `-`, so only the known model names can divide the file name.
     """
     for model in model_names:
         match = re.fullmatch(rf"(?:(.+)_)?{re.escape(model)}(?:[_.-].*)?", Path(path).stem)
@@ -223,10 +223,10 @@ def parse_log_name(path: str | Path, model_names: Sequence[str]) -> LogName | No
 
 
 def log_started(path: str | Path) -> float:
-    """When a log was begun, in seconds, to put several in order.
+    """The time in seconds at which a log was begun, to sort several logs.
 
-    By the timestamp in its name (`20240802_043135`, `2024-08-02_04-31-35` and the official
-    `Fri_Aug__2_04_31_35_2024`), by the file's age if there is none.
+    Taken from the timestamp in the name (`20240802_043135`, `2024-08-02_04-31-35` or the official
+    `Fri_Aug__2_04_31_35_2024`), else from the file's modification time.
     """
     stem = Path(path).stem
     try:
@@ -238,7 +238,7 @@ def log_started(path: str | Path) -> float:
         match = re.search(r"(\d{4})\D?(\d\d)\D?(\d\d)\D?(\d\d)\D?(\d\d)\D?(\d\d)$", stem)
         if match:
             return datetime(*map(int, match.groups())).timestamp()
-    except (ValueError, OverflowError):  # digits that are no date, or one long ago
+    except (ValueError, OverflowError):  # digits that are not a date
         pass
     return Path(path).stat().st_mtime
 
@@ -246,11 +246,11 @@ def log_started(path: str | Path) -> float:
 def join_logs(histories: Iterable[Sequence[EpochRecord]]) -> tuple[list[EpochRecord], int]:
     """Joins the logs of one model, oldest first, into the history of its newest run.
 
-    A log that begins after the first epoch of the one before goes on from it, and its epochs
-    replace those of the same number; one that begins at the same epoch or earlier is a new run.
+    A log that begins at a later epoch than the log before continues it, and replaces epochs of
+    equal number. A log that begins at the same or an earlier epoch is a new run.
 
     Returns:
-        The records of the newest run, by epoch, and the number of older runs left out.
+        The records of the newest run, sorted by epoch, and the number of older runs.
     """
     run: dict[int, EpochRecord] = {}
     left_out = 0

@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from utils import places
 from utils.checkpoint.weights import (
     OPTIMIZER,
     find_not_finite,
@@ -24,6 +23,7 @@ from utils.checkpoint.weights import (
 )
 from utils.errors import UserError
 from utils.files import atomic_path, keep_as, locked, remove_leftovers
+from utils.paths import BEFORE, BEST, LAST, Paths
 from utils.recipe import Recipe, recipe_of, resolve_recipe, same_run
 from utils.runtime import ranks
 from utils.training.logs import EpochRecord, write_log
@@ -112,16 +112,16 @@ class Store:
     def __init__(self, output_dir: str | Path, dataset_name: str, model_name: str):
         self.output_dir = output_dir
         self.dataset_name, self.model_name = dataset_name, model_name
-        self.folder = places.checkpoint_folder(output_dir, dataset_name, model_name)
+        self.folder = Paths(output_dir).checkpoints(dataset_name, model_name)
         self.last, self.before, self.best = (
-            self.folder / name for name in (places.LAST, places.BEFORE, places.BEST))
+            self.folder / name for name in (LAST, BEFORE, BEST))
         # before.npz must be whole: last.npz becomes before.npz only if we read or wrote it.
         self.last_is_whole = False
         self.saved_at = time.monotonic()
 
     def log_path(self, state: TrainingState) -> Path:
         """The path of a run's log."""
-        return places.log_file(self.output_dir, self.dataset_name, self.model_name, state.started)
+        return Paths(self.output_dir).log(self.dataset_name, self.model_name, state.started)
 
     # ------------------------------------------------------------------------- reading
 
@@ -194,7 +194,7 @@ class Store:
         Raises:
             UserError: another process trains into the folder, or has gone on with the run.
         """
-        if not ranks.first():
+        if not ranks.is_main():
             yield
             return
         with locked(self.folder):
@@ -223,7 +223,7 @@ class Store:
                 path.replace(earlier / path.name)
             print(f"the checkpoints of an earlier run are now in {earlier}")
         if state.best and not self.best.is_file():
-            self._copy_best(saved.path.with_name(places.BEST), state)
+            self._copy_best(saved.path.with_name(BEST), state)
 
     def _copy_best(self, path: Path, state: TrainingState) -> None:
         """Copies the best weights from beside a checkpoint of another folder, if they are there."""
@@ -241,7 +241,7 @@ class Store:
         Raises:
             UserError: a number is not finite; nothing is written then.
         """
-        if not ranks.first():
+        if not ranks.is_main():
             return
         meta = {**state.meta(), "scheduler": state.scheduler.state_dict(), "losses": state.losses}
         optimizer = state.optimizer.state_dict()
@@ -261,7 +261,7 @@ class Store:
 
     def save_epoch(self, state: TrainingState) -> None:
         """Writes log and last.npz after an epoch, and best.npz if it was the best epoch so far."""
-        if not ranks.first():
+        if not ranks.is_main():
             return
         if state.best is state.history[-1]:
             save_weights(state.net, self.best, state.meta())
