@@ -30,6 +30,7 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
+from evaluation import THRESHOLD
 from utils import cli, places, runtime
 from utils.checkpoint.pretrained import choose_weights, dataset_for_own_images
 from utils.data.datasets import load_split
@@ -82,7 +83,7 @@ def predict_own_images(args: argparse.Namespace) -> None:
     if run.device == "cpu":
         own = files[args.shard.turn]
         print(f"{args.input}: {check_memory(own, args.model_names, args.tile)}")
-    threshold = 0.5 if args.threshold is None else args.threshold
+    threshold = THRESHOLD if args.threshold is None else args.threshold
     options = Options(threshold, args.tile, args.stretch, not args.no_overlay,
                       args.boxes == "coco", args.num_workers)
     outcomes = []

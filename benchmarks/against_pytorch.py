@@ -52,12 +52,12 @@ from typing import NamedTuple
 from tqdm import tqdm
 
 from benchmarks.sides import COMPARED, MEASURES, MEMORY, WAYS, Measure, Ours, PyTorch, Side
-from benchmarks.table import print_head, print_row
 from utils import cli
 from utils.checkpoint.weights import find_weights
 from utils.errors import UserError
 from utils.files import atomic_path
 from utils.recipe import Recipe
+from utils.report.tables import print_head, print_row
 
 
 def main(argv: Sequence[str] | None = None) -> None:

@@ -19,10 +19,10 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from benchmarks.measuring import NO_DATASET, seconds_of
-from benchmarks.table import print_head, print_row
 from utils import cli, environment
 from utils.data.synthetic import write_sample_dataset
 from utils.errors import UserError
+from utils.report.tables import print_head, print_row
 
 N_TRAIN, N_TEST, SIZE = 8, 4, 256
 

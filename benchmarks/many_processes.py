@@ -23,11 +23,11 @@ from typing import NamedTuple
 import numpy as np
 
 from benchmarks.measuring import NO_DATASET, seconds_of
-from benchmarks.table import print_head, print_row
 from model import build_model, soft_iou_loss
 from utils import cli, runtime
 from utils.errors import UserError
 from utils.optim import Adam
+from utils.report.tables import print_head, print_row
 from utils.runtime import ranks
 
 WARM_UP = 1  # steps that are not counted, after that in which exchanges are

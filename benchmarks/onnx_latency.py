@@ -17,11 +17,11 @@ from collections.abc import Sequence
 import numpy as np
 
 from benchmarks.measuring import NO_DATASET, seconds_of
-from benchmarks.table import print_head, print_row
 from model import build_model
 from utils import cli, runtime
 from utils.checkpoint.onnx_graph import INPUT, make_onnx, require_onnx
 from utils.predict import predict
+from utils.report.tables import print_head, print_row
 
 WARM_UP = 3  # calls of each that are not counted
 SLEEP = 0.1  # seconds

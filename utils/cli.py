@@ -118,9 +118,11 @@ def refuse_bf16(precision: str) -> None:
 
 def add_threshold(parser: Flags) -> None:
     """--threshold: above it a pixel is a target."""
+    from evaluation import THRESHOLD  # here: other scripts start without SciPy
+
     parser.add_argument(
-        "--threshold", type=_threshold, default=0.5, metavar="T",
-        help="a pixel is a target above it, 0 ≤ T < 1; default 0.5",
+        "--threshold", type=_threshold, default=THRESHOLD, metavar="T",
+        help=f"a pixel is a target above it, 0 ≤ T < 1; default {THRESHOLD}",
     )
 
 

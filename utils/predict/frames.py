@@ -13,6 +13,7 @@ from typing import NamedTuple
 import numpy as np
 from tqdm import tqdm
 
+from evaluation import THRESHOLD
 from utils import places, runtime
 from utils.data.decoding import Page
 from utils.data.images import read_frame, stretch, to_float
@@ -47,7 +48,7 @@ class Options(NamedTuple):
         num_workers: threads that read and write.
     """
 
-    threshold: float = 0.5
+    threshold: float = THRESHOLD
     tile: int | None = None
     stretch: bool = False
     overlays: bool = True

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 
 from tqdm import tqdm
 
-from evaluation import Evaluator
+from evaluation import THRESHOLD, Evaluator
 from model import soft_iou_loss
 from utils import runtime
 from utils.checkpoint.weights import all_finite
@@ -118,7 +118,7 @@ def evaluate(
     net: runtime.jt.Module,
     split: Split,
     batch_size: int,
-    threshold: float = 0.5,
+    threshold: float = THRESHOLD,
     check_stop: Callable[[], None] = lambda: None,
 ) -> Evaluator:
     """Scores the network on a split.

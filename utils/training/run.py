@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 
+from evaluation import THRESHOLD
 from model import build_model
 from utils import places
 from utils.checkpoint.weights import (
@@ -58,7 +59,7 @@ class Options:
     num_workers: int = 4
     eval_every: int = 1
     eval_last: int = 1
-    threshold: float = 0.5
+    threshold: float = THRESHOLD
     skip_bad: bool | None = False
 
     def evaluates(self, epoch: int, epochs: int) -> bool:
