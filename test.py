@@ -30,7 +30,6 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-from evaluation import THRESHOLD
 from utils import cli, places, runtime
 from utils.checkpoint.pretrained import choose_weights, dataset_for_own_images
 from utils.data.datasets import load_split
@@ -38,7 +37,7 @@ from utils.data.decoding import pages
 from utils.data.images import input_name, list_images
 from utils.errors import UserError
 from utils.predict import predict_split, shards
-from utils.predict.frames import Options, predict_frames
+from utils.predict.frames import THRESHOLD, Options, predict_frames
 from utils.predict.memory import check_memory
 from utils.runtime import ranks
 

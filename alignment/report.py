@@ -12,7 +12,7 @@ import numpy as np
 
 from alignment.bounds import EPOCH_BOUND, EPOCHS, FACTORS, FLOOR, STEP_BOUND, STEPS
 from alignment.figures import save_curves, save_stages
-from alignment.job import FRAMEWORKS, Job, files, framework_folder, step_values
+from alignment.job import FRAMEWORKS, Job, framework_folder, step_values
 from model import MODEL_NAMES
 from utils import places
 from utils.files import write_text
@@ -56,7 +56,7 @@ def save_epochs(job: Job) -> None:
         records = logs.read_log(max(paths, key=logs.log_started))
         found[label] = [dataclasses.asdict(record) for record in records[: job.recipe.epochs]]
     result = {"recipe": job.run_recipe(), "runs": found}
-    write_text(files(job).epochs, json.dumps(result, indent=1))
+    write_text(job.folder / "epochs.json", json.dumps(result, indent=1))
 
 
 def read_results(folder: Path) -> dict[str, dict]:
