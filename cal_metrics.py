@@ -27,8 +27,8 @@ from utils.paths import Paths
 from utils.predict.prediction_files import describe_predictions, prediction_folders
 from utils.report.curves import save_score_curves
 from utils.report.panels import save_worst
+from utils.report.scores import ModelScores, save_report, save_tables
 from utils.report.scoring import score_predictions
-from utils.report.tables import Result, save_report, save_tables
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -47,27 +47,27 @@ def main(argv: Sequence[str] | None = None) -> None:
     for dataset_name, folders in found.items():
         split = load_split(args.dataset_dir, dataset_name, "test", args.num_workers,
                            skip_bad=args.skip_bad)
-        # All are scored before anything is written: it may be refused.
-        results = {model: Result(score_predictions(split, folder, args.threshold))
-                   for model, folder in folders.items()}
-        evaluators = {model: result.evaluator for model, result in results.items()}
+        # Before anything is written: predictions may be refused.
+        models = {name: ModelScores(score_predictions(split, folder, args.threshold))
+                  for name, folder in folders.items()}
+        evaluators = {name: model.evaluator for name, model in models.items()}
         written = []
-        for model, evaluator in evaluators.items():
-            source = describe_predictions(split, folders[model])
-            report, *files = save_report(args.output_dir, dataset_name, model, split.names,
-                                         evaluator, source)
+        for name, model in models.items():
+            source = describe_predictions(split, folders[name])
+            report, *files = save_report(args.output_dir, dataset_name, name, split.names, model,
+                                         source)
             print(f"{report}\n", flush=True)
             written += files
-        if len(results) > 1:
-            table, *files = save_tables(args.output_dir, dataset_name, results, trained=False)
+        if len(models) > 1:
+            table, *files = save_tables(args.output_dir, dataset_name, models, trained=False)
             print(f"{table}\n")
             written += files
-        alone = "" if len(results) > 1 else next(iter(results))
+        alone = "" if len(models) > 1 else next(iter(models))
         curves = Paths(args.output_dir).score_curves(dataset_name, alone)
         save_score_curves(curves, evaluators, dataset_name)
         written += curves
-        for model, evaluator in evaluators.items() if args.worst else ():
-            pictures = save_worst(args.output_dir, model, split, folders[model], evaluator,
+        for name, evaluator in evaluators.items() if args.worst else ():
+            pictures = save_worst(args.output_dir, name, split, folders[name], evaluator,
                                   args.worst)
             written.append(f"{pictures[0].parent} ({len(pictures)} pictures)")
         print("written:", *written, sep="\n  ", end="\n\n")

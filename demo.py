@@ -127,7 +127,7 @@ def draw_detections(demo: Path, dataset: str) -> None:
     predictions = {model: read_predictions(test, PredictionPaths(folder, model).mat, rows)
                    for model in MODEL_NAMES}
     detection_figure(
-        demo / DETECTIONS, [test.names[i] for i in rows], [test.images[i] for i in rows],
+        [demo / DETECTIONS], [test.names[i] for i in rows], [test.images[i] for i in rows],
         [test.masks[i] for i in rows], predictions)
 
 

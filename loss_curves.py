@@ -41,7 +41,7 @@ def main(argv: list[str] | None = None) -> None:
     if args.labels:
         histories = read_runs(args.logs, args.labels)
         path = paths.loss_comparison(args.framework, "_".join(histories))
-        curves.save_comparison(path, histories, args.framework)
+        curves.save_curves(path, histories, args.framework)
         print(f"wrote {path}")
         return
     found = find_logs(args)
@@ -51,10 +51,10 @@ def main(argv: list[str] | None = None) -> None:
         histories = {model: newest_run(model, read) for model, read in models.items()}
         for model, records in histories.items():
             path = paths.loss_curve(args.framework, model, prefix)
-            curves.save_loss_curve(path, records, f"{model}, {dataset}, {args.framework}")
+            curves.save_curves(path, {model: records}, f"{model}, {dataset}, {args.framework}")
             print(f"wrote {path}")
         path = paths.loss_comparison(args.framework, dataset)
-        curves.save_comparison(path, histories, f"{dataset}, {args.framework}")
+        curves.save_curves(path, histories, f"{dataset}, {args.framework}")
         print(f"wrote {path}")
 
 

@@ -14,7 +14,7 @@ from __future__ import annotations
 import shlex
 import sys
 from argparse import Namespace
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from utils import cli
@@ -25,10 +25,10 @@ from utils.paths import Paths, PredictionPaths
 from utils.predict import predict_split
 from utils.predict.prediction_files import describe_predictions
 from utils.report.curves import save_score_curves
-from utils.report.evaluation_page import Evaluation, save_page
+from utils.report.evaluation_page import save_page
 from utils.report.panels import save_qualitative, save_worst
+from utils.report.scores import ModelScores, save_report, save_tables
 from utils.report.scoring import score_predictions
-from utils.report.tables import Result, save_report, save_tables
 from utils.runtime import start
 
 
@@ -59,39 +59,45 @@ def main(argv: Sequence[str] | None = None) -> None:
                            skip_bad=args.skip_bad)
         print(device)
         print(split.describe(), flush=True)
-        results = {model_name: path and predict_and_score(args, split, model_name, path)
-                   for model_name, path in weights.items()}
-        table, *files = save_tables(args.output_dir, dataset_name, results)
+        models = {model_name: path and predict_and_score(args, split, model_name, path)
+                  for model_name, path in weights.items()}
+        table, *files = save_tables(args.output_dir, dataset_name, models)
         print(f"\n{table}")
-        files += draw(args, Evaluation(split, results, weights, command, device))
+        files += draw(args, split, models, weights, [device, command])
         print("written:", *files, sep="\n  ")
 
 
-def predict_and_score(args: Namespace, split: ImageList, model_name: str, weights: Path) -> Result:
+def predict_and_score(
+    args: Namespace, split: ImageList, model_name: str, weights: Path
+) -> ModelScores:
     """Predicts the test list with one model, scores it, writes the report of that model."""
     meta = read_meta(weights)  # now: a training may replace the file while we predict
     predict_split(model_name, weights, split, args.output_dir, split.dataset, args.batch_size)
     folder = PredictionPaths(Paths(args.output_dir).predictions(split.dataset), model_name).mat
-    evaluator = score_predictions(split, folder, args.threshold)
-    _, *files = save_report(args.output_dir, split.dataset, model_name, split.names, evaluator,
+    model = ModelScores(score_predictions(split, folder, args.threshold), meta)
+    _, *files = save_report(args.output_dir, split.dataset, model_name, split.datasets, model,
                             describe_predictions(split, folder))
     print(f"{model_name}:", *files, sep="\n  ", flush=True)
-    return Result(evaluator, meta)
+    return model
 
 
-def draw(args: Namespace, evaluation: Evaluation) -> list[Path]:
+def draw(
+    args: Namespace, split: ImageList, models: Mapping[str, ModelScores | None],
+    weights: Mapping[str, Path | None], run: Sequence[str],
+) -> list[Path]:
     """Draws the figures of all models and the page that shows them; the paths written."""
-    split, evaluators = evaluation.split, evaluation.evaluators
+    evaluators = {name: model.evaluator for name, model in models.items() if model}
     predictions = Paths(args.output_dir).predictions(split.dataset)
-    folders = {model: PredictionPaths(predictions, model).mat for model in evaluators}
+    folders = {name: PredictionPaths(predictions, name).mat for name in evaluators}
     curves = Paths(args.output_dir).score_curves(split.dataset)
     save_score_curves(curves, evaluators, split.dataset)
     side_by_side = save_qualitative(args.output_dir, split, folders, args.threshold)
     worst = {
-        model: save_worst(args.output_dir, model, split, folders[model], evaluator, args.worst)
-        for model, evaluator in evaluators.items()
+        name: save_worst(args.output_dir, name, split, folders[name], evaluator, args.worst)
+        for name, evaluator in evaluators.items()
     }
-    page = save_page(args.output_dir, evaluation, curves[0], side_by_side[0], worst)
+    page = save_page(args.output_dir, split, models, weights, run, curves[0], side_by_side[0],
+                     worst)
     return [page, *curves, *side_by_side, Paths(args.output_dir).worst(split.dataset)]
 
 

@@ -38,7 +38,7 @@ from utils.datasets import load_split
 from utils.errors import UserError
 from utils.paths import Paths
 from utils.predict import predict_split
-from utils.predict.frames import FrameOptions, predict_frames
+from utils.predict.frames import THRESHOLD, FrameOptions, predict_frames
 from utils.predict.memory import check_memory
 from utils.runtime import ranks
 
@@ -82,7 +82,7 @@ def predict_own_images(args: argparse.Namespace) -> None:
     print(run.describe())
     if run.device == "cpu":
         print(f"{args.input}: {check_memory(files[ranks.subset()], args.model_names, args.tile)}")
-    threshold = 0.5 if args.threshold is None else args.threshold
+    threshold = THRESHOLD if args.threshold is None else args.threshold
     options = FrameOptions(threshold, args.tile, args.stretch, not args.no_overlay,
                            args.boxes == "coco", args.num_workers)
     outcomes = []

@@ -20,9 +20,10 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Sequence
+from dataclasses import fields
 
 from alignment import report
-from alignment.job import FRAMEWORKS, Job, files, framework_folder, start
+from alignment.job import FRAMEWORKS, Job, framework_folder, start
 from alignment.stages import check_known
 from utils import cli
 from utils.errors import UserError
@@ -71,10 +72,10 @@ def main(argv: Sequence[str] | None = None) -> int:
               f"results in {folder}", flush=True)
         for model_name in args.model_names:
             print(f"\n== {model_name} on {dataset_name}", flush=True)
-            status = run_sides(Job(
-                model_name, dataset_name, str(dataset_dir), str(output_dir), args.num_workers,
-                args.device, args.precision, recipe, args.batches, args.steps, args.spoil,
-                args.eval_every, args.eval_last, args.compile, args.only_pytorch))
+            given = {**vars(args), "model_name": model_name, "dataset_name": dataset_name,
+                     "dataset_dir": str(dataset_dir), "output_dir": str(output_dir),
+                     "recipe": recipe}
+            status = run_sides(Job(**{each.name: given[each.name] for each in fields(Job)}))
             if status:
                 return status
             if args.only_pytorch:
@@ -91,10 +92,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def run_sides(job: Job) -> int:
-    """Both sides of a model, each task of them in turn; the first exit status that is not 0."""
-    if job.alone:
+    """Runs both sides of a model, task by task; returns the first exit status that is not 0."""
+    if job.only_pytorch:
         return start("jittor_side", "begin", job) or start("torch_side", "train", job)
-    exchange = files(job).exchange
     for task in ("compare", "train") if job.recipe.epochs else ("compare",):
         try:
             for side in ("jittor_side", "torch_side"):
@@ -102,7 +102,7 @@ def run_sides(job: Job) -> int:
                 if status:
                     return status
         finally:
-            shutil.rmtree(exchange, ignore_errors=True)  # a gigabyte for each batch
+            shutil.rmtree(job.exchange, ignore_errors=True)  # a gigabyte for each batch
     if job.recipe.epochs:
         report.save_epochs(job)
     return 0

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from alignment.bounds import FACTORS
-from utils.report.curves import FULL_WIDTH, STYLES, stacked_panels
+from utils.report.curves import FULL_WIDTH, STYLES, epochs_axis, legend_above, stacked_panels
 
 SIDES = {"jittor": "Jittor (ours)", "pytorch": "PyTorch"}
 
@@ -35,18 +35,14 @@ def save_stages(path: Path, rows: Sequence[Mapping], title: str) -> None:
                 axis.vlines(places, np.where(values > 0, values, worst), worst, color,
                             linewidth=0.6)
                 axis.plot(places, np.where(values > 0, values, np.nan), "ox"[index], color=color,
-                          label=label, markersize=3.5, fillstyle="none")
+                          label=label, markersize=3.5, fillstyle="none", markeredgewidth=1)
             axis.set_yscale("log")
             axis.yaxis.set_minor_formatter(NullFormatter())  # they would lie on each other
             axis.set_ylabel(kind)
-            axis.grid(True)
         axes[-1].set_xticks(range(len(stages)), stages, rotation=90)
         axes[-1].set_xlim(-0.7, len(stages) - 0.3)
-        handles, labels = axes[0].get_legend_handles_labels()
-        axes[0].figure.legend(handles, labels, loc="outside upper center", ncols=2,
-                              title=f"{title}: distance from the float64 truth, relative; "
-                              "median and worst of the batches",
-                              title_fontsize=8)
+        legend_above(axes, f"{title}: distance from the float64 truth, relative; median and worst "
+                     "of the batches")
 
 
 def save_curves(
@@ -58,8 +54,6 @@ def save_curves(
         panels: (what, label → values, scale of the axis, a bound to draw or None).
     """
     with stacked_panels(path, len(panels), 1.4, legend_rows=1) as axes:
-        from matplotlib.ticker import MaxNLocator
-
         for axis, (what, curves, scale, bound) in zip(axes, panels):
             for (label, values), (color, dashes) in zip(curves.items(), STYLES):
                 axis.plot(x, values, color=color, linestyle=dashes, label=label, marker="o")
@@ -67,9 +61,5 @@ def save_curves(
                 axis.axhline(bound, color="#888888", linewidth=0.6)
             axis.set_yscale(scale)
             axis.set_ylabel(what)
-            axis.grid(True)
-        axes[-1].set_xlabel(xlabel)
-        axes[-1].xaxis.set_major_locator(MaxNLocator(8, integer=True, min_n_ticks=1))
-        handles, labels = axes[0].get_legend_handles_labels()
-        axes[0].figure.legend(handles, labels, loc="outside upper center", ncols=2, title=title,
-                              title_fontsize=8)
+        epochs_axis(axes, x, xlabel)
+        legend_above(axes, title)

@@ -11,7 +11,6 @@ from tqdm import tqdm
 
 from alignment.job import (
     Job,
-    files,
     flat,
     framework_folder,
     read_job,
@@ -49,16 +48,15 @@ def main() -> int:
 
 
 def begin(job: Job) -> runtime.jt.Module:
-    """The network with its initial weights, which are written for PyTorch."""
+    """Builds the network and writes its initial weights for PyTorch."""
     runtime.set_seed(job.recipe.seed)  # as utils.training does: whole runs start from these weights
     net = build_model(job.model_name, dropout=False)
-    save_weights(net, files(job).start)
+    save_weights(net, job.start_file)
     return net
 
 
 def compare(job: Job, device: runtime.Runtime) -> None:
     """Writes the initial weights, a capture of each batch, losses and weights of some steps."""
-    where = files(job)
     split = training_list(job)
     net = begin(job)
     parameters = net.state_dict()
@@ -68,7 +66,7 @@ def compare(job: Job, device: runtime.Runtime) -> None:
         parameters[job.spoil].update(parameters[job.spoil] * 1.01)
     first = get_weights(net)
 
-    bar = tqdm(where.captures, "Jittor", unit="batch", leave=False, disable=None)
+    bar = tqdm(job.capture_files, "Jittor", unit="batch", leave=False, disable=None)
     for path, batch in zip(bar, step_batches(job.recipe, split)):
         load_weights(net, first)
         captured = capture(net, job.model_name, *batch)
@@ -78,7 +76,7 @@ def compare(job: Job, device: runtime.Runtime) -> None:
     load_weights(net, first)
     losses, weights = take_steps(net, job, split)
     meta = {"device": device.device, "description": device.describe()}
-    with atomic_path(where.steps) as temporary:
+    with atomic_path(job.steps_file) as temporary:
         np.savez(temporary, losses=losses, weights=weights, meta=json.dumps(meta))
 
 

@@ -1,4 +1,4 @@
-"""What the two sides are told and where they meet: NumPy alone, read by both."""
+"""The job that both sides read, and the data that both use: NumPy alone."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import json
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
@@ -25,17 +25,20 @@ PLAIN = (*Augmentation._fields, "soft_masks")
 
 @dataclasses.dataclass(frozen=True)
 class Job:
-    """What the processes of both sides are told.
+    """A comparison of one model, as the processes of both sides are told it.
+
+    The sides meet through files: Jittor writes `start_file`, `capture_files` and `steps_file`,
+    PyTorch `comparison_file`.
 
     Attributes:
-        recipe: of whole runs, `epochs` 0 for none; and of the steps, which have no schedule.
-        batches: so many are compared stage by stage.
-        steps: so many are taken side by side.
+        recipe: of whole runs and of the steps, which have no schedule; `epochs` is 0 for no runs.
+        batches: the number of batches that are compared stage by stage.
+        steps: the number of training steps side by side.
         spoil: the weight that is made 1 % larger in Jittor, or None.
-        eval_every: whole runs score the test list after every so many epochs,
-        eval_last: and after each of the last so many.
+        eval_every: whole runs score the test list after every `eval_every` epochs,
+        eval_last: and after each of the last `eval_last` epochs.
         compile: whether PyTorch's whole runs use torch.compile and channels_last.
-        alone: whether PyTorch trains alone, with nothing to compare.
+        only_pytorch: whether PyTorch trains alone, with nothing to compare.
     """
 
     model_name: str
@@ -49,10 +52,40 @@ class Job:
     batches: int
     steps: int
     spoil: str | None
-    eval_every: int = 1
-    eval_last: int = 1
-    compile: bool = False
-    alone: bool = False
+    eval_every: int
+    eval_last: int
+    compile: bool
+    only_pytorch: bool
+
+    @property
+    def folder(self) -> Path:
+        """The folder of the model's results."""
+        return Path(self.output_dir) / "alignment" / self.dataset_name / self.model_name
+
+    @property
+    def exchange(self) -> Path:
+        """The folder of large files, which is removed once both sides are done."""
+        return self.folder / "exchange"
+
+    @property
+    def start_file(self) -> Path:
+        """The initial weights."""
+        return self.folder / "start.npz"
+
+    @property
+    def comparison_file(self) -> Path:
+        """What both sides differ by."""
+        return self.folder / "comparison.json"
+
+    @property
+    def steps_file(self) -> Path:
+        """Losses and weights of Jittor's steps."""
+        return self.exchange / "steps.npz"
+
+    @property
+    def capture_files(self) -> list[Path]:
+        """Jittor's captures, one per batch."""
+        return [self.exchange / f"batch_{index}.npz" for index in range(self.batches)]
 
     def run_recipe(self) -> dict[str, Any]:
         """The recipe of whole runs by names; neither side augments, crops or takes soft masks."""
@@ -66,15 +99,14 @@ class Job:
 
 
 def step_values(recipe: dict[str, Any]) -> dict[str, Any]:
-    """A recipe without its schedule, which a step has not."""
+    """A recipe without its schedule, which single steps do not have."""
     return {name: value for name, value in recipe.items() if name not in SCHEDULE}
 
 
 def start(module: str, task: str, job: Job | None = None) -> int:
-    """Runs `task` of `alignment.<module>` in a process of its own.
+    """Runs `task` of `alignment.<module>` in a process of its own; its exit status.
 
-    Returns:
-        Its exit status; what is wrong it has said itself, unless it was killed. 130 after Ctrl-C.
+    The process itself says what is wrong, unless it was killed. The status is 130 after Ctrl-C.
     """
     words = [] if job is None else [json.dumps(dataclasses.asdict(job))]
     command = [sys.executable, "-m", f"alignment.{module}", task, *words]
@@ -85,7 +117,7 @@ def start(module: str, task: str, job: Job | None = None) -> int:
 
 
 def read_job() -> Job:
-    """The job of this process, as `start` was given it."""
+    """The job that `start` gave to this process."""
     values = json.loads(sys.argv[2])
     return Job(**{**values, "recipe": Recipe(**values["recipe"])})
 
@@ -93,28 +125,6 @@ def read_job() -> Job:
 def framework_folder(output_dir: str | Path, dataset_name: str, framework: str) -> Path:
     """Where the whole runs of a framework write: log/ and model/checkpoints/."""
     return Path(output_dir) / "alignment" / dataset_name / framework
-
-
-class Files(NamedTuple):
-    """The files through which the sides meet; `exchange` is gone when both are done."""
-
-    start: Path  # the initial weights
-    comparison: Path
-    epochs: Path  # of whole runs
-    exchange: Path
-    steps: Path
-    captures: list[Path]  # one for each batch
-
-
-def files(job: Job) -> Files:
-    """The files of a job."""
-    folder = Path(job.output_dir) / "alignment" / job.dataset_name / job.model_name
-    exchange = folder / "exchange"
-    return Files(
-        start=folder / "start.npz", comparison=folder / "comparison.json",
-        epochs=folder / "epochs.json", exchange=exchange, steps=exchange / "steps.npz",
-        captures=[exchange / f"batch_{index}.npz" for index in range(job.batches)],
-    )
 
 
 def training_list(job: Job) -> ImageList:
@@ -131,7 +141,7 @@ def step_batches(recipe: Recipe, split: ImageList) -> Iterator[tuple[np.ndarray,
 
 
 def trainable(names: list[str]) -> list[str]:
-    """Those official names that are parameters, in one order for both sides."""
+    """The names of parameters among official names, in one order for both sides."""
     return sorted(name for name in names if "running_" not in name)
 
 

@@ -5,20 +5,19 @@ from __future__ import annotations
 import dataclasses
 import json
 import time
-from collections.abc import Mapping, Sequence
-from html import escape
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
 
 from alignment.bounds import EPOCH_BOUND, EPOCHS, FACTORS, FLOOR, STEP_BOUND, STEPS
 from alignment.figures import save_curves, save_stages
-from alignment.job import FRAMEWORKS, Job, files, framework_folder, step_values
+from alignment.job import FRAMEWORKS, Job, framework_folder, step_values
 from model import MODEL_NAMES
 from utils.files import write_text
 from utils.paths import Paths
-from utils.report.html import html_figure, html_notes, html_page, html_section, html_table
-from utils.report.tables import format_score, markdown_table
+from utils.report.page import Figures, Table, to_html, to_markdown
+from utils.report.scores import format_score
 from utils.training import logs
 
 MEANINGS = {
@@ -57,7 +56,7 @@ def save_epochs(job: Job) -> None:
         records = logs.read_log(max(paths, key=logs.log_started))
         found[label] = [dataclasses.asdict(record) for record in records[: job.recipe.epochs]]
     result = {"recipe": job.run_recipe(), "runs": found}
-    write_text(files(job).epochs, json.dumps(result, indent=1))
+    write_text(job.folder / "epochs.json", json.dumps(result, indent=1))
 
 
 def read_results(folder: Path) -> dict[str, dict]:
@@ -123,29 +122,28 @@ def _word(good):
 def save(folder: Path) -> list[Path]:
     """Writes report.md and report.html of all that the folder of a dataset holds; the two paths."""
     results = read_results(folder)
-    blocks = [("table", headline(results)), ("notes", [*NOTES, time.strftime("%Y-%m-%d %H:%M")])]
-    sections = [(f"Jittor and PyTorch on {folder.name}", blocks)]
-    sections += [(model, _model_blocks(folder / model, result)) for model, result in
-                 results.items()]
+    sections = [(f"Jittor and PyTorch on {folder.name}",
+                 [Table(headline(results)), [*NOTES, time.strftime("%Y-%m-%d %H:%M")]])]
+    sections += [(model, _model_blocks(folder / model, result))
+                 for model, result in results.items()]
     paths = [folder / "report.md", folder / "report.html"]
-    write_text(paths[0], _markdown(sections))
-    body = [html_section(heading, *map(_html, blocks)) for heading, blocks in sections]
-    write_text(paths[1], html_page(sections[0][0], body))
+    write_text(paths[0], to_markdown(sections, folder))
+    write_text(paths[1], to_html(sections))
     return paths
 
 
 def _model_blocks(folder, result):
-    """The section of a model: ("text" | "table" | "notes" | "figure", content) each."""
+    """The section of a model."""
     name = f"{result['model']}, {result['dataset']}"
     settings = [f"{key} {value}" for key, value in result["recipe"].items()]
     if result["spoil"]:
         settings.append(f"{result['spoil']} made 1 % larger in Jittor, to see the comparison fail")
     save_stages(folder / "stages.png", result["stages"], name)
-    blocks = [("notes", [*map(": ".join, result["devices"].items()), ", ".join(settings)]),
-              ("figure", folder / "stages.png")]
+    blocks = [[*map(": ".join, result["devices"].items()), ", ".join(settings)],
+              Figures({folder / "stages.png": "stages"})]
     for kind, meaning in MEANINGS.items():
         rows = [row for row in result["stages"] if row["kind"] == kind]
-        blocks += [("text", f"{kind}: {meaning}"), ("table", _stage_table(rows, FACTORS[kind]))]
+        blocks += [f"{kind}: {meaning}", _stage_table(rows, FACTORS[kind])]
     return blocks + _step_blocks(folder, result, name) + _epoch_blocks(folder, result, name)
 
 
@@ -157,7 +155,7 @@ def _stage_table(rows, factor):
         table.append([row["stage"], f"{row['scale']:.1e}",
                       *(f"{value:.1e}" for value in (*distances, *row["worst"])),
                       f"{row['ratio']:.2f}", _word(row["passed"])])
-    return table
+    return Table(table)
 
 
 def _step_blocks(folder, result, name):
@@ -180,8 +178,8 @@ def _step_blocks(folder, result, name):
         "before a batch norm are left out: their true gradient is zero, and Adam makes steps of "
         "full size of PyTorch's rounding noise there; they take no part in the output."
     )
-    return [("text", "training steps side by side"), ("figure", folder / "steps.png"),
-            ("table", table), ("notes", [note])]
+    return ["training steps side by side", Figures({folder / "steps.png": "steps"}),
+            Table(table), [note]]
 
 
 def _epoch_blocks(folder, result, name):
@@ -199,28 +197,4 @@ def _epoch_blocks(folder, result, name):
     for a, b in zip(ours, theirs):
         table.append([str(a["epoch"]), *(format_score(key, r[key], 6 if key == "loss" else 4)
                                          for key in keys for r in (a, b))])
-    return [("text", "whole training runs"), ("figure", folder / "epochs.png"), ("table", table)]
-
-
-def _markdown(sections: Sequence[tuple]) -> str:
-    lines = []
-    for index, (heading, blocks) in enumerate(sections):
-        lines += [f"{'##'[: 1 + bool(index)]} {heading}", ""]
-        for kind, content in blocks:
-            if kind == "text":
-                content = f"### {content}"
-            elif kind == "figure":
-                content = f"![{content.stem}]({content.parent.name}/{content.name})"
-            elif kind == "table":
-                content = markdown_table(content)
-            elif kind == "notes":
-                content = "\n".join(f"- {line}" for line in content)
-            lines += [content, ""]
-    return "\n".join(lines)
-
-
-def _html(block: tuple) -> str:
-    kind, content = block
-    if kind == "text":
-        return f"<h3>{escape(content)}</h3>"
-    return {"table": html_table, "notes": html_notes, "figure": html_figure}[kind](content)
+    return ["whole training runs", Figures({folder / "epochs.png": "epochs"}), Table(table)]

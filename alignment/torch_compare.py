@@ -11,7 +11,7 @@ import torch
 from tqdm import tqdm
 
 from alignment import bounds, twin
-from alignment.job import Job, files, flat, step_batches, trainable, training_list
+from alignment.job import Job, flat, step_batches, trainable, training_list
 from alignment.stages import HEAD, stage_modules
 from utils.datasets import ImageList
 from utils.files import write_text
@@ -22,14 +22,13 @@ Distances = dict[tuple[str, str], tuple]  # what `bounds.distances` returns
 
 def compare(job: Job) -> None:
     """Captures each batch in float32 and float64, takes the same steps, writes what differs."""
-    where = files(job)
     start, split = read_start(job), training_list(job)
-    with np.load(where.steps) as file:
+    with np.load(job.steps_file) as file:
         jittor = dict(file)
     meta = json.loads(str(jittor["meta"]))
     device = choose_device(meta["device"], job.precision)
     print(f"{describe(device)}; the truth in float64 on the CPU", flush=True)
-    bar = tqdm(where.captures, "PyTorch", unit="batch", leave=False, disable=None)
+    bar = tqdm(job.capture_files, "PyTorch", unit="batch", leave=False, disable=None)
     compared, (zero, *_) = zip(*(compare_batch(job, start, device, path, batch)
                                  for path, batch in zip(bar, step_batches(job.recipe, split))))
     steps = take_steps(job, split, start, device, jittor, zero)
@@ -39,7 +38,7 @@ def compare(job: Job) -> None:
         "devices": {"Jittor": meta["description"], "PyTorch": describe(device)},
         "stages": bounds.judge(compared), "steps": steps, "zero_gradients": zero,
     }
-    write_text(where.comparison, json.dumps(result, indent=1))
+    write_text(job.comparison_file, json.dumps(result, indent=1))
 
 
 def compare_batch(
@@ -55,7 +54,7 @@ def compare_batch(
 
 def read_start(job: Job) -> dict[str, np.ndarray]:
     """The initial weights, which Jittor has drawn."""
-    with np.load(files(job).start) as file:
+    with np.load(job.start_file) as file:
         return {name: file[name] for name in file.files if name != "meta"}
 
 

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from tqdm import tqdm
 
-from alignment.job import Job, files, framework_folder
+from alignment.job import Job, framework_folder
 from alignment.torch_compare import build, choose_device, describe, read_start, take_step
 from evaluation import Evaluator
 from utils.datasets import ImageList, load_splits, num_train_batches, test_batches, train_batches
@@ -178,6 +178,6 @@ class Run:
 
 def _wanted_device(job: Job) -> str:
     """The device of Jittor's side, or where that has not run, a GPU unless --device says no."""
-    if job.alone:
+    if job.only_pytorch:
         return "cpu" if job.device == "cpu" else "cuda"
-    return json.loads(files(job).comparison.read_text())["device"]
+    return json.loads(job.comparison_file.read_text())["device"]

@@ -27,9 +27,9 @@ from benchmarks.measuring import (
     resident_bytes,
     seconds_of,
 )
-from benchmarks.table import print_head, print_row
 from model import build_model
 from utils import cli, runtime
+from utils.report.tables import print_head, print_row
 
 COLUMNS = ("model", "parameters", "GMAC official", "GMAC ours", "latency", "quartiles", "memory")
 

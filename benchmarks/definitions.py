@@ -1,27 +1,21 @@
 """The same predictions under every definition of the metrics that is in use.
 
-    python -m benchmarks.definitions                      # the weights that test.py would take
+    python -m benchmarks.definitions                      # what test.py has written
     python -m benchmarks.definitions --pred /data/ACM     # predictions of any method, in files
 
-Predicts the test list once, at its native size (images of another size than 256x256 a second time,
-resized to it), and prints a table: definition, value, who uses it. docs/metrics.md says in which
-files that stands. The threshold is 0.5 throughout. The last three rows are of the log of the
-training run that the weights come from.
+Prints a table: definition, value, who uses it. docs/metrics.md says in which files of which
+repositories that stands. The threshold is 0.5 throughout.
 """
 
 from __future__ import annotations
 
-import dataclasses
-from argparse import Namespace
 from collections.abc import Callable, Iterable, Sequence
-from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 from scipy import ndimage
 
-from benchmarks.table import print_head, print_row
-from evaluation import Evaluator
+from evaluation import THRESHOLD, Evaluator
 from evaluation.hiou import match_by_overlap, overlaps
 from evaluation.pd_fa import (
     RegionCounts,
@@ -34,21 +28,14 @@ from evaluation.pd_fa import (
     strict_counts,
 )
 from evaluation.pixel import ratio
-from utils import cli, runtime
-from utils.checkpoint.pretrained import choose_weights
-from utils.checkpoint.weights import read_meta
-from utils.datasets import ImageList, load_split
+from utils import cli
+from utils.datasets import load_split
 from utils.errors import UserError
-from utils.paths import Paths
-from utils.predict import load_model
-from utils.predict.maps import predict_images
 from utils.predict.prediction_files import prediction_folders, read_predictions
-from utils.report.tables import describe_counts, format_score
-from utils.training.logs import EpochRecord, best_epochs, read_log
+from utils.report.scores import ModelScores, format_score
+from utils.report.tables import markdown_table
 
-THRESHOLD = 0.5
-SIDE = 256  # to which some resize
-UNKNOWN = "–"
+HEADINGS = "definition", "value", "used by"
 
 
 class Counts(NamedTuple):
@@ -61,13 +48,13 @@ class Counts(NamedTuple):
 
 
 def divided_by_maximum(pred: np.ndarray) -> np.ndarray:
-    """A map whose largest value is 1; one that is all 0 stays so."""
+    """A map scaled so that its largest value is 1; an all-black map stays black."""
     peak = pred.max()
     return pred / peak if peak > 0 else pred
 
 
 def from_minimum_to_maximum(pred: np.ndarray) -> np.ndarray:
-    """A map whose values reach from 0 to 1; one of a single value becomes 0."""
+    """A map scaled to reach from 0 to 1; a map of a single value becomes 0."""
     return divided_by_maximum(pred - pred.min())
 
 
@@ -88,7 +75,7 @@ def by_regions(
     count: Callable[[Regions, Regions], RegionCounts],
     normalise: Callable[[np.ndarray], np.ndarray] = np.asarray,
 ) -> Callable[[np.ndarray, Regions], Counts]:
-    """A definition of Pd and Fa by regions: what is done with a map, and how they are counted."""
+    """A definition of Pd and Fa by regions, from a matching rule and a scaling of each map."""
 
     def counts(pred: np.ndarray, targets: Regions) -> Counts:
         found = count(find_regions(normalise(pred) > THRESHOLD), targets)
@@ -98,9 +85,9 @@ def by_regions(
 
 
 def by_any_pixel(pred: np.ndarray, targets: Regions) -> Counts:
-    """A target is detected if one of its pixels is, and all detected background is false.
+    """A target is detected if one of its pixels is; every detected background pixel is false.
 
-    Over the background alone, and without the images that have no target.
+    Fa is over the background alone. Images without a target are left out.
     """
     if not len(targets.areas):
         return Counts(0, 0, 0, 0)
@@ -113,8 +100,8 @@ def by_any_pixel(pred: np.ndarray, targets: Regions) -> Counts:
 def by_shooting(pred: np.ndarray, targets: Regions) -> Counts:
     """DTUM's shooting rule, as pyirstdmetrics has it.
 
-    A target is detected if a detected pixel lies in the 3×3 pixels around one of its own. False
-    are the detected pixels outside the 9×9 pixels around all of them.
+    A target is detected if a detected pixel lies in the 3×3 pixels around one of its pixels.
+    Detected pixels outside the 9×9 pixels around all target pixels are false.
     """
     detected, target = pred > THRESHOLD, targets.labels > 0
     near = ndimage.maximum_filter(detected, 3)
@@ -123,11 +110,10 @@ def by_shooting(pred: np.ndarray, targets: Regions) -> Counts:
     return Counts(len(hit), len(targets.areas), false, pred.size)
 
 
-FIELD = "Pd / Fa: centroids within 3 px, in order, equal areas forgiven"
-
 # What Pd and Fa are → how they are counted, and who uses it.
 PD_FA = {
-    FIELD: (by_regions(comparable_counts), "DNANet, BasicIRSTD, SCTransNet, MSHNet"),
+    "Pd / Fa: centroids within 3 px, in order, equal areas forgiven": (
+        by_regions(comparable_counts), "DNANet, BasicIRSTD, SCTransNet, MSHNet"),
     "Pd / Fa: the same, each map divided by its maximum": (
         by_regions(comparable_counts, divided_by_maximum), "L2SKNet; ours, comparable"),
     "Pd / Fa: the same, each map from its minimum to its maximum": (
@@ -145,41 +131,15 @@ PD_FA = {
         by_any_pixel, "RPCANet"),
 }
 
-# Every row, in order → who uses it.
-USERS = {
-    "mIoU: one IoU over the pixels of all images":
-        "L2SKNet, DNANet, BasicIRSTD, SCTransNet, MSHNet, pyirstdmetrics",
-    "nIoU: the mean of the images' IoU": "ACM, SCTransNet, pyirstdmetrics",
-    "F-score: over all pixels": "pyirstdmetrics; ours, strict",
-    "F-score: the same, each map divided by its maximum": "L2SKNet, RPCANet",
-    **{name: users for name, (_, users) in PD_FA.items()},
-    "hIoU": "pyirstdmetrics; ours, comparable",
-    "mIoU / Pd / Fa of DNANet: images and masks resized to 256×256": "DNANet, MSHNet",
-    "mIoU / Pd / Fa of L2SKNet: the epoch of the best mIoU": "SCTransNet, MSHNet; our best.npz",
-    "mIoU / Pd / Fa of L2SKNet: each from its own best epoch": "L2SKNet (log), ACM",
-    "mIoU / Pd / Fa of L2SKNet: the last epoch": "BasicIRSTD; DNANet, as its code stands",
-}
 
-
-@dataclasses.dataclass
-class Scored:
-    """Predictions of a test list, scored: the Evaluator, and `PD_FA` by name."""
-
-    evaluator: Evaluator
-    counts: dict[str, Counts]
-
-    def pd_fa(self, name: str) -> str:
-        """Pd and Fa by one of the definitions."""
-        counts = self.counts[name]
-        return _cells(Pd=ratio(counts.detected, counts.targets),
-                      Fa=ratio(counts.false_pixels, counts.pixels))
-
-
-def score(predictions: Iterable[np.ndarray], masks: Iterable[np.ndarray]) -> Scored:
+def table(predictions: Iterable[np.ndarray], masks: Iterable[np.ndarray]) -> tuple[str, str]:
     """Scores predictions, H×W in [0, 1] each, against their masks.
 
+    Returns:
+        What was scored, and the table.
+
     Raises:
-        ValueError: as `Evaluator.update`.
+        ValueError: by `Evaluator.update`.
     """
     evaluator = Evaluator(THRESHOLD)
     totals = {name: np.zeros(len(Counts._fields), dtype=np.int64) for name in PD_FA}
@@ -188,129 +148,44 @@ def score(predictions: Iterable[np.ndarray], masks: Iterable[np.ndarray]) -> Sco
         targets = find_regions(np.asarray(mask) > 0)
         for name, (count, _) in PD_FA.items():
             totals[name] += count(pred, targets)
-    return Scored(evaluator, {name: Counts(*map(int, sums)) for name, sums in totals.items()})
-
-
-def values(
-    native: Scored, resized: Scored | None = None, records: Sequence[EpochRecord] = ()
-) -> list[str]:
-    """The values of all rows, in the order of `USERS`.
-
-    Args:
-        native: at the images' own size.
-        resized: at 256×256; `native` itself where that is their size; None: not known.
-        records: the epochs of the training run; empty: not known.
-    """
-    scores = native.evaluator.compute()
-    small = UNKNOWN
-    if resized:
-        small = f"{_cells(mIoU=resized.evaluator.compute()['mIoU'])} / {resized.pd_fa(FIELD)}"
-        small += " (their own size)" if resized is native else ""
-    return [
-        *(_cells(**{key: value}) for key, value in (
-            ("mIoU", scores["mIoU"]), ("nIoU", scores["nIoU"]),
-            ("fscore", scores["strict"]["fscore"]), ("fscore", scores["fscore"]))),
-        *map(native.pd_fa, PD_FA),
-        _cells(hIoU=scores["hIoU"]),
-        small,
-        *_epochs(records),
+    scores = evaluator.compute()
+    rows = [
+        ("mIoU: one IoU over the pixels of all images", f"{scores['mIoU']:.4f}",
+         "L2SKNet, DNANet, BasicIRSTD, SCTransNet, MSHNet, pyirstdmetrics"),
+        ("nIoU: the mean of the images' IoU", f"{scores['nIoU']:.4f}",
+         "ACM, SCTransNet, pyirstdmetrics"),
+        ("F-score: over all pixels", f"{scores['strict']['fscore']:.4f}",
+         "pyirstdmetrics; ours, strict"),
+        ("F-score: the same, each map divided by its maximum", f"{scores['fscore']:.4f}",
+         "L2SKNet, RPCANet"),
     ]
-
-
-def _epochs(records: Sequence[EpochRecord]) -> list[str]:
-    """The last three rows."""
-    evaluated = [record for record in records if record.evaluated]
-    if not evaluated:
-        return [UNKNOWN] * 3
-    best, last = best_epochs(evaluated), evaluated[-1]
-    names = ("mIoU", "Pd", "Fa")
-    choices = ([best["mIoU"]] * 3, [best[name] for name in names], [last] * 3)
-    rows = []
-    for chosen in choices:
-        cells = {name: getattr(record, name) for name, record in zip(names, chosen)}
-        numbers = list(dict.fromkeys(record.epoch for record in chosen))
-        rows.append(f"{_cells(**cells)} (epoch {', '.join(map(str, numbers))})")
-    return rows
-
-
-def _cells(**scores: float) -> str:
-    return " / ".join(format_score(key, value) for key, value in scores.items())
+    for name, (_, users) in PD_FA.items():
+        detected, count, false, pixels = map(int, totals[name])
+        rows.append((name, f"{ratio(detected, count):.4f} / "
+                     f"{format_score('Fa', ratio(false, pixels))}", users))
+    rows.append(("hIoU", f"{scores['hIoU']:.4f}", "pyirstdmetrics; ours, comparable"))
+    return ModelScores(evaluator).counts(), markdown_table([HEADINGS, *rows])
 
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Prints a table for each dataset and model."""
     parser = cli.make_parser(__doc__, default_models=["L2SKNet_UNet"], any_model=True,
-                             without_effect=("seed",))
-    cli.add_batch_size(parser)
-    cli.add_pred(parser, default="predict")
+                             without_effect=("device", "seed"))
+    cli.add_pred(parser)
     cli.add_skip_bad(parser)
     args = parser.parse_args(argv)
-    models = args.model_names or args.default_models
-    if args.pred:
-        found = prediction_folders(args.output_dir, args.dataset_names, args.model_names,
-                                   args.default_models, args.pred)
-    else:
-        found = {name: dict.fromkeys(models) for name in args.dataset_names}
-        print(runtime.start(args.device, args.precision).describe())
+    found = prediction_folders(args.output_dir, args.dataset_names, args.model_names,
+                               args.default_models, args.pred)
     for dataset_name, folders in found.items():
         split = load_split(args.dataset_dir, dataset_name, "test", args.num_workers,
                            skip_bad=args.skip_bad)
         for model, folder in folders.items():
-            print_table(model, split, folder, args)
-
-
-def print_table(model: str, split: ImageList, folder: Path | None, args: Namespace) -> None:
-    """Prints the table of one model.
-
-    Args:
-        folder: of predictions; None: they are made.
-        args: --output_dir and --batch_size.
-
-    Raises:
-        UserError: there are no weights, or predictions that cannot be used.
-    """
-    images, masks = split.resized(SIDE)
-    own_size = all(image.shape == (SIDE, SIDE) for image in split.images)
-    records: Sequence[EpochRecord] = ()
-    resized = None
-    if folder:
-        source = folder
-        maps = read_predictions(split, folder, range(len(split)))
-        try:
-            native = score(maps, split.masks)
-        except ValueError as error:
-            raise UserError(f"{folder}: {error}; save probabilities, 0 to 1") from error
-    else:
-        source, trained = choose_weights(args.output_dir, split.dataset, model)
-        records = run_records(source, trained, split.dataset, model, args.output_dir)
-        net = load_model(model, source)
-        native = score(predict_all(net, split, args.batch_size), split.masks)
-        if not own_size:
-            small = dataclasses.replace(split, images=images, masks=masks)
-            resized = score(predict_all(net, small, args.batch_size), masks)
-    print(f"{model} with {source}\n{split.describe()}\n{describe_counts(native.evaluator)}\n")
-    print_head("definition", "value", "used by")
-    for (name, users), value in zip(USERS.items(), values(
-            native, native if own_size else resized, records)):
-        print_row(name, value, users)
-    print(flush=True)
-
-
-def run_records(
-    weights: Path, trained: bool, dataset_name: str, model: str, output_dir: str | Path
-) -> list[EpochRecord]:
-    """The epochs of the run that weights of `choose_weights` come from; none without its log."""
-    started = read_meta(weights).get("started", "")
-    log = Paths(output_dir).log(dataset_name, model, started)
-    if not trained:
-        log = Paths(cli.ROOT).loss_curves() / log.name
-    return read_log(log) if log.is_file() else []
-
-
-def predict_all(net: runtime.jt.Module, split: ImageList, batch_size: int) -> list[np.ndarray]:
-    """The probability maps of a split, H×W each, in its order."""
-    maps = dict(predict_images(net, split, batch_size, "predicting"))
-    return [maps[index] for index in range(len(split))]
+            maps = read_predictions(split, folder, range(len(split)))
+            try:
+                counts, rows = table(maps, split.masks)
+            except ValueError as error:
+                raise UserError(f"{folder}: {error}; save probabilities, 0 to 1") from error
+            print(f"{model} with {folder}\n{split.describe()}\n{counts}\n\n{rows}\n", flush=True)
 
 
 if __name__ == "__main__":

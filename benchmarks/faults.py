@@ -32,7 +32,6 @@ import numpy as np
 from PIL import Image
 from scipy.io import savemat
 
-from benchmarks.table import print_head, print_row
 from utils import cli
 from utils.checkpoint.torch_files import write_torch_file
 from utils.checkpoint.weights import fitting_weights
@@ -40,6 +39,7 @@ from utils.data.images import read_gray, read_mask
 from utils.data.synthetic import make_sample, write_sample_dataset
 from utils.errors import UserError
 from utils.predict.prediction_files import read_prediction
+from utils.report.tables import print_head, print_row
 
 RIGHT, AMID, REFUSED, OTHER = KNOWN = (
     "as if nothing had happened", "the same, killed amid a write", "refused by one line",

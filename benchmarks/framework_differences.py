@@ -14,8 +14,8 @@ from collections.abc import Sequence
 import numpy as np
 
 from benchmarks.measuring import NO_DATASET
-from benchmarks.table import print_head, print_row
 from utils import cli, runtime
+from utils.report.tables import print_head, print_row
 
 
 def main(argv: Sequence[str] | None = None) -> None:

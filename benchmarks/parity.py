@@ -16,10 +16,10 @@ from collections.abc import Sequence
 
 from alignment import golden
 from benchmarks.measuring import NO_DATASET
-from benchmarks.table import print_head, print_row
 from model import build_model
 from utils import cli, runtime
 from utils.errors import UserError
+from utils.report.tables import print_head, print_row
 
 COLUMNS = ("evaluation output", "training output", "loss", "gradient, median",
            "gradient, largest", "buffers")

@@ -8,26 +8,23 @@ import sys
 from argparse import Namespace
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
 from benchmarks.measuring import most_resident_bytes, seconds_of
-from benchmarks.official_scoring import OfficialScores
 from utils.data.images import to_float
 from utils.data.synthetic import make_sample
-from utils.datasets import ImageList, load_splits, train_batches
 from utils.errors import UserError
-from utils.recipe import Recipe
 
 
 class Measure(NamedTuple):
-    """How a measure is taken and shown."""
+    """How a measure is taken and shown; a turn is the median of some calls, because caches are
+    cold at its beginning."""
 
     title: str
     unit: str
-    calls: int = 1  # in a turn, whose result is their median: caches are cold at its beginning
-    whole_set: bool = False  # takes --passes turns, not --steps
+    calls: int = 1
 
     def ratio(self, pytorch: float, ours: float) -> float:
         """Above 1 where ours is better."""
@@ -38,11 +35,8 @@ MEASURES = {
     "step": Measure("training step", "s", 3),
     "latency": Measure("one image, latency", "ms", 20),
     "throughput": Measure("batches, throughput", "images/s", 3),
-    "score": Measure("predict and score the test list", "s", whole_set=True),
-    "epoch": Measure("epoch with evaluation", "s", whole_set=True),
 }
 MEMORY = Measure("peak memory of training", "MB")
-COMPARED = ("mIoU", "pixAcc", "fscore", "Pd", "Fa", "AUC")
 
 
 class Way(NamedTuple):
@@ -51,15 +45,15 @@ class Way(NamedTuple):
     compile: bool = False
     channels_last: bool = False
     autocast: bool = False  # to bfloat16; the loss is computed outside, in float32
-    benchmark: bool = False  # torch.backends.cudnn.benchmark: a GPU's fastest algorithms are sought
+    benchmark: bool = False  # torch.backends.cudnn.benchmark: seeks a GPU's fastest algorithms
 
     @property
     def precision(self) -> str:
-        """Of the activations and convolutions."""
+        """The precision of activations and convolutions."""
         return "bf16" if self.autocast else "float32"
 
     def describe(self) -> str:
-        """In a few words, for the head of the table."""
+        """The way in a few words."""
         words = ("torch.compile" if self.compile else "eager", self.channels_last * "channels_last",
                  self.benchmark * "cudnn.benchmark",
                  "bf16 autocast" if self.autocast else "float32")
@@ -88,7 +82,7 @@ Weights = Mapping[str, np.ndarray]  # official name → array
 
 
 class Side(abc.ABC):
-    """One framework in its process; the measures are its methods, of the names in MEASURES.
+    """One framework in its process.
 
     Attributes:
         device: "cpu" or "cuda".
@@ -106,86 +100,38 @@ class Side(abc.ABC):
                    for index in range(args.batch_size)]
         images, masks = map(np.stack, zip(*samples))
         self.x, self.mask = to_float(images)[:, None], masks[:, None].astype(np.float32)
-        self.splits = None
-        if any(MEASURES[key].whole_set for key in args.measures):
-            self.splits = load_splits(args.dataset_dir, args.dataset_names[0],
-                                      num_workers=args.num_workers)
-            self.splits[0].resized(args.size)  # once for all epochs, and not in the first
 
     @abc.abstractmethod
     def load(self, weights: Weights, train: bool) -> None:
         """Takes weights over, makes a new optimiser, and is ready to train or to predict."""
 
     @abc.abstractmethod
-    def train_step(self, x: np.ndarray, mask: np.ndarray) -> None:
-        """Returns when all is computed."""
+    def train_step(self) -> None:
+        """Trains on `x` and `mask`; returns when all is computed."""
 
     @abc.abstractmethod
     def predict(self, x: np.ndarray) -> np.ndarray:
         """N×1×H×W images → N×H×W probabilities."""
 
     @abc.abstractmethod
-    def train_epoch(self, split: ImageList) -> None:
-        """All batches of a list."""
-
-    @abc.abstractmethod
-    def evaluate(self, split: ImageList, roc: bool) -> dict[str, Any]:
-        """Predicts and scores a list."""
-
-    @abc.abstractmethod
     def peak(self) -> int | None:
-        """The most memory that it has taken, in bytes; None if the system does not tell."""
-
-    def memory_note(self) -> str | None:
-        """What else is to be said of `peak`."""
-        return None
+        """The largest memory so far in bytes; None if the system does not tell."""
 
     def prepare(self, key: str, weights: Weights) -> None:
-        """Loads the weights and repeats the measure, at small size, until it is steady."""
+        """Loads the weights and repeats the measure until it is steady."""
         self.load(weights, key == "step")
         before = float("inf")
         for _ in range(8):
-            seconds = self.turn(key, 1, short=True)
+            seconds = self.turn(key, 1)
             if seconds > 0.9 * before:
                 break
             before = seconds
-        if MEASURES[key].whole_set:
-            self.load(weights, False)
 
-    def turn(self, key: str, calls: int, short: bool = False) -> float:
-        """The median of the seconds that so many calls take."""
-        return statistics.median(
-            seconds_of(lambda: getattr(self, key)(short)) for _ in range(calls))
-
-    # The measures; `short` is on a part of the images.
-
-    def step(self, _: bool) -> None:
-        self.train_step(self.x, self.mask)
-
-    def latency(self, _: bool) -> None:
-        self.predict(self.x[:1])
-
-    def throughput(self, _: bool) -> None:
-        self.predict(self.x)
-
-    def score(self, short: bool) -> None:
-        self.scores = self.evaluate(self._images(1, short), roc=True)
-
-    def last_scores(self) -> dict[str, float]:
-        """Those of the last `score` that both sides have."""
-        return {key: value for key, value in self.scores.items() if key in COMPARED}
-
-    def epoch(self, short: bool) -> None:
-        self.train_epoch(self._images(0, short))
-        self.evaluate(self._images(1, short), roc=False)
-
-    def _images(self, which, short):
-        """A list of the dataset, or enough of it for a full batch and the last, smaller one."""
-        split = self.splits[which]
-        batch = self.args.batch_size
-        count = batch + len(split) % batch if short else len(split)
-        parts = (part[:count] for part in (split.names, split.images, split.masks))
-        return ImageList(split.dataset, split.name, split.folder, *parts) if short else split
+    def turn(self, key: str, calls: int) -> float:
+        """The median seconds of the calls of a measure."""
+        call = {"step": self.train_step, "latency": lambda: self.predict(self.x[:1]),
+                "throughput": lambda: self.predict(self.x)}[key]
+        return statistics.median(seconds_of(call) for _ in range(calls))
 
 
 class Ours(Side):
@@ -206,7 +152,7 @@ class Ours(Side):
             self.description += f" ({ON_GPU[running.precision]})"
 
     def weights(self, path: Path | None) -> dict[str, np.ndarray]:
-        """Those of a file, or the initial ones if it is None: official name → array."""
+        """The weights of a file, or the initial ones for None: official name → array."""
         from utils.checkpoint.weights import get_weights, load_weights
 
         if path:
@@ -223,30 +169,17 @@ class Ours(Side):
         if not train:
             self.net.eval()
 
-    def train_step(self, x: np.ndarray, mask: np.ndarray) -> None:
+    def train_step(self) -> None:
         from model import soft_iou_loss
 
         jt = self.jt
-        self.optimizer.step(soft_iou_loss(self.net(jt.array(x)), jt.array(mask)))
+        self.optimizer.step(soft_iou_loss(self.net(jt.array(self.x)), jt.array(self.mask)))
         jt.sync_all(True)
 
     def predict(self, x: np.ndarray) -> np.ndarray:
         from utils.predict.maps import predict
 
         return predict(self.net, x)
-
-    def train_epoch(self, split: ImageList) -> None:
-        from utils.training.engine import training_steps
-
-        recipe = Recipe(epochs=1, batch_size=self.args.batch_size, image_size=self.args.size,
-                        seed=self.args.seed)
-        for _ in training_steps(self.net, self.optimizer, split, recipe, 1):
-            pass
-
-    def evaluate(self, split: ImageList, roc: bool) -> dict[str, Any]:
-        from utils.training.engine import evaluate
-
-        return evaluate(self.net, split, self.args.batch_size).compute()
 
     def peak(self) -> int | None:
         if self.device == "cuda":
@@ -301,12 +234,11 @@ class PyTorch(Side):
         with self.torch.autocast(self.device, self.torch.bfloat16, enabled=self.way.autocast):
             return self.run(self._on_device(x)).float()
 
-    def train_step(self, x: np.ndarray, mask: np.ndarray) -> None:
+    def train_step(self) -> None:
         from alignment.twin import soft_iou_loss
 
         self.optimizer.zero_grad()
-        loss = soft_iou_loss(self._forward(x), self._on_device(mask))
-        loss.backward()
+        soft_iou_loss(self._forward(self.x), self._on_device(self.mask)).backward()
         self.optimizer.step()
         if self.device == "cuda":
             self.torch.cuda.synchronize()
@@ -316,26 +248,7 @@ class PyTorch(Side):
         with no_grad():
             return self._forward(x).cpu().numpy()[:, 0]
 
-    def train_epoch(self, split: ImageList) -> None:
-        self.net.train()
-        for _, x, y in train_batches(split, self.args.batch_size, self.args.size,
-                                     self.args.seed, 1):
-            self.train_step(x, y)
-
-    def evaluate(self, split: ImageList, roc: bool) -> dict[str, Any]:
-        self.net.eval()
-        scores = OfficialScores(roc)
-        for image, mask in zip(split.images, split.masks):
-            scores.update(self.predict(to_float(image)[None, None])[0], mask)
-        return scores.compute()
-
     def peak(self) -> int | None:
         if self.device == "cuda":  # the pool, of which Jittor tells the size as well
             return self.torch.cuda.max_memory_reserved()
         return most_resident_bytes()
-
-    def memory_note(self) -> str | None:
-        if self.device == "cpu":
-            return None
-        most = self.torch.cuda.max_memory_allocated() / 1e6
-        return f"of its pool, {most:.0f} MB were in use at most (torch.cuda.max_memory_allocated)"

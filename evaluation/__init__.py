@@ -4,6 +4,6 @@
 `pixel` (IoU, F-score), `pd_fa` (regions, matching, Pd and Fa), `hiou` and `roc`.
 """
 
-from .evaluator import Evaluator
+from .evaluator import THRESHOLD, Evaluator
 
-__all__ = ["Evaluator"]
+__all__ = ["THRESHOLD", "Evaluator"]

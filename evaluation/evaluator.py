@@ -8,6 +8,8 @@ import numpy as np
 
 from . import hiou, pd_fa, pixel, roc
 
+THRESHOLD = 0.5  # the default, with which published scores are computed
+
 
 @dataclass(frozen=True)
 class ImageCounts:
@@ -54,7 +56,7 @@ class Evaluator:
         threshold: in [0, 1); a pixel is detected above it.
     """
 
-    def __init__(self, threshold: float = 0.5):
+    def __init__(self, threshold: float = THRESHOLD):
         if not 0 <= threshold < 1:
             raise ValueError(f"threshold must lie in [0, 1), not {threshold}")
         self.threshold = threshold

@@ -12,7 +12,6 @@ from scripts import ROOT
 
 import run_train
 import train_device0
-from benchmarks import many_processes
 from model import MODEL_NAMES
 from utils import cli
 from utils.errors import UserError
@@ -159,7 +158,7 @@ def test_help_names_the_models_and_does_not_start_jittor(script):
 
 
 @pytest.mark.parametrize("script", [
-    *SCRIPTS, "qualitative.py", "utils/checkpoint/pretrained.py", "benchmarks/many_processes.py"])
+    *SCRIPTS, "qualitative.py", "utils/checkpoint/pretrained.py", "benchmarks/cost.py"])
 def test_help_says_which_flags_have_no_effect(script):
     """They are those whose values the script does not look at."""
     common = vars(cli.make_parser("doc").parse_args([]))
@@ -173,13 +172,6 @@ def test_help_says_which_flags_have_no_effect(script):
     assert {name.rstrip("s") for name in idle} == {
         name.rstrip("s") for name in common if f"args.{name}" not in source
         and script not in ("train_device0.py", "run_train.py")}
-
-
-def test_many_processes_are_measured_on_the_cpu(capsys):
-    with pytest.raises(SystemExit):
-        many_processes.main(["--help"])
-    _, _, idle = capsys.readouterr().out.partition("without effect in this one:\n")
-    assert "\n  --device" in idle and "\n  --precision" in idle
 
 
 @pytest.mark.parametrize("script", ["train_device0.py", "test.py", "run_evaluate.py"])

@@ -2,23 +2,17 @@
 
 from __future__ import annotations
 
-import dataclasses
-
 import numpy as np
 import pytest
-from brightness import brightness_net
 from scripts import ROOT, SIZE
 
 from benchmarks import definitions
-from utils.checkpoint.weights import save_weights
+from evaluation import Evaluator
 from utils.data.synthetic import write_sample_dataset
 from utils.datasets import load_split
 from utils.errors import UserError
-from utils.paths import BEST, Paths
-from utils.training.logs import EpochRecord, write_log
 
 PAGE = ROOT / "docs" / "metrics.md"
-NAMES = list(definitions.USERS)
 
 
 def scene():
@@ -38,16 +32,20 @@ def scene():
     return [pred, 0.9 * easy.astype(np.float32)], [mask, easy]
 
 
-def table(printed):
-    """Name → value, of a table in Markdown."""
-    rows = [line.strip("| \n").split(" | ") for line in printed.splitlines() if line[:2] == "| "]
-    return {row[0]: row[1] for row in rows if len(row) == 3 and row[0] in NAMES}
+def rows_of(printed):
+    """Definition → (value, users), of the table in Markdown."""
+    rows = [[cell.strip() for cell in line.strip("|").split(" | ")]
+            for line in printed.splitlines() if line.startswith("| ")]
+    start = next(i for i, row in enumerate(rows) if row[0] == "definition") + 1
+    return {row[0]: tuple(row[1:]) for row in rows[start:] if len(row) == 3 and row[0][0] != "-"}
+
+
+def values(predictions, masks):
+    return [value for value, _ in rows_of(definitions.table(predictions, masks)[1]).values()]
 
 
 def test_every_definition_by_hand():
-    scored = definitions.score(*scene())
-    counts = [tuple(count) for count in scored.counts.values()]
-    assert counts == [  # detected, targets, false pixels, pixels
+    counts = [  # detected, targets, false pixels, pixels
         (3, 5, 9, 2048),
         (3, 5, 9 + 5 + 2, 2048),
         (3, 5, 9 + 2, 2048),
@@ -59,18 +57,21 @@ def test_every_definition_by_hand():
     ]
     # Pixels: 13 + 4 common ones, 19 + 4 detected (7 more by the maximum), 22 + 4 of targets. hIoU:
     # 5 pairs of 6 objects, whose IoU are 1, 9/16, 0, 0 and 1.
-    assert definitions.values(scored) == [
+    assert values(*scene()) == [
         f"{17 / 32:.4f}", f"{(13 / 28 + 1) / 2:.4f}", f"{34 / 49:.4f}", f"{34 / 56:.4f}",
         *(f"{found / 5:.4f} / {false / over:.2e}" for found, _, false, over in counts),
-        f"{5 / 6 * (2 + 9 / 16) / 5:.4f}", "–", "–", "–", "–",
+        f"{5 / 6 * (2 + 9 / 16) / 5:.4f}",
     ]
 
 
-def test_those_that_the_evaluator_has_are_its_own():
-    scored = definitions.score(*scene())
-    scores, rows = scored.evaluator.compute(), list(scored.counts.values())
-    for row, own in ((rows[1], scores), (rows[4], scores["strict"])):
-        assert (row.detected / row.targets, row.false_pixels / row.pixels) == (own["Pd"], own["Fa"])
+def test_ours_are_those_of_the_evaluator():
+    predictions, masks = scene()
+    evaluator = Evaluator()
+    for pred, mask in zip(predictions, masks):
+        evaluator.update(pred, mask)
+    scores, rows = evaluator.compute(), values(predictions, masks)
+    for row, own in ((rows[5], scores), (rows[8], scores["strict"])):
+        assert row == f"{own['Pd']:.4f} / {own['Fa']:.2e}"
 
 
 def test_the_shooting_rule_is_that_of_pyirstdmetrics():
@@ -80,95 +81,33 @@ def test_the_shooting_rule_is_that_of_pyirstdmetrics():
     theirs = package.ShootingRuleBasedProbabilityDetectionAndFalseAlarmRate()
     for pred, mask in zip(maps, masks):
         theirs.update(pred, mask)
-    (name,) = (name for name in definitions.PD_FA if "1 px" in name)
-    ours = definitions.score(maps, masks).counts[name]
     found = theirs.get()
-    assert 0 < ours.detected < ours.targets and 0 < ours.false_pixels
-    assert ours.detected / ours.targets == found["probability_detection"][0]
-    assert ours.false_pixels / ours.pixels == found["false_alarm"][0]
+    rate, false = found["probability_detection"][0], found["false_alarm"][0]
+    assert 0 < rate < 1 and values(maps, masks)[10] == f"{rate:.4f} / {false:.2e}"
 
 
 def test_a_map_without_contrast_and_an_image_without_target():
     flat, empty = np.full((8, 8), 0.6, np.float32), np.zeros((8, 8), np.uint8)
-    counts = list(definitions.score([flat], [empty]).counts.values())
-    assert [count.false_pixels for count in counts] == [64, 64, 0, 64, 64, 64, 64, 0]
-    assert counts[-1] == (0, 0, 0, 0)  # RPCANet leaves such images out
+    false = [row.split(" / ")[1] for row in values([flat], [empty])[4:12]]
+    # RPCANet leaves such images out.
+    assert list(map(float, false)) == [1, 1, 0, 1, 1, 1, 1, 0]
 
 
-def test_the_rows_of_a_run_by_hand():
-    record = EpochRecord(1, 0.9, pixAcc=0.5, mIoU=0.6, Pd=0.7, Fa=2e-5, fscore=0.5)
-    records = [
-        record,
-        dataclasses.replace(record, epoch=2, mIoU=0.8, Fa=3e-5),
-        dataclasses.replace(record, epoch=3, mIoU=0.7, Pd=0.9, Fa=4e-5),
-        EpochRecord(4, 0.8),  # not evaluated
-    ]
-    scored = definitions.score(*scene())
-    rows = definitions.values(scored, scored, records)
-    assert rows[-4] == f"{17 / 32:.4f} / 0.6000 / {9 / 2048:.2e} (their own size)"
-    assert rows[-3:] == [
-        "0.8000 / 0.7000 / 3.00e-05 (epoch 2)",
-        "0.8000 / 0.9000 / 2.00e-05 (epoch 2, 3, 1)",
-        "0.7000 / 0.9000 / 4.00e-05 (epoch 3)",
-    ]
-
-
-@pytest.fixture(scope="module")
-def tiny(tmp_path_factory):
-    """A dataset of three test images, and the folder of their masks as predictions."""
-    folder = tmp_path_factory.mktemp("definitions")
-    write_sample_dataset(folder / "data" / "Tiny", 2, 3, SIZE)
-    split = load_split(folder / "data", "Tiny", "test")
-    (folder / "exact").mkdir()
+def test_the_command_scores_files_and_the_page_has_its_rows(tmp_path, capsys):
+    write_sample_dataset(tmp_path / "data" / "Tiny", 2, 3, SIZE)
+    split = load_split(tmp_path / "data", "Tiny", "test")
+    (tmp_path / "exact").mkdir()
     for name, mask in zip(split.names, split.masks):
-        np.save(folder / "exact" / f"{name}.npy", mask.astype(np.float32))
-    return folder
-
-
-def run(tiny, *flags):
-    definitions.main(["--dataset_dir", str(tiny / "data"), "--dataset_name", "Tiny",
-                      "--output_dir", str(tiny), "--device", "cpu", *map(str, flags)])
-
-
-def test_the_command_scores_the_predictions_of_others(tiny, capsys):
-    run(tiny, "--pred", tiny / "exact")
-    printed = table(capsys.readouterr().out)
-    assert list(printed) == NAMES
+        np.save(tmp_path / "exact" / f"{name}.npy", mask.astype(np.float32))
+    flags = ["--dataset_dir", str(tmp_path / "data"), "--dataset_name", "Tiny", "--output_dir",
+             str(tmp_path), "--pred", str(tmp_path / "exact")]
+    definitions.main(flags)
+    printed = rows_of(capsys.readouterr().out)
     perfect = ["1.0000"] * 4 + ["1.0000 / 0.00e+00"] * 8 + ["1.0000"]
-    assert list(printed.values()) == perfect + ["–"] * 4
-    np.save(tiny / "exact" / f"{load_split(tiny / 'data', 'Tiny', 'test').names[0]}.npy",
-            np.full((SIZE, SIZE), 255.0))
+    assert [value for value, _ in printed.values()] == perfect
+    page = rows_of(PAGE.read_text("utf-8"))
+    assert [(name, page[name][1]) for name in printed] == [
+        (name, users) for name, (_, users) in printed.items()]
+    np.save(tmp_path / "exact" / f"{split.names[0]}.npy", np.full((SIZE, SIZE), 255.0))
     with pytest.raises(UserError, match="exact: prediction holds values from 255.0"):
-        run(tiny, "--pred", tiny / "exact")
-    for file in (tiny / "exact").iterdir():
-        np.save(file, np.zeros((SIZE, 5)))
-    with pytest.raises(UserError, match="^[^;]*npy: the prediction is of shape .*; save it at the "
-                                        "size of the image$"):
-        run(tiny, "--pred", tiny / "exact")
-
-
-def test_the_command_predicts_at_both_sizes_and_reads_the_log(tiny, cpu, capsys):
-    model, started = "L2SKNet_UNet", "2026-01-02_03-04-05"
-    weights = Paths(tiny).checkpoints("Tiny", model) / BEST
-    save_weights(brightness_net(), weights, {"started": started})
-    write_log(Paths(tiny).log("Tiny", model, started),
-              [EpochRecord(7, 0.9, pixAcc=0.5, mIoU=0.6, Pd=0.7, Fa=2e-5, fscore=0.5)])
-    run(tiny)
-    printed = table(capsys.readouterr().out)
-    assert list(printed) == NAMES
-    rows = list(printed.values())
-    split = load_split(tiny / "data", "Tiny", "test")
-    mIoU = []
-    for images, masks in ((split.images, split.masks), split.resized(256)):
-        detected, target = np.stack(images) > 127, np.stack(masks) > 0
-        mIoU.append((detected & target).sum() / (detected | target).sum())
-    assert 0 < mIoU[0] != mIoU[1] > 0
-    assert rows[0] == f"{mIoU[0]:.4f}"
-    assert rows[-4].split(" / ")[0] == f"{mIoU[1]:.4f}"
-    assert rows[-3:] == ["0.6000 / 0.7000 / 2.00e-05 (epoch 7)"] * 3
-
-
-def test_the_page_has_the_rows_of_the_command():
-    lines = [line.strip("| \n").split(" | ") for line in PAGE.read_text("utf-8").splitlines()]
-    assert [(row[0], row[2]) for row in lines if row[0] in NAMES and len(row) == 3] == list(
-        definitions.USERS.items())
+        definitions.main(flags)

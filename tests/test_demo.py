@@ -76,7 +76,7 @@ def test_detection_figure_marks_hits_misses_and_false_alarms(tmp_path):
     pixels = {}
     for name, prediction in outcomes.items():
         path = tmp_path / f"{name}.png"
-        detection_figure(path, ["one"], [image], [mask], {name: [prediction]})
+        detection_figure([path], ["one"], [image], [mask], {name: [prediction]})
         pixels[name] = {color: _pixels(path, color) for color in (TARGET, HIT, MISS)}
     legend = min(count[HIT] for count in pixels.values())
     assert pixels["hit"][HIT] > legend + 50 and pixels["false"][HIT] > legend + 50
@@ -87,5 +87,5 @@ def test_detection_figure_marks_hits_misses_and_false_alarms(tmp_path):
 
 def test_detection_figure_of_nothing_at_all(tmp_path):
     blank = np.zeros((48, 64))
-    detection_figure(tmp_path / "blank.png", ["none"], [blank], [blank], {"network": [blank]})
+    detection_figure([tmp_path / "blank.png"], ["none"], [blank], [blank], {"network": [blank]})
     assert Image.open(tmp_path / "blank.png").size[0] > 300

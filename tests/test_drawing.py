@@ -9,7 +9,7 @@ import pytest
 from scripts import ROOT
 
 from utils.report import drawing
-from utils.report.curves import save_comparison
+from utils.report.curves import save_curves
 from utils.training.logs import EpochRecord
 
 HISTORY = {"plain": [EpochRecord(1, 0.9), EpochRecord(2, 0.5)]}
@@ -44,22 +44,22 @@ def test_an_installed_font_has_the_chinese_names_else_one_line_says_so(
 ):
     with drawing.settings({}):
         from matplotlib import font_manager
-    known = [font for font in font_manager.fontManager.ttflist
-             if font.name == "DejaVu Sans" or "Last Resort" in font.name]
+    known = [font for font in font_manager.fontManager.ttflist if font.name == drawing.FONT]
     monkeypatch.setattr(font_manager.fontManager, "ttflist", known)
     monkeypatch.setattr(font_manager, "findSystemFonts", lambda: [])
-    monkeypatch.setattr(drawing, "_named", set())
-    plain = HISTORY["plain"]
+    monkeypatch.setattr(drawing, "_told", set())
+    names = {"基线": HISTORY["plain"], "增强": HISTORY["plain"]}
     for name in "first", "second":
-        save_comparison(tmp_path / f"{name}.png", {"基线": plain, "增强": plain}, "数据")
+        save_curves(tmp_path / f"{name}.png", names, "数据")
     assert capsys.readouterr().out == (
         "no installed font has 基增强据数线: boxes stand for them in the figure; install one "
         "(apt-get install fonts-noto-cjk)\n")
     # Installed since Matplotlib made its list; and one character is in no font.
     make_font(tmp_path / "squares.ttf", "基线增强数")
     monkeypatch.setattr(font_manager, "findSystemFonts", lambda: [str(tmp_path / "squares.ttf")])
-    monkeypatch.setattr(drawing, "_named", set())
-    save_comparison(tmp_path / "font.png", {"基线": plain, "增强": plain}, "数据")
+    monkeypatch.setattr(drawing, "CJK_FONTS", ("Squares",))
+    monkeypatch.setattr(drawing, "_told", set())
+    save_curves(tmp_path / "font.png", names, "数据")
     assert capsys.readouterr().out.startswith("no installed font has 据: boxes")
     first, second, font = ((tmp_path / f"{name}.png").read_bytes()
                            for name in ("first", "second", "font"))
@@ -67,15 +67,12 @@ def test_an_installed_font_has_the_chinese_names_else_one_line_says_so(
 
 
 def test_neither_mplbackend_nor_a_matplotlibrc_changes_a_figure(tmp_path):
-    code = ("import sys; from alignment.figures import save_curves; "
-            "from tests.test_drawing import HISTORY, save_comparison; "
-            "save_curves(sys.argv[2], [1], 'x', [('loss', {'a': [1]}, 'log', None)], 'first'); "
-            "save_comparison(sys.argv[1], HISTORY, 'title')")
+    code = ("import sys; from utils.report.curves import save_curves; "
+            "from utils.training.logs import EpochRecord; save_curves(sys.argv[1], "
+            "{'plain': [EpochRecord(1, 0.9), EpochRecord(2, 0.5)]}, 'title')")
     (tmp_path / "matplotlibrc").write_text("backend: tkagg\nfont.size: 30\ntext.usetex: True\n")
-    save_comparison(tmp_path / "plain.png", HISTORY, "title")
-    pictures = tmp_path / "other.png", tmp_path / "alignment.png"
-    subprocess.run([sys.executable, "-c", code, *pictures], check=True,
-                   env={"MPLBACKEND": "module://not.installed",
-                        "PYTHONPATH": f"{ROOT}:{ROOT}/tests",
-                        "MATPLOTLIBRC": str(tmp_path / "matplotlibrc")})
+    save_curves(tmp_path / "plain.png", HISTORY, "title")
+    subprocess.run([sys.executable, "-c", code, tmp_path / "other.png"], check=True,
+                   cwd=ROOT, env={"MPLBACKEND": "module://not.installed",
+                                  "MATPLOTLIBRC": str(tmp_path / "matplotlibrc")})
     assert (tmp_path / "plain.png").read_bytes() == (tmp_path / "other.png").read_bytes()

@@ -4,9 +4,6 @@ from __future__ import annotations
 
 import math
 import os
-import subprocess
-import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -17,7 +14,6 @@ from utils.errors import UserError
 from utils.report import curves
 from utils.training.logs import EpochRecord, write_log
 
-ROOT = Path(loss_curves.__file__).resolve().parent
 MODELS = ["L2SKNet_UNet", "L2SKNet_FPN", "L2SKNet_1D_UNet", "L2SKNet_1D_FPN"]
 
 
@@ -31,20 +27,14 @@ def run(epochs, level=1.0):
 
 @pytest.fixture
 def drawn(monkeypatch):
-    """What was handed to the drawing functions: the epochs and losses, by file name."""
+    """The epochs and losses handed to the drawing function, by file and model."""
     seen = {}
 
-    def losses(records):
-        return {record.epoch: record.loss for record in records}
+    def save_curves(path, histories, title):
+        seen[path.name] = {name: {record.epoch: record.loss for record in records}
+                           for name, records in histories.items()}
 
-    def save_loss_curve(path, records, title):
-        seen[path.name] = losses(records)
-
-    def save_comparison(path, histories, title):
-        seen[path.name] = {model: losses(records) for model, records in histories.items()}
-
-    monkeypatch.setattr(curves, "save_loss_curve", save_loss_curve)
-    monkeypatch.setattr(curves, "save_comparison", save_comparison)
+    monkeypatch.setattr(curves, "save_curves", save_curves)
     return seen
 
 
@@ -60,29 +50,25 @@ def colors(path):
     return {"#" + bytes(value).hex().upper() for value in values[counts > 10]}
 
 
-def test_command_line_draws_the_four_models(tmp_path):
+def test_command_line_draws_the_four_models(tmp_path, capsys):
     for model in MODELS:
         write_log(tmp_path / "log" / f"NUDT-SIRST_{model}_20250802_043135.txt", run(range(1, 4)))
-    command = [sys.executable, str(ROOT / "loss_curves.py"), "--output_dir", str(tmp_path)]
-    done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path)
-    assert done.returncode == 0, done.stderr
-
+    loss_curves.main(["--output_dir", str(tmp_path)])
+    printed = capsys.readouterr().out
     folder = tmp_path / "loss_curves" / "Jittor"
     names = [f"{model}_loss_curve.png" for model in MODELS] + ["nudt_sirst_comparison.png"]
     assert sorted(os.listdir(folder)) == sorted(names)
     for name in names:
-        assert str(folder / name) in done.stdout
+        assert str(folder / name) in printed
         with Image.open(folder / name) as image:
             assert image.width == 1050  # 3.5 inches at 300 dots per inch
             assert round(image.info["dpi"][0]) == 300
 
 
 def test_no_logs_is_one_line_that_says_where_and_what_to_run(tmp_path):
-    command = [sys.executable, str(ROOT / "loss_curves.py"), "--output_dir", str(tmp_path)]
-    done = subprocess.run(command, capture_output=True, text=True)
-    assert done.returncode == 2
-    assert done.stderr.startswith("error: ") and done.stderr.count("\n") == 1
-    assert str(tmp_path / "log") in done.stderr and "run_train.py" in done.stderr
+    with pytest.raises(UserError, match="run_train.py") as error:
+        loss_curves.main(["--output_dir", str(tmp_path)])
+    assert str(tmp_path / "log") in str(error.value) and "\n" not in str(error.value)
     assert not (tmp_path / "loss_curves").exists()
 
 
@@ -128,7 +114,7 @@ def test_a_resumed_run_is_joined(tmp_path, drawn, capsys):
     write_log(log, run([1, 2, 3]))
     write_log(log.with_name("NUDT-SIRST_L2SKNet_UNet_20250101_000000.txt"), run([3, 4], level=4))
     loss_curves.main(["--output_dir", str(tmp_path)])
-    assert drawn["L2SKNet_UNet_loss_curve.png"] == pytest.approx(
+    assert drawn["L2SKNet_UNet_loss_curve.png"]["L2SKNet_UNet"] == pytest.approx(
         {1: 1.0, 2: 0.5, 3: 1.333333, 4: 1.0}
     )
     assert "runs in" not in capsys.readouterr().out
@@ -138,7 +124,7 @@ def test_of_several_runs_the_newest_is_drawn(tmp_path, drawn, capsys):
     for stamp, epochs in (("20250101_000000", range(1, 9)), ("20250102_000000", [1, 2])):
         write_log(tmp_path / "log" / f"NUDT-SIRST_L2SKNet_UNet_{stamp}.txt", run(epochs))
     loss_curves.main(["--output_dir", str(tmp_path)])
-    assert list(drawn["L2SKNet_UNet_loss_curve.png"]) == [1, 2]
+    assert list(drawn["L2SKNet_UNet_loss_curve.png"]["L2SKNet_UNet"]) == [1, 2]
     lines = [line for line in capsys.readouterr().out.splitlines() if "runs in" in line]
     assert len(lines) == 1 and "2 runs" in lines[0] and "20250102_000000" in lines[0]
 
@@ -172,27 +158,26 @@ def test_an_empty_log_is_skipped_in_a_folder_and_an_error_by_name(tmp_path, draw
         loss_curves.main([str(tmp_path / "absent.txt"), "--output_dir", str(tmp_path)])
 
 
-def test_a_single_epoch_is_visible_and_miou_only_where_scored(tmp_path):
-    loss_color, miou_color = curves.STYLES[0][0], curves.STYLES[2][0]
-    curves.save_loss_curve(tmp_path / "unscored.png", [EpochRecord(1, 0.9)], "one")
-    assert loss_color in colors(tmp_path / "unscored.png")
-    assert miou_color not in colors(tmp_path / "unscored.png")
-    curves.save_loss_curve(tmp_path / "scored.png", run([1, 2, 3]), "three")
-    assert {loss_color, miou_color} <= colors(tmp_path / "scored.png")
-    heights = [len(read_picture(tmp_path / f"{name}.png")) for name in ("unscored", "scored")]
+def test_miou_has_a_panel_where_a_run_is_scored_and_a_single_epoch_is_visible(tmp_path):
+    heights = []
+    for name, scored in (("unscored", False), ("scored", True)):
+        curves.save_curves(tmp_path / f"{name}.png",
+                           {"run": run([1]) if scored else [EpochRecord(1, 0.9)]}, "one")
+        assert curves.STYLES[0][0] in colors(tmp_path / f"{name}.png")
+        heights.append(len(read_picture(tmp_path / f"{name}.png")))
     assert heights[0] < heights[1]
 
 
-def test_comparison_shows_every_model_in_its_colour(tmp_path):
+def test_every_model_has_its_colour(tmp_path):
     histories = {model: run([1, 2], level=i + 1) for i, model in enumerate(MODELS)}
-    curves.save_comparison(tmp_path / "all.png", histories, "NUDT-SIRST")
+    curves.save_curves(tmp_path / "all.png", histories, "NUDT-SIRST")
     assert {color for color, _ in curves.STYLES[:4]} <= colors(tmp_path / "all.png")
     unscored = {model: [EpochRecord(1, 0.9), EpochRecord(2, 0.8)] for model in MODELS}
-    curves.save_comparison(tmp_path / "unscored.png", {**unscored, MODELS[0]: run([1, 2])}, "one")
-    three = len(read_picture(tmp_path / "unscored.png"))  # loss twice, and mIoU
-    curves.save_comparison(tmp_path / "unscored.png", unscored, "none")
-    assert three == len(read_picture(tmp_path / "all.png"))
-    assert three > 1.3 * len(read_picture(tmp_path / "unscored.png"))
+    curves.save_curves(tmp_path / "one.png", {**unscored, MODELS[0]: run([1, 2])}, "one")
+    curves.save_curves(tmp_path / "none.png", unscored, "none")
+    every, one, none = (len(read_picture(tmp_path / f"{name}.png"))
+                        for name in ("all", "one", "none"))
+    assert every == one > 1.3 * none  # loss twice, and mIoU
 
 
 @pytest.mark.filterwarnings("error::UserWarning", "error::RuntimeWarning")
@@ -207,7 +192,7 @@ def test_comparison_shows_every_model_in_its_colour(tmp_path):
 )
 def test_odd_losses_are_drawn_without_complaint(tmp_path, losses):
     records = [EpochRecord(10 + i, loss) for i, loss in enumerate(losses)]
-    curves.save_loss_curve(tmp_path / "odd.png", records, "odd")
-    curves.save_comparison(tmp_path / "both.png", {"a": records, "b": run([1])}, "odd")
+    curves.save_curves(tmp_path / "odd.png", {"a": records}, "odd")
+    curves.save_curves(tmp_path / "both.png", {"a": records, "b": run([1])}, "odd")
     assert read_picture(tmp_path / "odd.png").shape[1] == 1050
     assert curves.STYLES[1][0] in colors(tmp_path / "both.png")

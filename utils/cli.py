@@ -117,9 +117,11 @@ def refuse_bf16(precision: str) -> None:
 
 def add_threshold(parser: Flags) -> None:
     """Adds --threshold, above which a pixel counts as target."""
+    from evaluation import THRESHOLD  # here: other scripts start without SciPy
+
     parser.add_argument(
-        "--threshold", type=_threshold, default=0.5, metavar="T",
-        help="a pixel above it counts as target, 0 ≤ T < 1; default 0.5",
+        "--threshold", type=_threshold, default=THRESHOLD, metavar="T",
+        help=f"a pixel above it counts as target, 0 ≤ T < 1; default {THRESHOLD}",
     )
 
 

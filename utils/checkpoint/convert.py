@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from evaluation import THRESHOLD
 from model import MODEL_NAMES, build_model
 from utils.checkpoint.onnx_graph import make_onnx, require_onnx
 from utils.checkpoint.torch_files import (
@@ -93,7 +94,7 @@ def _conventions(model_name, meta, size):
     return {
         "name": model_name,
         "training_data": meta.get("dataset") or "unknown",
-        "threshold": "0.5",
+        "threshold": str(THRESHOLD),
         "input": f"{shape} float32 in [0, 1]{sizes}: grey levels (of colours 0.299 R + 0.587 G + "
                  "0.114 B) over 255, of 16-bit images over 65535",
         "output": f"{shape} float32: the probability of a target, which is where it exceeds the "

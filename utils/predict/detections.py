@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from scipy import ndimage
 
+from evaluation import THRESHOLD
 from evaluation.pd_fa import find_regions
 from utils.data.layouts import find_layout
 from utils.datasets import ImageList
@@ -37,8 +38,8 @@ class Detection(NamedTuple):
     peak: float
 
 
-def find_detections(probability: np.ndarray, threshold: float = 0.5) -> list[Detection]:
-    """Regions above `threshold` of an H×W probability map, sorted by peak, then by area."""
+def find_detections(probability: np.ndarray, threshold: float = THRESHOLD) -> list[Detection]:
+    """The regions of an H×W map of probabilities above `threshold`, by peak, then by area."""
     regions = find_regions(probability > threshold)
     rows, columns = np.nonzero(regions.labels)
     peaks = np.zeros(len(regions.areas))

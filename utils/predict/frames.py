@@ -12,6 +12,7 @@ from typing import NamedTuple
 import numpy as np
 from tqdm import tqdm
 
+from evaluation import THRESHOLD
 from utils import runtime
 from utils.data.decoding import Page
 from utils.data.images import read_frame, stretch, to_float
@@ -46,7 +47,7 @@ class FrameOptions(NamedTuple):
         num_workers: threads that read and write.
     """
 
-    threshold: float = 0.5
+    threshold: float = THRESHOLD
     tile: int | None = None
     stretch: bool = False
     overlays: bool = True

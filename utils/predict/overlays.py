@@ -1,9 +1,13 @@
-"""The image with its detections circled and the strongest of them enlarged in a corner."""
+"""The painter of rings and insets: small targets circled, and one of them enlarged in a corner.
+
+Pillow and not Matplotlib, which takes ten times as long.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from math import ceil, floor, hypot
+from typing import NamedTuple
 
 import numpy as np
 from PIL import Image, ImageDraw
@@ -13,26 +17,120 @@ from utils.predict.detections import Detection
 
 # Not the colours of utils.report.panels: without a mask a detection is neither hit nor miss.
 DETECTION, INSET = "#ff9d2e", "#58a6ff"
-SHORTEST, LARGEST_SCALE = 512, 8  # small images are enlarged to about this longer side
+LONGER_SIDE, LARGEST_SCALE = 512, 8  # small images are enlarged to about this longer side
+WHOLE, DASHES = ((0, 360),), [(angle, angle + 25) for angle in range(0, 360, 40)]
+
+
+class Ring(NamedTuple):
+    """A circle around a region of an image; `extent` is the diagonal of the region in pixels."""
+
+    row: float
+    column: float
+    extent: float
+    color: str
+    dashed: bool = False
+
+
+class Inset(NamedTuple):
+    """An enlarged window.
+
+    Attributes:
+        left, top, side: the window, in pixels of the image.
+        zoom: the factor of enlargement.
+        corner: the upper left corner of the inset on the canvas.
+        hidden: the number of rings below the inset.
+    """
+
+    left: int
+    top: int
+    side: int
+    zoom: int
+    corner: tuple[int, int]
+    hidden: int
 
 
 def draw_overlay(image: np.ndarray, detections: Sequence[Detection]) -> Image.Image:
-    """Draws what was found in an image; Pillow and not Matplotlib, which takes ten times as long.
+    """Draws an image with its detections circled and the strongest one enlarged.
 
     Args:
-        image: H×W of any range; shown with its grey levels stretched.
-        detections: of `find_detections`, the strongest first.
+        image: H×W of any range; its grey levels are stretched.
+        detections: sorted by `find_detections`, the strongest first.
     """
-    height, width = image.shape
-    scale = min(max(ceil(SHORTEST / max(height, width)), 1), LARGEST_SCALE)
-    gray = Image.fromarray(np.uint8(np.rint(255 * stretch(image))))
+    scale = min(max(ceil(LONGER_SIDE / max(image.shape)), 1), LARGEST_SCALE)
+    rings = [Ring(each.y, each.x, hypot(each.x_max - each.x_min + 1, each.y_max - each.y_min + 1),
+                  DETECTION) for each in detections]
+    inset = place_inset(image.shape, scale, rings[0], rings) if rings else None
+    return paint(stretch(image), scale, rings, None if inset and inset.hidden else inset)
+
+
+def paint(
+    image: np.ndarray, scale: int, rings: Iterable[Ring], inset: Inset | None = None,
+    bold: float = 1,
+) -> Image.Image:
+    """Draws an image, `scale` times as large, with rings and an inset.
+
+    Args:
+        image: H×W in [0, 1].
+        scale: the factor of enlargement.
+        rings: their size and stroke grow with the canvas.
+        inset: its window is framed as well; None for no inset.
+        bold: a factor on the lines and on the smallest size of the rings.
+    """
+    gray = Image.fromarray(np.uint8(np.rint(255 * image)))
     canvas = _enlarge(gray, scale)
-    unit = max(max(canvas.size) / SHORTEST, 1)
-    for found in detections:
-        _ring(canvas, found, (0, 0), scale, unit)
-    if detections:
-        _draw_inset(canvas, gray, detections, scale, unit)
+    unit = _unit(image.shape, scale, bold)
+    for ring in rings:
+        _draw_ring(canvas, ring, (0, 0), scale, unit)
+    if inset:
+        left, top, side, zoom, corner, _ = inset
+        part = _enlarge(gray.crop((left, top, left + side, top + side)), zoom)
+        for ring in rings:
+            if left <= ring.column < left + side and top <= ring.row < top + side:
+                _draw_ring(part, ring, (left, top), zoom, unit)
+        _draw_frame(part, 0, 0, part.width, unit)
+        _draw_frame(canvas, left * scale, top * scale, side * scale, unit)
+        canvas.paste(part, corner)
     return canvas
+
+
+def place_inset(
+    shape: tuple[int, int], scale: int, focus: Ring, rings: Sequence[Ring], bold: float = 1
+) -> Inset | None:
+    """Finds the corner where an inset hides the fewest rings; of several corners the farthest.
+
+    Args:
+        shape: height and width of the image.
+        scale: of `paint`, as is `bold`.
+        focus: what the inset enlarges.
+        rings: all that will be drawn.
+
+    Returns:
+        The inset; None if the image is already as large.
+    """
+    height, width = shape
+    short = min(shape)
+    side = 2 * ceil(max(8, min(12, short / 8), short / 64, 1.2 * focus.extent))
+    zoom = int(0.42 * short * scale / side)
+    if side > short or zoom <= scale:
+        return None
+    left, top = (int(min(max(round(c) - side // 2, 0), n - side))
+                 for c, n in ((focus.column, width), (focus.row, height)))
+    size = side * zoom / scale  # in pixels of the image
+    reach = size / 2 + 8 * _unit(shape, scale, bold) / scale  # a ring beside the inset stays whole
+    choices = []
+    for x in (0, width - size):
+        for y in (0, height - size):
+            row, column = y + size / 2, x + size / 2
+            hidden = sum(max(abs(ring.row - row), abs(ring.column - column)) <= reach
+                         for ring in rings)
+            distance = hypot(focus.row - row, focus.column - column)
+            choices.append((hidden, -distance, (round(x * scale), round(y * scale))))
+    hidden, _, corner = min(choices)
+    return Inset(left, top, side, zoom, corner, hidden)
+
+
+def _unit(shape: tuple[int, int], scale: int, bold: float) -> float:
+    return bold * max(max(shape) * scale / LONGER_SIDE, 1)
 
 
 def _enlarge(gray: Image.Image, scale: int) -> Image.Image:
@@ -40,57 +138,22 @@ def _enlarge(gray: Image.Image, scale: int) -> Image.Image:
     return gray.resize(size, Image.Resampling.NEAREST).convert("RGB")
 
 
-def _ring(
-    canvas: Image.Image, found: Detection, origin: tuple[int, int], scale: int, unit: float
+def _draw_ring(
+    canvas: Image.Image, ring: Ring, origin: tuple[int, int], scale: int, unit: float
 ) -> None:
-    """A circle around a detection on a canvas that begins at `origin` of the image."""
-    x, y = ((c - o + 0.5) * scale for c, o in zip((found.x, found.y), origin))
-    extent = hypot(found.x_max - found.x_min + 1, found.y_max - found.y_min + 1)
-    radius, stroke = max(extent / 2 * scale + 3 * unit, 9 * unit), 1.5 * unit
-    # Drawn four times as large on a patch of its own, since Pillow's lines are not smooth.
+    """Draws a ring on a canvas whose upper left pixel is `origin` (column, row) of the image."""
+    x, y = ((c - o + 0.5) * scale for c, o in zip((ring.column, ring.row), origin))
+    radius, stroke = max(ring.extent / 2 * scale + 3 * unit, 8 * unit), 1.9 * unit
+    # Drawn four times as large on a patch of its own, because Pillow's lines are not smooth.
     half, fine = ceil(radius + stroke) + 1, 4
     left, top = floor(x) - half, floor(y) - half
     mask = Image.new("L", (2 * half * fine, 2 * half * fine))
-    corners = [fine * (c + sign * radius) for sign in (-1, 1) for c in (x - left, y - top)]
-    ImageDraw.Draw(mask).ellipse(corners, outline=255, width=round(fine * stroke))
-    canvas.paste(DETECTION, (left, top), mask.resize((2 * half, 2 * half), Image.Resampling.BOX))
+    box = [fine * (c + sign * radius) for sign in (-1, 1) for c in (x - left, y - top)]
+    for start, end in DASHES if ring.dashed else WHOLE:
+        ImageDraw.Draw(mask).arc(box, start, end, fill=255, width=round(fine * stroke))
+    canvas.paste(ring.color, (left, top), mask.resize((2 * half, 2 * half), Image.Resampling.BOX))
 
 
-def _draw_inset(
-    canvas: Image.Image, gray: Image.Image, detections: Sequence[Detection], scale: int, unit: float
-) -> None:
-    """Enlarges the surroundings of the strongest detection, in a corner without any detection."""
-    best = detections[0]
-    extent = max(best.x_max - best.x_min, best.y_max - best.y_min) + 1
-    short = min(gray.size)
-    side = 2 * ceil(max(8, min(12, short / 8), short / 64, 1.5 * extent))
-    zoom = int(0.36 * min(canvas.size) / side)
-    if side > short or zoom <= scale:
-        return  # large enough as it is
-    left, top = (
-        int(min(max(round(c) - side // 2, 0), n - side))
-        for c, n in zip((best.x, best.y), gray.size)
-    )
-    inset = _enlarge(gray.crop((left, top, left + side, top + side)), zoom)
-    for found in detections:
-        if left <= found.x < left + side and top <= found.y < top + side:
-            _ring(inset, found, (left, top), zoom, unit)
-    line = ceil(unit)
-    ImageDraw.Draw(inset).rectangle((0, 0, inset.width - 1, inset.height - 1), None, INSET, line)
-
-    far = inset.width / scale
-    centres = [
-        (x, y) for y in (far / 2, gray.height - far / 2) for x in (far / 2, gray.width - far / 2)
-    ]
-    reach = far / 2 + 9 * unit / scale  # with the rings
-    free = [
-        (x, y) for x, y in centres
-        if all(max(abs(found.x - x), abs(found.y - y)) > reach for found in detections)
-    ]
-    if not free:
-        return
-    x, y = max(free, key=lambda centre: hypot(best.x - centre[0], best.y - centre[1]))
-    corner = round((x - far / 2) * scale), round((y - far / 2) * scale)
-    window = [c * scale for c in (left, top, left + side, top + side)]
-    ImageDraw.Draw(canvas).rectangle((*window[:2], window[2] - 1, window[3] - 1), None, INSET, line)
-    canvas.paste(inset, corner)
+def _draw_frame(canvas: Image.Image, x: int, y: int, size: int, unit: float) -> None:
+    ImageDraw.Draw(canvas).rectangle((x, y, x + size - 1, y + size - 1), None, INSET,
+                                     ceil(1.3 * unit))

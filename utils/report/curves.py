@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -16,10 +16,8 @@ from utils.training.logs import EpochRecord
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
 
-WIDTH = 3.5  # inches: one column
-FULL_WIDTH = 7.16  # both columns
+WIDTH, FULL_WIDTH = 3.5, 7.16  # inches: one column, both columns
 DPI = 300
 # Okabe and Ito's colours, told apart by colour-blind readers; the dashes tell them apart in grey.
 STYLES = (
@@ -31,96 +29,53 @@ STYLES = (
     ("#E69F00", (0, (3, 1, 1, 1, 1, 1))),
     ("#56B4E9", (0, (2, 2))),
 )
-STEPS = (1, 2, 2.5, 5, 10)  # between ticks, times a power of ten
+LOSSES, MIOU = ("Loss", "Loss (log scale)"), "mIoU"
 RC = {
-    "font.family": "DejaVu Sans",  # comes with Matplotlib: the same picture on every machine
-    "font.size": 7.5,
-    "axes.titlesize": 8,
-    "axes.labelsize": 7.5,
-    "xtick.labelsize": 7,
-    "ytick.labelsize": 7,
-    "legend.fontsize": 7,
-    "axes.linewidth": 0.5,
-    "xtick.major.width": 0.5,
-    "ytick.major.width": 0.5,
-    "xtick.minor.width": 0.4,
-    "ytick.minor.width": 0.4,
-    "xtick.major.size": 2.5,
-    "ytick.major.size": 2.5,
-    "xtick.minor.size": 1.5,
-    "ytick.minor.size": 1.5,
-    "grid.linewidth": 0.4,
-    "grid.color": "#e3e3e3",
-    "axes.axisbelow": True,
-    "lines.linewidth": 1.0,
-    "lines.markersize": 2.8,
-    "lines.solid_joinstyle": "round",
-    "legend.frameon": False,
-    "legend.handlelength": 2.6,
+    "font.size": 7, "axes.titlesize": 7, "axes.titlepad": 2.5, "figure.titlesize": 8,
+    "axes.linewidth": 0.5, "xtick.major.width": 0.5, "ytick.major.width": 0.5,
+    "xtick.major.size": 2.5, "ytick.major.size": 2.5, "ytick.minor.size": 1.5,
+    "ytick.minor.width": 0.4, "axes.grid": True, "axes.axisbelow": True, "grid.linewidth": 0.4,
+    "grid.color": "#e3e3e3", "lines.linewidth": 1.0, "lines.markersize": 2.8,
+    "lines.markeredgewidth": 0, "legend.frameon": False, "legend.handlelength": 2.6,
+    "legend.title_fontsize": 8,
 }
 
 
-def save_loss_curve(path: str | Path, records: Sequence[EpochRecord], title: str) -> None:
-    """Draws one model: loss on a linear and on a log scale, and mIoU where epochs were evaluated.
-
-    Args:
-        path: The .png to write.
-        records: The history of one run, by epoch.
-        title: What stands above the figure.
-    """
-    scored = _scored(records)
-    panels = ["linear", "log"] + (["mIoU"] if scored else [])
-    with stacked_panels(path, len(panels), panel_height=1.3) as axes:
-        axes[0].figure.suptitle(title, fontsize=8)
-        color, _ = STYLES[0]
-        for axis, panel in zip(axes, panels):
-            if panel == "mIoU":
-                _draw_miou(axis, scored)
-                continue
-            _draw_curve(axis, *_losses(records), color=color)
-            _finish_loss_axis(axis, [records], log=panel == "log")
-        finite = [r for r in records if math.isfinite(r.loss)]
-        if finite:
-            lowest = min(finite, key=lambda r: r.loss)
-            _note(axes[0], f"lowest {lowest.loss:.4g} (epoch {lowest.epoch})")
-        _finish_epoch_axis(axes, [records])
-
-
-def save_comparison(
+def save_curves(
     path: str | Path, histories: Mapping[str, Sequence[EpochRecord]], title: str
 ) -> None:
-    """Draws several runs together: loss on a linear and on a log scale, and mIoU if any has it.
+    """Draws runs: loss on a linear and on a log scale, and mIoU if any run was evaluated.
 
     Args:
-        path: The .png to write.
-        histories: The records of each run, by the name that the legend shows.
-        title: What stands above the figure.
+        path: the .png to write.
+        histories: the records of each run, by the name that the legend shows.
+        title: above the figure.
     """
+    scored = {name: [r for r in run if r.mIoU is not None] for name, run in histories.items()}
+    panels = [*LOSSES, *([MIOU] if any(scored.values()) else [])]
+    alone = len(histories) == 1
     columns = 2 if max(map(len, histories)) < 20 else 1
-    rows = math.ceil(len(histories) / columns)
-    scored = {name: _scored(records) for name, records in histories.items()}
-    panels = ["linear", "log"] + (["mIoU"] if any(scored.values()) else [])
-    with stacked_panels(path, len(panels), panel_height=1.45, legend_rows=rows) as axes:
+    rows = 0 if alone else math.ceil(len(histories) / columns)
+    with stacked_panels(path, len(panels), 1.4, legend_rows=rows) as axes:
         for axis, panel in zip(axes, panels):
-            for index, (name, records) in enumerate(histories.items()):
-                color, dashes = STYLES[index % len(STYLES)]
-                points = _mious(scored[name]) if panel == "mIoU" else _losses(records)
-                _draw_curve(axis, *points, color=color, linestyle=dashes, label=name)
-            if panel == "mIoU":
-                _finish_miou_axis(axis, max(r.mIoU for run in scored.values() for r in run))
-            else:
-                _finish_loss_axis(axis, histories.values(), log=panel == "log")
-        _finish_epoch_axis(axes, histories.values())
-        handles, labels = axes[0].get_legend_handles_labels()
-        # The title is the legend's: a title of the figure would lie under an outside legend.
-        axes[0].figure.legend(
-            handles,
-            labels,
-            loc="outside upper center",
-            ncols=columns,
-            title=title,
-            title_fontsize=8,
-        )
+            key, runs = ("mIoU", scored) if panel == MIOU else ("loss", histories)
+            for (name, run), style in zip(runs.items(), _styles(len(runs))):
+                values = _values(run, key)
+                _draw(axis, [r.epoch for r in run], values, label=name, **style)
+                if alone and panel != LOSSES[1] and np.isfinite(values).any():
+                    best = run[(np.nanargmin if key == "loss" else np.nanargmax)(values)]
+                    axis.plot(best.epoch, getattr(best, key), "o", color="black")
+                    word = "lowest" if key == "loss" else "best"
+                    axis.set_title(f"{word} {getattr(best, key):.4g} (epoch {best.epoch})",
+                                   loc="right")
+            axis.set_ylabel(panel)
+            _scale(axis, np.concatenate([_values(run, key) for run in runs.values()]),
+                   log=panel == LOSSES[1])
+        epochs_axis(axes, [r.epoch for run in histories.values() for r in run])
+        if alone:
+            axes[0].figure.suptitle(title)
+        else:
+            legend_above(axes, title, columns)
 
 
 def save_score_curves(
@@ -129,52 +84,43 @@ def save_score_curves(
     """Draws the comparable ROC on a linear and a log false-alarm axis, and precision-recall.
 
     Args:
-        paths: The files to write; the suffix chooses the format.
-        evaluators: By the name that the legend shows.
-        dataset_name: Whose test list was scored.
+        paths: the files to write; the suffix chooses the format.
+        evaluators: by the name that the legend shows.
+        dataset_name: the dataset whose test list was scored.
     """
     with settings(RC):
         from matplotlib.figure import Figure
 
         rows = math.ceil(len(evaluators) / 2)
         figure = Figure(figsize=(FULL_WIDTH, 2.35 + 0.14 * rows), layout="constrained")
-        linear, log, pixels = figure.subplots(1, 3)
-        threshold = next(iter(evaluators.values())).threshold
-        rates, hits = [], []
-        for index, (name, evaluator) in enumerate(evaluators.items()):
-            color, dashes = STYLES[index % len(STYLES)]
-            style = {"color": color, "linestyle": dashes}
+        linear, log, pixels = axes = figure.subplots(1, 3)
+        lowest_rate, lowest_hits = 0.1, 1.0
+        for (name, evaluator), style in zip(evaluators.items(), _styles(len(evaluators))):
             fpr, tpr = evaluator.roc()
             precision, recall = evaluator.precision_recall()
-            at = round(threshold * (len(fpr) - 1))
+            at = round(evaluator.threshold * (len(fpr) - 1))
             scores = evaluator.compute()
-            label = f"{name} (AUC {scores['AUC']:.4f}, F-score {scores['fscore']:.4f})"
-            # From (0, 0), where no pixel is lit, to (1, 1).
-            linear.plot([*fpr, 0], [*tpr, 0], label=label, **style)
+            # To (0, 0), where no pixel is lit.
+            linear.plot([*fpr, 0], [*tpr, 0], **style, label=f"{name} (AUC {scores['AUC']:.4f}, "
+                        f"F-score {scores['fscore']:.4f})")
             log.plot(np.where(fpr > 0, fpr, np.nan), tpr, **style)
             pixels.plot(recall[1:], precision[1:], **style)
             for axis, x, y in ((log, fpr[at], tpr[at]), (pixels, recall[at], precision[at])):
-                axis.plot(x, y, "o", color=color, markeredgewidth=0)
-            rates.append(fpr[1:][fpr[1:] > 0])
-            hits.append(tpr)
-        linear.set(xlim=(-0.02, 1), ylim=(0, 1.02), ylabel="Targets hit")
-        lowest = min((rate.min() for rate in rates if len(rate)), default=1e-6)
-        log.set(xscale="log", xlim=(min(lowest, 0.1) / 1.5, 1))
-        bottom = min(hit.min() for hit in hits)
-        log.set_ylim(bottom - 0.05 * (1.001 - bottom), 1 + 0.04 * (1.001 - bottom))
+                axis.plot(x, y, "o", color=style["color"])
+            lowest_rate = min([lowest_rate, *fpr[1:][fpr[1:] > 0]])
+            lowest_hits = min(lowest_hits, tpr.min())
+        linear.set(xlim=(-0.02, 1), ylim=(0, 1.02), ylabel="Targets hit",
+                   xlabel="False-alarm rate (background pixels)")
+        margin = 0.05 * (1.001 - lowest_hits)
+        log.set(xscale="log", xlim=(lowest_rate / 1.5, 1), ylim=(lowest_hits - margin, 1 + margin),
+                xlabel="False-alarm rate, log scale")
         pixels.set(xlim=(-0.02, 1.02), ylim=(0, 1.02), xlabel="Recall of pixels",
                    ylabel="Precision of pixels")
-        linear.set_xlabel("False-alarm rate (background pixels)")
-        log.set_xlabel("False-alarm rate, log scale")
-        for axis, name in zip((linear, log, pixels), ("ROC", "ROC, log", "Precision-recall")):
-            axis.grid(True)
-            _note(axis, name)
-        handles, labels = linear.get_legend_handles_labels()
-        figure.legend(handles, labels, loc="outside upper center", ncols=2 if rows > 1 else 1,
-                      title=f"{dataset_name}, test list; each map divided by its maximum; dots: "
-                      f"threshold {threshold:g}", title_fontsize=8)
-        for path in paths:
-            save_figure(figure, path, DPI)
+        for axis, name in zip(axes, ("ROC", "ROC, log", "Precision-recall")):
+            axis.set_title(name, loc="right")
+        legend_above(axes, f"{dataset_name}, test list; each map divided by its maximum; dots: "
+                     f"threshold {evaluator.threshold:g}", 2 if rows > 1 else 1)
+        save_figure(figure, paths, DPI)
 
 
 @contextmanager
@@ -186,103 +132,75 @@ def stacked_panels(
         from matplotlib.figure import Figure
 
         height = rows * panel_height + 0.45 + 0.14 * legend_rows
-        figure: Figure = Figure(figsize=(width, height), layout="constrained")
+        figure = Figure(figsize=(width, height), layout="constrained")
         yield list(figure.subplots(rows, 1, sharex=True, squeeze=False)[:, 0])
-        save_figure(figure, path, DPI)
+        save_figure(figure, [path], DPI)
 
 
-def _losses(records: Sequence[EpochRecord]) -> tuple[np.ndarray, np.ndarray]:
-    return np.array([r.epoch for r in records]), np.array([r.loss for r in records], float)
+def legend_above(axes: Sequence[Axes], title: str, columns: int = 2) -> None:
+    """The legend of the first panel above the figure, with the figure's title."""
+    handles, labels = axes[0].get_legend_handles_labels()
+    axes[0].figure.legend(handles, labels, loc="outside upper center", ncols=columns, title=title)
 
 
-def _scored(records: Sequence[EpochRecord]) -> list[EpochRecord]:
-    """Those of epochs that were evaluated."""
-    return [r for r in records if r.mIoU is not None and math.isfinite(r.mIoU)]
+def epochs_axis(axes: Sequence[Axes], numbers: Sequence[int], name: str = "Epoch") -> None:
+    """Whole numbers on the shared x axis, the first and the last one clear of the frame."""
+    from matplotlib.ticker import MaxNLocator
+
+    first, last = min(numbers), max(numbers)
+    margin = max(0.02 * (last - first), 0.25)
+    axes[-1].set(xlim=(first - margin, last + margin), xlabel=name)
+    axes[-1].xaxis.set_major_locator(MaxNLocator(8, steps=[1, 2, 5, 10], integer=True,
+                                                 min_n_ticks=1))
+    axes[0].figure.align_ylabels(axes)
 
 
-def _mious(scored: Sequence[EpochRecord]) -> tuple[np.ndarray, np.ndarray]:
-    return np.array([r.epoch for r in scored]), np.array([r.mIoU for r in scored], float)
+def _styles(count: int) -> list[dict[str, Any]]:
+    styles = (STYLES[index % len(STYLES)] for index in range(count))
+    return [{"color": color, "linestyle": dashes} for color, dashes in styles]
 
 
-def _draw_curve(axis: Axes, epochs: np.ndarray, values: np.ndarray, **style) -> None:
-    """A line; with dots if the points are few, and on those that have no neighbour to join."""
-    values = np.where(np.isfinite(values), values, np.nan)
-    drawn = np.flatnonzero(~np.isnan(values))
-    if len(drawn) > 30:
-        gap = np.concatenate([[True], np.diff(drawn) > 1, [True]])
-        drawn = drawn[gap[:-1] & gap[1:]]
-    if len(drawn):  # else the legend would show dots that the curve does not have
-        style.update(marker="o", markevery=drawn.tolist(), markeredgewidth=0)
+def _values(run: Sequence[EpochRecord], key: str) -> np.ndarray:
+    """One number per record, NaN where it is not finite."""
+    values = np.array([getattr(record, key) for record in run], float)
+    return np.where(np.isfinite(values), values, np.nan)
+
+
+def _draw(axis: Axes, epochs: Sequence[int], values: np.ndarray, **style: Any) -> None:
+    """A line, with dots on all points if they are few, else on points without a neighbour."""
+    dots = np.flatnonzero(~np.isnan(values))
+    if len(dots) > 30:
+        gap = np.concatenate([[True], np.diff(dots) > 1, [True]])
+        dots = dots[gap[:-1] & gap[1:]]
+    if len(dots):  # else the legend would show dots that the curve does not have
+        style.update(marker="o", markevery=dots.tolist())
     axis.plot(epochs, values, **style)
 
 
-def _draw_miou(axis: Axes, scored: Sequence[EpochRecord]) -> None:
-    color, _ = STYLES[2]
-    _draw_curve(axis, *_mious(scored), color=color)
-    best = max(scored, key=lambda r: r.mIoU)
-    axis.plot(best.epoch, best.mIoU, "o", color="black", markersize=3, markeredgewidth=0)
-    _note(axis, f"best {best.mIoU:.4f} (epoch {best.epoch})")
-    _finish_miou_axis(axis, best.mIoU)
+def _scale(axis: Axes, values: np.ndarray, log: bool) -> None:
+    """Limits and ticks that suit the positive values, be they one value or three decades."""
+    from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter, NullLocator
 
-
-def _finish_miou_axis(axis: Axes, best: float) -> None:
-    from matplotlib.ticker import MaxNLocator
-
-    axis.set_ylim(0, 1.08 * best if best > 0 else 1)
-    axis.yaxis.set_major_locator(MaxNLocator(5, steps=STEPS))
-    axis.set_ylabel("mIoU")
-    axis.grid(True)
-
-
-def _note(axis: Axes, text: str) -> None:
-    """A few words above the right end of a panel, where no curve can run into them."""
-    axis.set_title(text, loc="right", fontsize=7, pad=2.5)
-
-
-def _finish_loss_axis(axis: Axes, histories: Collection[Sequence[EpochRecord]], log: bool) -> None:
-    """Scale, limits and ticks that suit the finite losses, be they one value or three decades."""
-    from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator
-
-    losses = np.concatenate([_losses(records)[1] for records in histories])
-    losses = losses[np.isfinite(losses) & (losses > 0)]
-    axis.set_ylabel("Loss (log scale)" if log else "Loss")
-    axis.grid(True)
-    if not len(losses):
-        axis.text(0.5, 0.5, "no finite loss", transform=axis.transAxes, ha="center", va="center")
+    positive = values[values > 0]
+    if not positive.size:
+        axis.text(0.5, 0.5, "nothing to show", transform=axis.transAxes, ha="center", va="center")
         axis.set_yticks([])
         return
-    low, high = losses.min(), losses.max()
+    low, high = positive.min(), positive.max()
+    axis.yaxis.set_major_locator(MaxNLocator(5, steps=[1, 2, 2.5, 5, 10]))
     if not log:
-        axis.set_ylim(0, 1.06 * high)
-        axis.yaxis.set_major_locator(MaxNLocator(5, steps=STEPS))
+        axis.set_ylim(0, 1.07 * high)
         return
     axis.set_yscale("log", nonpositive="mask")
     margin = (high / low) ** 0.06 if high > 1.1 * low else 1.25
     axis.set_ylim(low / margin, high * margin)
-    decades = math.log10(high / low)
     # 0.02, 0.05, 0.1 rather than 10^-1: half the readers' question is "how low does it get".
+    decades = math.log10(high / low)
     if decades > 2.5:
         axis.yaxis.set_major_locator(LogLocator(numticks=6))
-    elif decades > 0.8:
-        axis.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5), numticks=12))
-        axis.yaxis.set_minor_locator(NullLocator())
     else:
-        axis.yaxis.set_major_locator(MaxNLocator(5, steps=STEPS))
+        axis.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5), numticks=12) if decades > 0.8
+                                     else MaxNLocator(5, steps=[1, 2, 2.5, 5, 10]))
         axis.yaxis.set_minor_locator(NullLocator())
-    axis.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-    axis.yaxis.set_minor_formatter(FuncFormatter(lambda value, _: ""))
-
-
-def _finish_epoch_axis(axes: Sequence[Axes], histories: Collection[Sequence[EpochRecord]]) -> None:
-    """Whole epochs on the shared x axis, the first and the last one clear of the frame."""
-    from matplotlib.ticker import MaxNLocator
-
-    epochs = [record.epoch for records in histories for record in records]
-    first, last = min(epochs), max(epochs)
-    margin = max(0.02 * (last - first), 0.25)
-    axes[-1].set_xlim(first - margin, last + margin)
-    axes[-1].xaxis.set_major_locator(
-        MaxNLocator(8, steps=[1, 2, 5, 10], integer=True, min_n_ticks=1)
-    )
-    axes[-1].set_xlabel("Epoch")
-    axes[0].figure.align_ylabels(axes)
+    axis.yaxis.set_major_formatter("{x:g}")
+    axis.yaxis.set_minor_formatter(NullFormatter())

@@ -7,8 +7,9 @@ counts, and there is no pyplot. Matplotlib is imported when a figure is made.
 from __future__ import annotations
 
 import os
+import re
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,14 +19,15 @@ from utils.files import atomic_path
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-# Fonts of Chinese, Japanese and Korean text that systems have, the best one first; any other
-# installed font that has the characters is taken after them.
+# Comes with Matplotlib: the same picture on every machine.
+FONT = "DejaVu Sans"
+# Fonts of Chinese, Japanese and Korean text that systems have, for characters that FONT lacks.
 CJK_FONTS = (
     "Noto Sans CJK SC", "Noto Sans SC", "Source Han Sans SC", "Source Han Sans CN",
     "Noto Sans CJK JP", "WenQuanYi Micro Hei", "WenQuanYi Zen Hei", "Microsoft YaHei", "SimHei",
     "PingFang SC", "Heiti SC", "Droid Sans Fallback", "Arial Unicode MS",
 )
-_named: set[str] = set()  # characters without a font that the user has been told of
+_told: set[str] = set()  # characters without a font that the user has been told of
 
 
 @contextmanager
@@ -39,68 +41,38 @@ def settings(rc: Mapping[str, Any]) -> Iterator[None]:
             os.environ["MPLBACKEND"] = backend
     with matplotlib.rc_context():
         matplotlib.rcdefaults()
-        matplotlib.rcParams.update(rc)
+        matplotlib.rcParams.update({"font.family": [FONT, *_installed_fonts()], **rc})
         yield
 
 
-def save_figure(figure: Figure, path: str | Path, dpi: int) -> None:
-    """Writes a figure, whole or not at all; the suffix chooses the format.
+def save_figure(figure: Figure, paths: Sequence[str | Path], dpi: int) -> None:
+    """Writes a figure to each path, whole or not at all; the suffix chooses the format.
 
-    Characters that the figure's font lacks are taken from an installed font that has them. Where
-    there is none, boxes stand for them, and one line says so.
+    One line names the characters that no installed font has: boxes stand for them.
     """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
 
     FigureCanvasAgg(figure)
-    _add_fonts(figure)
-    with atomic_path(path) as temporary, warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "Glyph .* missing from ")
-        figure.savefig(temporary, dpi=dpi)
-
-
-def _add_fonts(figure):
-    """Gives the texts that need it a second font."""
-    from matplotlib.font_manager import findfont
-    from matplotlib.text import Text
-
-    lacking = {}
-    for text in figure.findobj(Text):
-        own = _characters(findfont(text.get_fontproperties()))
-        lacking[text] = set(filter(str.isprintable, text.get_text())) - own
-    missing = set().union(*lacking.values())
-    if not missing:
-        return
-    font, has = _font_with(missing)
-    for text, characters in lacking.items():
-        if characters & has:
-            text.set_fontfamily([*text.get_fontfamily(), font])
-    missing -= has | _named
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.filterwarnings("always", "Glyph .* missing from ")
+        for path in paths:
+            with atomic_path(path) as temporary:
+                figure.savefig(temporary, dpi=300 if Path(path).suffix == ".pdf" else dpi)
+    codes = [re.match(r"Glyph (\d+)", str(warning.message)) for warning in caught]
+    missing = {chr(int(code.group(1))) for code in codes if code} - _told
     if missing:
-        _named.update(missing)
+        _told.update(missing)
         print(f"no installed font has {''.join(sorted(missing))}: boxes stand for them in the "
               "figure; install one (apt-get install fonts-noto-cjk)", flush=True)
 
 
-def _characters(path):
-    """The characters that a file of a font has."""
-    from matplotlib.font_manager import get_font
-
-    return set(map(chr, get_font(path).get_charmap()))
-
-
-def _font_with(characters):
-    """The name of the installed font that has the most of them, and which those are."""
+def _installed_fonts() -> list[str]:
     from matplotlib.font_manager import findSystemFonts, fontManager
 
-    for path in set(findSystemFonts()) - {entry.fname for entry in fontManager.ttflist}:
-        with suppress(OSError, RuntimeError):  # Matplotlib's list is of an earlier day
-            fontManager.addfont(path)
-    rank = {name: place for place, name in enumerate(CJK_FONTS)}
-    best = "", set()
-    for entry in sorted(fontManager.ttflist, key=lambda entry: rank.get(entry.name, len(rank))):
-        # "Last Resort" comes with Matplotlib, and has a box for every character.
-        if "Last Resort" not in entry.name and best[1] != characters:
-            with suppress(OSError, RuntimeError):  # a font that is gone, or damaged
-                has = characters & _characters(entry.fname)
-                best = max(best, (entry.name, has), key=lambda found: len(found[1]))
-    return best
+    known = {entry.fname for entry in fontManager.ttflist}
+    for path in findSystemFonts():  # Matplotlib's own list is of an earlier day
+        if path not in known:
+            with suppress(OSError, RuntimeError):  # a damaged font
+                fontManager.addfont(path)
+    names = {entry.name for entry in fontManager.ttflist if os.path.exists(entry.fname)}
+    return [name for name in CJK_FONTS if name in names]

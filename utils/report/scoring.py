@@ -1,4 +1,4 @@
-"""Scores the predictions of a model, ours or anyone's, that lie in files."""
+"""Scores the predictions of a model, ours or anyone's, from files."""
 
 from __future__ import annotations
 
@@ -7,17 +7,19 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
-from evaluation import Evaluator
+from evaluation import THRESHOLD, Evaluator
 from utils.datasets import ImageList
 from utils.errors import UserError, listed
 from utils.predict.prediction_files import predictions_of, read_prediction
 
-# What is left of a mask of 0 and 1 that is taken for one of 8 or 16 bits.
+# The largest value of a mask of 0 and 1 that was read as a map of 8 or 16 bits.
 ONE_OF_FULL_SCALE = (np.float32(1) / np.float32(255), np.float32(1) / np.float32(65535))
 
 
-def score_predictions(split: ImageList, folder: str | Path, threshold: float = 0.5) -> Evaluator:
-    """Scores the predictions for every name of a split, and only those.
+def score_predictions(
+    split: ImageList, folder: str | Path, threshold: float = THRESHOLD
+) -> Evaluator:
+    """Scores the predictions for the names of a split.
 
     Args:
         split: names and masks to score against.
@@ -46,7 +48,7 @@ def score_predictions(split: ImageList, folder: str | Path, threshold: float = 0
         raise UserError(listed(problems, 1, "; ", "files that cannot be used"))
     if top in ONE_OF_FULL_SCALE:
         raise UserError(
-            f"{folder}: no prediction has a value above 1 on a scale that ends at 255 (16 bits: "
-            "65535); save masks with 0 and 255, or as bool in .npy"
+            f"{folder}: all values are 0 or 1 in files of 8 or 16 bits, at most 1/255; save masks "
+            "with 0 and 255, or as bool in .npy"
         )
     return evaluator

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator, Sequence
 
 from tqdm import tqdm
 
-from evaluation import Evaluator
+from evaluation import THRESHOLD, Evaluator
 from evaluation.evaluator import ImageCounts
 from model import soft_iou_loss
 from utils import runtime
@@ -97,7 +97,7 @@ def training_steps(
 
 
 def evaluation_steps(
-    net: runtime.jt.Module, split: ImageList, batch_size: int, threshold: float = 0.5
+    net: runtime.jt.Module, split: ImageList, batch_size: int, threshold: float = THRESHOLD
 ) -> Iterator[list[ImageCounts]]:
     """Scores the test list batch by batch; yields the counts of each batch's images.
 
@@ -124,7 +124,9 @@ def evaluation_steps(
         yield []
 
 
-def merge_counts(counts: Iterable[Sequence[ImageCounts]], threshold: float = 0.5) -> Evaluator:
+def merge_counts(
+    counts: Iterable[Sequence[ImageCounts]], threshold: float = THRESHOLD
+) -> Evaluator:
     """The evaluator with the counts of all `evaluation_steps`, of all ranks."""
     evaluator = Evaluator(threshold)
     evaluator.images = ranks.interleave(list(counts))
@@ -132,7 +134,7 @@ def merge_counts(counts: Iterable[Sequence[ImageCounts]], threshold: float = 0.5
 
 
 def evaluate(
-    net: runtime.jt.Module, split: ImageList, batch_size: int, threshold: float = 0.5
+    net: runtime.jt.Module, split: ImageList, batch_size: int, threshold: float = THRESHOLD
 ) -> Evaluator:
     """The evaluator with the scores of the whole test list."""
     return merge_counts(evaluation_steps(net, split, batch_size, threshold), threshold)

@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from evaluation import THRESHOLD
 from utils.datasets import ImageList, check_training_size, load_splits, num_train_batches
 from utils.recipe import resolve_recipe
 from utils.training.engine import evaluation_steps, merge_counts, training_steps
@@ -36,7 +37,7 @@ class TrainingOptions:
     num_workers: int = 4
     eval_every: int = 1
     eval_last: int = 1
-    threshold: float = 0.5
+    threshold: float = THRESHOLD
     skip_bad: bool | None = False
 
     def evaluates(self, epoch: int, epochs: int) -> bool:
