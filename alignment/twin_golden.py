@@ -1,7 +1,6 @@
 """How far the PyTorch twin is from the numbers of the official implementation, as JSON.
 
     python -m alignment.twin_golden          # in a process of its own: PyTorch and Jittor clash
-    python -m alignment.twin_golden bf16     # with autocast to bfloat16
 
 Prints {model: {precision: {shape: {name: [of the twin, of official float32]}}}}, the errors of
 `golden.errors`; `parameters` are the counts of the twin and of the official network.
@@ -10,16 +9,13 @@ Prints {model: {precision: {shape: {name: [of the twin, of official float32]}}}}
 from __future__ import annotations
 
 import json
-import sys
-from collections.abc import Sequence
 
 import torch
 
 from alignment import golden
 from alignment.twin import NETWORKS, build_twin, load_weights, soft_iou_loss
 
-EXACT = {"float64": ["2x64x64"], "float32": ["2x64x64"]}
-AUTOCAST = {"bf16": ["2x64x64", "8x256x256"]}
+SHAPE = "2x64x64"
 
 
 def results(name: str, precision: str, fixture: golden.Fixture, shape: str) -> golden.Results:
@@ -30,15 +26,11 @@ def results(name: str, precision: str, fixture: golden.Fixture, shape: str) -> g
     size = tuple(map(int, shape.split("x")))
     x, mask = (torch.from_numpy(make(*size)).to(dtype) for make in (golden.images, golden.masks))
 
-    def forward():
-        with torch.autocast("cpu", torch.bfloat16, enabled=precision == "bf16"):
-            return net(x).to(dtype)
-
     net.eval()
     with torch.no_grad():
-        found = {"eval": forward()}
+        found = {"eval": net(x)}
     net.train()
-    found["train"] = forward()
+    found["train"] = net(x)
     found["loss"] = soft_iou_loss(found["train"], mask)
     found["loss"].backward()
     found = {key: value.detach().numpy() for key, value in found.items()}
@@ -50,20 +42,19 @@ def results(name: str, precision: str, fixture: golden.Fixture, shape: str) -> g
     return found
 
 
-def main(arguments: Sequence[str]) -> None:
+def main() -> None:
     """Prints the errors of all networks."""
     report = {}
     for name in NETWORKS:
         fixture = golden.load(name)
         counts = sum(p.numel() for p in build_twin(name).parameters())
         report[name] = {"parameters": [counts, int(fixture["trainable_all"])]}
-        for precision, shapes in (AUTOCAST if "bf16" in arguments else EXACT).items():
+        for precision in ("float64", "float32"):
+            found = golden.errors(fixture, SHAPE, results(name, precision, fixture, SHAPE))
             report[name][precision] = {
-                shape: {key: list(map(float, pair)) for key, pair in golden.errors(
-                    fixture, shape, results(name, precision, fixture, shape)).items()}
-                for shape in shapes}
+                SHAPE: {key: list(map(float, pair)) for key, pair in found.items()}}
     print(json.dumps(report))
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    main()
