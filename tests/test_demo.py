@@ -14,6 +14,7 @@ from utils import environment
 from utils.data.synthetic import write_sample_dataset
 from utils.datasets import load_splits
 from utils.errors import UserError
+from utils.report import panels
 from utils.report.panels import HIT, MISS, TARGET, detection_figure
 
 
@@ -83,6 +84,20 @@ def test_detection_figure_marks_hits_misses_and_false_alarms(tmp_path):
     assert pixels["miss"][MISS] > pixels["hit"][MISS] + 50
     assert pixels["false"][MISS] > pixels["hit"][MISS] + 50
     assert len({count[TARGET] for count in pixels.values()}) == 1
+
+
+def test_an_error_at_the_rim_of_a_target_is_enlarged_with_the_whole_target(tmp_path, monkeypatch):
+    seen = []
+    place_inset = panels.place_inset
+    monkeypatch.setattr(panels, "place_inset",
+                        lambda *given: seen.append(place_inset(*given)) or seen[-1])
+    mask = np.zeros((128, 128), np.uint8)
+    mask[60:63, 40:58] = 1
+    found = mask * 0.9
+    found[60, 57] = 0
+    detection_figure([tmp_path / "rim.png"], ["one"], [mask], [mask], {"net": [found]},
+                     zoom_on_errors=True)
+    assert seen[0].left < 40 and 58 < seen[0].left + seen[0].side
 
 
 def test_detection_figure_of_nothing_at_all(tmp_path):

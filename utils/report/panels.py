@@ -150,7 +150,12 @@ def detection_figure(
         wrong = [(panel > threshold) != (mask > 0) for panel in maps if zoom_on_errors]
         scale = max(ceil(SHARP / max(image.shape)), 1)
         focus = _largest(*([np.any(wrong, axis=0)] if wrong else []), mask > 0)
-        inset = place_inset(image.shape, scale, focus, sum(rings, []), BOLD)
+        every = sum(rings, [])
+        # Wrong pixels of a larger object are shown with the whole object, or its ring is cut off.
+        around = [ring for ring in every if np.hypot(
+            ring.row - focus.row, ring.column - focus.column) <= ring.extent / 2]
+        focus = max([focus, *around], key=lambda ring: ring.extent)
+        inset = place_inset(image.shape, scale, focus, every, BOLD)
         for axes, panel, found in zip(grid[row], [stretch(image), mask > 0, *maps], rings):
             axes.imshow(paint(panel, scale, found, inset, BOLD))
             axes.set(xticks=[], yticks=[])
