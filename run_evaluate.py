@@ -75,7 +75,7 @@ def predict_and_score(
     predict_split(model_name, weights, split, args.output_dir, split.dataset, args.batch_size)
     folder = PredictionPaths(Paths(args.output_dir).predictions(split.dataset), model_name).mat
     model = ModelScores(score_predictions(split, folder, args.threshold), meta)
-    _, *files = save_report(args.output_dir, split.dataset, model_name, split.datasets, model,
+    _, *files = save_report(args.output_dir, split.dataset, model_name, split.names, model,
                             describe_predictions(split, folder))
     print(f"{model_name}:", *files, sep="\n  ", flush=True)
     return model

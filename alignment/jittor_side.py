@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import sys
+from unittest import mock
 
 import numpy as np
 from tqdm import tqdm
@@ -84,16 +85,22 @@ def capture(
     net: runtime.jt.Module, model_name: str, x: np.ndarray, y: np.ndarray
 ) -> dict[str, np.ndarray]:
     """One forward and backward pass in training mode, and what `bounds.distances` reads of it."""
+    from model import layers
+    from model.contrast import Branch
     from model.ops.layout import leave
 
     jt = runtime.jt
-    outputs = {}
+    outputs, kept = {}, []
     for stage, name in stage_modules(model_name).items():
         if stage != HEAD:
-            _keep_output(getattr(net, name), stage, outputs)
+            module = getattr(net, name)
+            # A contrast stage calls the two parts of a branch; the second part gives its output.
+            kept.append(list(module)[-1] if isinstance(module, Branch) else module)
+            _keep_output(kept[-1], stage, outputs)
     net.train()
     x, y = jt.array(x), jt.array(y)
-    outputs[HEAD] = net(x)
+    with mock.patch.object(layers, "can_sum_norms", lambda _: False):  # a GPU has no branches then
+        outputs[HEAD] = net(x)
     loss = soft_iou_loss(outputs[HEAD], y)
     everything = net.state_dict()
     names = trainable(everything)
@@ -106,8 +113,8 @@ def capture(
     found.update((f"buffers/{name}", array) for name, array in get_weights(net).items()
                  if "running_" in name)
     found["forward/loss"] = loss.numpy()
-    for name in stage_modules(model_name).values():
-        vars(getattr(net, name)).pop("execute", None)
+    for module in kept:
+        vars(module).pop("execute", None)
     net.eval()
     with jt.no_grad():
         found["forward/head, evaluating"] = net(x).numpy()

@@ -470,6 +470,30 @@ def test_what_was_found_before_an_interruption_is_kept(stream, monkeypatch, tmp_
     assert saved == ["00.mat", "01.mat", "02.mat"]
 
 
+def test_frames_of_one_size_in_batches_give_what_single_frames_give(weights, tmp_path, monkeypatch):
+    """As on a GPU."""
+    (tmp_path / "in").mkdir()
+    shapes = [(40, 56)] * 4 + [(48, 32), (40, 56), (40, 56)]
+    for i, shape in enumerate(shapes):
+        image = np.random.default_rng(i).integers(0, 255, shape, np.uint8)
+        Image.fromarray(image).save(tmp_path / "in" / f"{i}.png")
+    (tmp_path / "in" / "5b.png").write_bytes(b"no image")
+    files, batches, found = sorted((tmp_path / "in").iterdir()), [], []
+    predict_any = frames.predict
+    monkeypatch.setattr(
+        frames, "predict", lambda net, x: (batches.append(x.shape), predict_any(net, x))[1])
+    for most in (1, 3):
+        monkeypatch.setattr(frames, "AT_ONCE", {"cpu": most})
+        monkeypatch.setattr(frames, "BATCH_PIXELS", 3 * 40 * 56)
+        out = tmp_path / str(most)
+        outcome = frames.predict_frames(UNET, weights, files, out, frames.FrameOptions())
+        assert [*outcome.problems] == ["5b.png"]
+        found.append([loadmat(out / "mat" / UNET / f"{i}.mat")["T"] for i in range(len(shapes))])
+    assert [shape[0] for shape in batches] == [1, *[1] * 7, 1, 3, 1, 1, 2]
+    for single, together in zip(*found):
+        np.testing.assert_allclose(together, single, atol=1e-6)
+
+
 # Frames in one file
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter, deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
@@ -33,6 +33,8 @@ from utils.runtime import ranks
 
 FOURTEEN_BITS = 2**14
 SHOWN = 20  # unusable images that an error lists
+AT_ONCE = {"cpu": 1, "cuda": 8}  # frames of one size in a batch; a CPU gains nothing by more
+BATCH_PIXELS = 8 * 640 * 512  # at most, unless a single frame has more
 
 
 class FrameOptions(NamedTuple):
@@ -112,7 +114,9 @@ def predict_frames(
     model_name: str, weights: Path, files: Sequence[Path | Page], folder: Path,
     options: FrameOptions,
 ) -> Outcome:
-    """Predicts images one at a time, each at its own size, reading ahead and writing behind.
+    """Predicts images, each at its own size, reading ahead and writing behind.
+
+    On a GPU neighbouring images of one size are predicted together.
 
     Writes below `folder`: `img/<model>/NAME.png`, `mat/<model>/NAME.mat`,
     `overlay/<model>/NAME.png`, and `detections/<model>.csv` and `.json` (and `.coco.json` if
@@ -190,34 +194,52 @@ def _stream(
     workers = max(1, options.num_workers)
     writing: deque[Future] = deque()
     with ThreadPoolExecutor(workers) as pool:
-        stream = _read_ahead(pool, named, workers, options.stretch)
-        for name, file, reading in tqdm(
-            stream, model_name, len(named), unit="image", disable=None
-        ):
-            try:
-                image = reading.result()
-            except UserError as error:
-                outcome.problems[file.name] = str(error)
-                continue
-            if image.shape != shape:  # Jittor would keep the memory for each size
-                shape = image.shape
+        most = 1 if options.tile else AT_ONCE["cuda" if runtime.jt.flags.use_cuda else "cpu"]
+        reading = _read_ahead(pool, named, max(workers, most), options.stretch)
+        bar = tqdm(reading, model_name, len(named), unit="image", disable=None)
+        for group in _in_batches(bar, most, outcome.problems):
+            images = [image for *_, image in group]
+            if images[0].shape != shape:  # Jittor would keep the memory for each size
+                shape = images[0].shape
                 runtime.jt.gc()
-            x = stretch(image) if options.stretch else to_float(image)
-            if options.tile:
-                probability = predict_tiles(net, x, options.tile)
-            else:
-                probability = predict(net, x[None, None])[0]
-            found = find_detections(probability, options.threshold)
-            outcome.frames.append(Frame(file.name, shape[1], shape[0], found))
-            if image.dtype == np.uint16 and not options.stretch:
-                dark += int(image.max() < FOURTEEN_BITS)
-            writing.append(pool.submit(
-                _save, folder, model_name, name, image, probability, found, options.overlays))
-            if len(writing) > workers:
-                writing.popleft().result()
+            x = [stretch(image) if options.stretch else to_float(image) for image in images]
+            maps = ([predict_tiles(net, x[0], options.tile)] if options.tile
+                    else predict(net, np.stack(x)[:, None]))
+            for (name, file, image), probability in zip(group, maps):
+                found = find_detections(probability, options.threshold)
+                outcome.frames.append(Frame(file.name, shape[1], shape[0], found))
+                if image.dtype == np.uint16 and not options.stretch:
+                    dark += int(image.max() < FOURTEEN_BITS)
+                writing.append(pool.submit(
+                    _save, folder, model_name, name, image, probability, found, options.overlays))
+                if len(writing) > workers:
+                    writing.popleft().result()
         for each in writing:
             each.result()
     return dark
+
+
+def _in_batches(
+    stream: Iterable[tuple[str, Path | Page, Future]], most: int, problems: dict[str, str],
+) -> Iterator[list[tuple[str, Path | Page, np.ndarray]]]:
+    """Yields neighbouring frames of one size, at most so many; fills `problems`."""
+    group: list[tuple[str, Path | Page, np.ndarray]] = []
+    for name, file, reading in stream:
+        try:
+            image = reading.result()
+        except UserError as error:
+            problems[file.name] = str(error)
+            continue
+        if group and (image.shape != group[0][2].shape or len(group) >= most
+                      or (len(group) + 1) * image.size > BATCH_PIXELS):
+            yield group
+            group = []
+        group.append((name, file, image))
+        if most == 1:
+            yield group
+            group = []
+    if group:
+        yield group
 
 
 def _read_ahead(

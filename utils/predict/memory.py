@@ -1,8 +1,9 @@
-"""Checks that a prediction on the CPU fits into memory."""
+"""Checks that a prediction fits into the memory of the CPU, or of the GPU."""
 
 from __future__ import annotations
 
 import contextlib
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -14,7 +15,11 @@ FIXED = 200_000_000  # bytes that a prediction takes for an image of any size
 
 
 def free_bytes() -> int | None:
-    """Free memory of this machine, at most the limit of its container; None if unknown."""
+    """Free memory of the GPU, or of this machine within its container's limit; None if unknown."""
+    jittor = sys.modules.get("jittor")
+    if jittor is not None and jittor.flags.use_cuda:
+        info = jittor.core.get_mem_info()  # other programs are not in it
+        return info.total_cuda_ram - info.total_cuda_used
     free = []
     with contextlib.suppress(OSError, IndexError, ValueError):  # "max" stands for no limit
         available = Path("/proc/meminfo").read_text().split("MemAvailable:")[1]
