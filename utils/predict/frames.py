@@ -230,12 +230,12 @@ def _in_batches(
         except UserError as error:
             problems[file.name] = str(error)
             continue
-        if group and (image.shape != group[0][2].shape or len(group) >= most
+        if group and (image.shape != group[0][2].shape
                       or (len(group) + 1) * image.size > BATCH_PIXELS):
             yield group
             group = []
         group.append((name, file, image))
-        if most == 1:
+        if len(group) == most:
             yield group
             group = []
     if group:
