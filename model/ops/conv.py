@@ -15,7 +15,7 @@ from pathlib import Path
 from . import jt
 from .batch_norm import LINEAR
 from .elementwise import bias_activated
-from .layout import avx2_alone, shape_like, shape_of
+from .layout import shape_like, shape_of, widest_block
 from .native import BFLOAT16, on_cuda, read_header
 
 Pair = tuple[int, int]  # vertical, horizontal
@@ -70,107 +70,42 @@ class _ConvOneDNN(jt.Function):
                 self.run("backward_weights", weight.shape, weight.dtype, x, dy))
 
 
-class _WideConvOneDNN(_ConvOneDNN):
-    """A convolution with a kernel wider than 14, at which oneDNN's fast gradients end.
+class _ConvWinograd(_ConvOneDNN):
+    """A convolution with an odd kernel that keeps the size, in fewer multiplications."""
 
-    They are ten times as fast, so the gradients are computed by other calls. For stride 1, one
-    group, an odd width, and a horizontal padding of at least `dilation`.
-    """
+    def code(self, function, shape, x, taps, *arguments, inputs, **data):
+        rows, columns = (str(n > 1).lower() for n in taps)
+        return jt.code(
+            shape, "float32", inputs, cpu_header=read_header("winograd.h"),
+            cpu_src=f"winograd::{function}<{x.shape[4]}, {rows}, {columns}>"
+                    f"({', '.join(arguments)}, out0, data);", data={**self.data, **data})
 
-    def grad(self, dy):
-        x, weight = self.saved
-        (*channels, kh, kw), settings = weight.shape, self.data
-        padding, dilation = ((settings[f"{name}_h"], settings[f"{name}_w"])
-                             for name in ("padding", "dilation"))
-        around = [d * (k - 1) - p for d, k, p in zip(dilation, (kh, kw), padding)]
-        turned = jt.flip(weight, (2, 3)).permute(1, 0, 2, 3)
-        dx = _ConvOneDNN((1, 1), around, dilation, 1).run("forward", x.shape, x.dtype, dy, turned)
-        # The even columns of the kernel are one kernel with twice the horizontal dilation, the odd
-        # columns another.
-        taps = [
-            _ConvOneDNN((1, 1), (padding[0], padding[1] - first * dilation[1]),
-                        (dilation[0], 2 * dilation[1]), 1)
-            .run("backward_weights", (*channels, kh, count), weight.dtype, x, dy)
-            for first, count in ((0, kw // 2 + 1), (1, kw // 2))]
-        taps[1] = jt.nn.pad(taps[1], [0, 1, 0, 0])
-        return dx, jt.stack(taps, 4).reshape(*channels, kh, kw + 1)[..., :kw]
-
-
-class _ConvAVX2(_ConvOneDNN):
-    """A convolution of stride 1 that oneDNN has only slow kernels for on CPUs with AVX2 alone.
-
-    oneDNN 2.2 has fast AVX2 kernels for a horizontal padding of at most 3, and for gradients of
-    weights that are neither dilated nor wider than 14. The same sums of products in another order.
-    """
+    def forward(self, shape, x, weight, bias=None, added=None, slope=LINEAR, reversed=0):
+        inputs = [v for v in (x, weight, bias, added) if v is not None]
+        names = iter([f"in{i}" for i in range(len(inputs))])
+        pointers = ["nullptr" if v is None else next(names) for v in (x, weight, bias, added)]
+        return self.code("run", shape, x, weight.shape[2:], *pointers, inputs=inputs, slope=slope,
+                         reversed=reversed)
 
     def execute(self, x, weight):
         self.saved = x, weight
-        return self._padded(x, weight, self._pair("padding"), self.output_shape(x, weight))
+        return self.forward(self.output_shape(x, weight), x, weight)
 
     def grad(self, dy):
         x, weight = self.saved
-        padding, dilation = self._pair("padding"), self._pair("dilation")
-        around = [d * (k - 1) - p for d, k, p in zip(dilation, weight.shape[2:], padding)]
-        if around[1] > AVX2_PADDING:
-            groups = self.data["groups"]
-            turned = weight.reshape(groups, -1, *weight.shape[1:]).permute(0, 2, 1, 3, 4)
-            turned = jt.flip(turned.reshape(-1, *turned.shape[2:]), (2, 3))
-            dx = self._padded(dy, turned, around, x.shape)
-        else:
-            dx = self.run("backward_data", x.shape, x.dtype, dy, weight)
-        return dx, self._weight_gradient(x, dy, weight)
-
-    def _pair(self, name):
-        return self.data[f"{name}_h"], self.data[f"{name}_w"]
-
-    def _like(self, padding, dilation):
-        return _ConvOneDNN((1, 1), padding, dilation, self.data["groups"])
-
-    def _padded(self, x, weight, padding, shape):
-        """The convolution; a wide horizontal padding is made of zeros in memory."""
-        height, width = padding
-        if width > AVX2_PADDING:
-            x, width = _zeros_around(x, (0, 0), (width, width)), 0
-        conv = self._like((height, width), self._pair("dilation"))
-        return conv.run("forward", shape, x.dtype, x, weight)
-
-    def _weight_gradient(self, x, dy, weight):
-        padding, dilation = self._pair("padding"), self._pair("dilation")
-        if dilation == (1, 1):
-            if weight.shape[3] > WIDEST:
-                return self._halves(x, dy, weight)
-            return self.run("backward_weights", weight.shape, weight.dtype, x, dy)
-        # A kernel of dilation d combines only pixels whose distance is a multiple of d. So the
-        # image splits into d×d images, on which the kernel has dilation 1.
-        ends = [-(h + 2 * p) % d for h, p, d in zip(x.shape[2:4], padding, dilation)]
-        x = _zeros_around(x, *((p, p + e) for p, e in zip(padding, ends)))
-        dy = _zeros_around(dy, *((0, -h % d) for h, d in zip(dy.shape[2:4], dilation)))
-        conv = self._like((0, 0), (1, 1))
-        x, dy = (_every(v, dilation) for v in (x, dy))
-        return conv.run("backward_weights", weight.shape, weight.dtype, x, dy)
-
-    def _halves(self, x, dy, weight):
-        """The gradient of a wide kernel's left and right taps, one after the other."""
-        *rest, width = weight.shape
-        height, columns = self._pair("padding")
-        x = _zeros_around(x, (0, 0), (columns, columns))
-        conv, size = self._like((height, 0), (1, 1)), dy.shape[3]
-        return jt.concat([
-            conv.run("backward_weights", (*rest, count), weight.dtype,
-                     x[:, :, :, first : first + size + count - 1], dy)
-            for first, count in ((0, width // 2), (width // 2, width - width // 2))], 3)
+        return (self.forward(x.shape, dy, weight, reversed=1),
+                self.code("gradient", weight.shape, x, weight.shape[2:], "in0", "in1",
+                          inputs=[x, dy]))
 
 
-def _zeros_around(x, rows, columns):
-    """Activations in blocks of channels with zeros (before, after) along both axes."""
-    return x if not any((*rows, *columns)) else jt.nn.pad(x, [0, 0, *columns, *rows])
-
-
-def _every(x, step):
-    """Activations in blocks of channels, N images → N·step_h·step_w of every step-th pixel."""
-    (n, groups, h, w, b), (down, across) = x.shape, step
-    x = x.reshape(n, groups, h // down, down, w // across, across, b).permute(0, 3, 5, 1, 2, 4, 6)
-    return x.reshape(n * down * across, groups, h // down, w // across, b)
+def _by_winograd(x, weight, stride, padding, dilation, groups):
+    """True where `_ConvWinograd` can compute it and is faster."""
+    outputs, (inputs, *taps) = weight.shape[0] // groups, weight.shape[1:]
+    return (x.ndim == 5 and x.shape[4] == widest_block() > 1 and not on_cuda()
+            and x.dtype == weight.dtype == "float32"
+            and inputs % x.shape[4] == outputs % x.shape[4] == 0 and stride == (1, 1)
+            and max(taps) > 1 and taps[0] % 2 == taps[1] % 2 == 1
+            and padding == tuple(d * (k // 2) for d, k in zip(dilation, taps)))
 
 
 class _ConvCuDNN(jt.Function):
@@ -189,10 +124,6 @@ class _ConvCuDNN(jt.Function):
         ops = jt.cudnn.ops
         return (ops.cudnn_conv_backward_x(weight, dy, *x.shape[2:], *self.arguments),
                 ops.cudnn_conv_backward_w(x, dy, *weight.shape[2:], *self.arguments))
-
-
-AVX2_PADDING = 3  # the widest of oneDNN's fast kernels for AVX2
-WIDEST = 14  # oneDNN's fast gradients end there (in height they do not)
 
 
 def by_onednn() -> bool:
@@ -219,30 +150,27 @@ def conv2d(
     if jt.flags.use_cuda and jt.cudnn is not None:
         return _ConvCuDNN(stride, padding, dilation, groups)(x, weight)
     if by_onednn():
-        width = weight.shape[3]
-        if (avx2_alone() and x.ndim == 5 and stride == (1, 1)
-                and (padding[1] > AVX2_PADDING or dilation != (1, 1))):
-            return _ConvAVX2(stride, padding, dilation, groups)(x, weight)
-        wide = (width > WIDEST and width % 2 and not on_cuda() and stride == (1, 1) and groups == 1
-                and padding[1] >= dilation[1])
-        convolution = _WideConvOneDNN if wide else _ConvOneDNN
-        return convolution(stride, padding, dilation, groups)(x, weight)
+        if _by_winograd(x, weight, stride, padding, dilation, groups):
+            return _ConvWinograd(stride, padding, dilation, groups)(x, weight)
+        return _ConvOneDNN(stride, padding, dilation, groups)(x, weight)
     return jt.nn.conv2d(x, weight, None, stride, padding, dilation, groups)
 
 
 def conv2d_activated(
     x: jt.Var, weight: jt.Var, bias: jt.Var, slope: float = LINEAR, stride: int | Pair = 1,
-    padding: int | Pair = 0, dilation: int | Pair = 1, groups: int = 1,
+    padding: int | Pair = 0, dilation: int | Pair = 1, groups: int = 1, added: jt.Var | None = None,
 ) -> jt.Var:
-    """`conv2d`, a bias per channel and an activation with that slope; without gradient."""
-    if not by_onednn():
-        return bias_activated(conv2d(x, weight, stride, padding, dilation, groups), bias, slope)
+    """`conv2d`, plus `added` if it is given and a bias per channel, and an activation with that
+    slope; without gradient."""
     stride, padding, dilation = pair(stride), pair(padding), pair(dilation)
+    if by_onednn() and _by_winograd(x, weight, stride, padding, dilation, groups):
+        conv = _ConvWinograd(stride, padding, dilation, groups)
+        return conv.forward(conv.output_shape(x, weight), x, weight, bias, added, slope)
+    if added is not None or not by_onednn():
+        y = conv2d(x, weight, stride, padding, dilation, groups)
+        return bias_activated(y if added is None else y + added, bias, slope)
     conv = _ConvOneDNN(stride, padding, dilation, groups)
     shape = conv.output_shape(x, weight)
-    if avx2_alone() and x.ndim == 5 and padding[1] > AVX2_PADDING:
-        x = _zeros_around(x, (0, 0), (padding[1], padding[1]))
-        conv = _ConvOneDNN(stride, (padding[0], 0), dilation, groups)
     conv.data["slope"] = slope
     return conv.run("activated", shape, x.dtype, x, weight, bias)
 

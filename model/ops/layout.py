@@ -19,7 +19,7 @@ AVX2, AVX512 = 0x7, 0x27  # bits of dnnl_cpu_isa_t
 
 
 @functools.cache
-def _widest_block():
+def widest_block() -> int:
     """Floats in a vector register of this CPU, by oneDNN; 1 if it has no kernels for blocks."""
     # Jittor has loaded it; the bits are those of dnnl_cpu_isa_t.
     isa = ctypes.CDLL("libdnnl.so.2").dnnl_get_effective_cpu_isa()
@@ -28,17 +28,12 @@ def _widest_block():
 
 def has_blocks() -> bool:
     """Whether blocks of channels are the better form here."""
-    return not on_cuda() and jt.mkl_ops is not None and _widest_block() > 1
-
-
-def avx2_alone() -> bool:
-    """Whether this CPU has AVX2 and no AVX-512, for which oneDNN has more fast kernels."""
-    return _widest_block() == 8
+    return not on_cuda() and jt.mkl_ops is not None and widest_block() > 1
 
 
 def block_of(channels: int) -> int:
     """Block size for C channels: the vector width if it divides C, else C."""
-    return _widest_block() if channels % _widest_block() == 0 else channels
+    return widest_block() if channels % widest_block() == 0 else channels
 
 
 def enter(x: jt.Var) -> jt.Var:

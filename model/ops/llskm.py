@@ -14,7 +14,7 @@ from .batch_norm import EPS, LINEAR, MOMENTUM, require_two
 from .conv import by_onednn, conv2d, conv2d_activated, conv2d_sum_activated
 from .elementwise import bias_activated
 from .layout import block_of, enter, leave, per_channel, shape_of
-from .native import cuda_code, on_cuda
+from .native import BFLOAT16, cuda_code, on_cuda
 from .sharing import current_batch
 from .sums import add_bias_on_gpu, segments_of
 
@@ -296,10 +296,10 @@ def image_conv_sum_activated(
 ) -> jt.Var:
     """`image_conv` with 1×1 kernels plus `conv2d` of x2, a bias per channel and an activation;
     without gradient."""
-    if by_onednn():
+    if by_onednn() and x.dtype == BFLOAT16:  # rounded once
         return conv2d_sum_activated(x, kernels(theta), x2, weight, bias, slope, padding)
-    y = image_conv(x, theta, kernels, centre) + conv2d(x2, weight, padding=padding)
-    return bias_activated(y, bias, slope)
+    y = per_image_conv(x, kernels(theta)) if by_onednn() else image_conv(x, theta, kernels, centre)
+    return conv2d_activated(x2, weight, bias, slope, padding=padding, added=y)
 
 
 def _tries():

@@ -1,0 +1,412 @@
+// Convolutions of stride 1 that keep the size, by Winograd's F(2, 3) (Lavin and Gray, CVPR 2016): along an
+// axis, 4 multiplications give 2 outputs of 3 taps, where 6 are usual; in 3×3 kernels, 16 in place of 36.
+// A longer kernel is taken as several kernels of 3 taps, each of which reads the input shifted by 3 more;
+// a dilated convolution as one of each d-th pixel. All numbers are sums and halves of the usual factors,
+// so that nothing is lost: with fewer products, sums of float32 have fewer roundings.
+//
+// Activations are in blocks of b channels, N×C/b×H×W×b. `rows` and `columns` tell along which axes the
+// kernel has more than one tap.
+#include <algorithm>
+#include <cstdint>
+#include <memory>
+#include <omp.h>
+
+namespace winograd {
+
+template <int b>
+struct Channels { typedef float type __attribute__((vector_size(4 * b), aligned(4))); };
+
+template <int b>
+typename Channels<b>::type load(const float* from) {
+    return *reinterpret_cast<const typename Channels<b>::type*>(from);
+}
+
+template <int b>
+void store(float* to, typename Channels<b>::type value) {
+    *reinterpret_cast<typename Channels<b>::type*>(to) = value;
+}
+
+// The five transforms along an axis.
+template <class vec>
+void input(vec& a, vec& b, vec& c, vec& d) {
+    const vec sum = b + c, difference = c - b;
+    a -= c, d = b - d, b = sum, c = difference;
+}
+template <class vec>
+void kernel(vec& a, vec& b, vec& c, vec& d) {  // of three taps: d is set
+    const vec outer = a + c, middle = b;
+    d = c, b = 0.5f * (outer + middle), c = 0.5f * (outer - middle);
+}
+template <class vec>
+void output(vec& a, vec& b, vec c, vec d) { a += b + c, b -= c + d; }
+template <class vec>
+void output_gradient(vec& a, vec& b, vec& c, vec& d) {  // of two outputs: c and d are set
+    d = -b, c = a - b, b = a + b;
+}
+template <class vec>
+void kernel_gradient(vec& a, vec& b, vec& c, vec d) {
+    const vec sum = 0.5f * (b + c), difference = 0.5f * (b - c);
+    a += sum, b = difference, c = sum + d;
+}
+
+// A buffer of floats that begins at a cache line.
+class Buffer {
+    std::unique_ptr<float[]> data;
+public:
+    explicit Buffer(int64_t size) : data(new float[size + 16]) {}
+    float* begin() const { return (float*)((reinterpret_cast<uintptr_t>(data.get()) + 63) / 64 * 64); }
+};
+
+struct Axis {
+    int64_t size, taps, dilation;
+    int64_t parts() const { return (taps + 2) / 3; }  // kernels of three taps; 1 for a single tap
+    int64_t first(int64_t part) const { return taps == 1 ? 0 : 3 * part - (3 * parts() - taps) / 2; }
+    int64_t back(int64_t part) const { return taps / 2 - first(part); }  // from an output to its first input
+    int64_t phase() const { return (size + dilation - 1) / dilation; }   // pixels of each phase, at most
+    int64_t tiles() const { return taps == 1 ? phase() : (phase() + 1) / 2; }
+};
+
+struct Shape {
+    int64_t images, groups, inputs, outputs;  // blocks of channels per group
+    Axis y, x;
+
+    int64_t blocks() const { return y.parts() * x.parts() * inputs; }  // that are multiplied
+    int64_t tiles() const { return y.tiles() * x.tiles(); }
+};
+
+// T tiles of a phase of a map (an image's group).
+template <int T, bool rows, bool columns>
+struct Chunk {
+    const Shape& s;
+    int64_t map, phase, start;
+
+    static int64_t per_phase(const Shape& s) { return (s.tiles() + T - 1) / T; }
+    static int64_t count(const Shape& s) {
+        return s.images * s.groups * s.y.dilation * s.x.dilation * per_phase(s);
+    }
+    Chunk(const Shape& s, int64_t index)
+        : s(s), map(index / per_phase(s) / (s.y.dilation * s.x.dilation)),
+          phase(index / per_phase(s) % (s.y.dilation * s.x.dilation)), start(index % per_phase(s) * T) {}
+    int64_t group() const { return map % s.groups; }
+    int64_t tile(int64_t t) const { return std::min(start + t, s.tiles() - 1); }
+    bool is_used(int64_t t) const { return start + t < s.tiles(); }
+    // The first output of a tile.
+    int64_t top(int64_t tile) const {
+        return phase / s.x.dilation + s.y.dilation * (tile / s.x.tiles() * (1 + rows));
+    }
+    int64_t left(int64_t tile) const {
+        return phase % s.x.dilation + s.x.dilation * (tile % s.x.tiles() * (1 + columns));
+    }
+
+    // v: positions × blocks × T × b.
+    template <int b>
+    void transform_input(const float* x, float* v) const {
+        const int64_t blocks = s.blocks();
+        for (int64_t block = 0; block < blocks; ++block) {
+            const int64_t part = block / s.inputs;
+            const float* from = x + (map * s.inputs + block % s.inputs) * s.y.size * s.x.size * b;
+            const int64_t up = s.y.dilation * s.y.back(part / s.x.parts());
+            const int64_t back = s.x.dilation * s.x.back(part % s.x.parts());
+            for (int64_t t = 0; t < T; ++t)
+                transform_tile<b>(from, top(tile(t)) - up, left(tile(t)) - back,
+                                  v + (block * T + t) * b, blocks * T * b);
+        }
+    }
+
+    template <int b>
+    void transform_tile(const float* x, int64_t top, int64_t left, float* v, int64_t step) const {
+        constexpr int height = rows ? 4 : 1, width = columns ? 4 : 1;
+        const int64_t down = s.y.dilation, right = s.x.dilation;
+        typename Channels<b>::type r[height][width];
+        if (top >= 0 && left >= 0 && top + (height - 1) * down < s.y.size
+            && left + (width - 1) * right < s.x.size) {
+            #pragma GCC unroll 4
+            for (int i = 0; i < height; ++i)
+                #pragma GCC unroll 4
+                for (int j = 0; j < width; ++j)
+                    r[i][j] = load<b>(x + ((top + i * down) * s.x.size + left + j * right) * b);
+        } else {
+            for (int i = 0; i < height; ++i)
+                for (int j = 0; j < width; ++j)
+                    r[i][j] = inside<b>(x, top + i * down, left + j * right);
+        }
+        #pragma GCC unroll 4
+        for (int j = 0; j < width; ++j)
+            if (rows) input(r[0][j], r[1 * rows][j], r[2 * rows][j], r[3 * rows][j]);
+        #pragma GCC unroll 4
+        for (int i = 0; i < height; ++i)
+            if (columns) input(r[i][0], r[i][1 * columns], r[i][2 * columns], r[i][3 * columns]);
+        #pragma GCC unroll 4
+        for (int i = 0; i < height; ++i)
+            #pragma GCC unroll 4
+            for (int j = 0; j < width; ++j) store<b>(v + (i * width + j) * step, r[i][j]);
+    }
+
+    // The pixel, or zeros around the image.
+    template <int b>
+    typename Channels<b>::type inside(const float* x, int64_t row, int64_t column) const {
+        const bool is = row >= 0 && column >= 0 && row < s.y.size && column < s.x.size;
+        return is ? load<b>(x + (row * s.x.size + column) * b) : typename Channels<b>::type{};
+    }
+
+    // `positions` products `step` apart → outputs of tile t: + bias, + added, activation.
+    template <int b>
+    void transform_output(const float* m, int64_t step, int64_t t, typename Channels<b>::type bias,
+                          const float* added, float slope, float* y) const {
+        typedef typename Channels<b>::type vec;
+        constexpr int height = rows ? 4 : 1, width = columns ? 4 : 1;
+        vec r[height][width];
+        #pragma GCC unroll 4
+        for (int i = 0; i < height; ++i)
+            #pragma GCC unroll 4
+            for (int j = 0; j < width; ++j) r[i][j] = load<b>(m + (i * width + j) * step);
+        #pragma GCC unroll 4
+        for (int j = 0; j < width; ++j)
+            if (rows) output(r[0][j], r[1 * rows][j], r[2 * rows][j], r[3 * rows][j]);
+        for (int i = 0; i <= rows; ++i) {
+            const int64_t row = top(start + t) + i * s.y.dilation;
+            if (columns) output(r[i][0], r[i][1 * columns], r[i][2 * columns], r[i][3 * columns]);
+            for (int j = 0; j <= columns; ++j) {
+                const int64_t column = left(start + t) + j * s.x.dilation;
+                if (row >= s.y.size || column >= s.x.size) continue;
+                const int64_t at = (row * s.x.size + column) * b;
+                const vec z = added ? r[i][j] + bias + load<b>(added + at) : r[i][j] + bias;
+                store<b>(y + at, vec(z > 0 ? z : z * slope));
+            }
+        }
+    }
+
+    // m: positions × outputs × T × b.
+    template <int b>
+    void transform_gradient(const float* dy, float* m) const {
+        constexpr int height = rows ? 4 : 1, width = columns ? 4 : 1;
+        const int64_t step = s.outputs * T * b;
+        for (int64_t i = 0; i < s.outputs * T; ++i, m += b) {
+            const int64_t t = i % T, row = top(start + t), column = left(start + t);
+            const float* from = dy + (map * s.outputs + i / T) * s.y.size * s.x.size * b;
+            typename Channels<b>::type r[height][width] = {};
+            if (is_used(t))
+                for (int i = 0; i <= rows; ++i)
+                    for (int j = 0; j <= columns; ++j)
+                        r[i][j] = inside<b>(from, row + i * s.y.dilation, column + j * s.x.dilation);
+            #pragma GCC unroll 2
+            for (int j = 0; j <= columns; ++j)
+                if (rows) output_gradient(r[0][j], r[1 * rows][j], r[2 * rows][j], r[3 * rows][j]);
+            #pragma GCC unroll 4
+            for (int i = 0; i < height; ++i) {
+                if (columns)
+                    output_gradient(r[i][0], r[i][1 * columns], r[i][2 * columns], r[i][3 * columns]);
+                #pragma GCC unroll 4
+                for (int j = 0; j < width; ++j) store<b>(m + (i * width + j) * step, r[i][j]);
+            }
+        }
+    }
+};
+
+// Where the kernels of a group lie: outputs × inputs × taps, or as those of the convolution whose gradient
+// is computed, inputs × outputs × taps from the last tap to the first.
+template <int b>
+struct Weights {
+    int64_t taps, step_in, step_out;
+    bool reversed;
+
+    Weights(const Shape& s, bool reversed)
+        : taps(s.y.taps * s.x.taps), step_in(reversed ? s.outputs * b * taps : taps),
+          step_out(reversed ? taps : s.inputs * b * taps), reversed(reversed) {}
+    int64_t tap(int64_t i) const { return reversed ? taps - 1 - i : i; }
+};
+
+// Calls f(i, j, tap) for the taps of a part of the kernel that are there.
+template <class F>
+void for_taps(const Shape& s, int64_t part, F f) {
+    const int64_t top = s.y.first(part / s.x.parts()), left = s.x.first(part % s.x.parts());
+    for (int i = 0; i < 3; ++i)
+        for (int j = 0; j < 3; ++j) {
+            const int64_t y = top + i, x = left + j;
+            if (y >= 0 && x >= 0 && y < s.y.taps && x < s.x.taps) f(i, j, y * s.x.taps + x);
+        }
+}
+
+// One block of output channels of the kernels of a group, transformed.
+// u: outputs/O × positions × blocks·b × O·b.
+template <int b, int O, bool rows, bool columns>
+void transform_kernels(const Shape& s, const float* w, const Weights<b>& in, int64_t block_out, float* u) {
+    typedef typename Channels<b>::type vec;
+    constexpr int height = rows ? 4 : 1, width = columns ? 4 : 1;
+    const int64_t step = s.blocks() * b * O * b;
+    u += block_out / O * height * width * step + block_out % O * b;
+    for (int64_t row = 0; row < s.blocks() * b; ++row) {
+        const int64_t part = row / (s.inputs * b), c = row % (s.inputs * b);
+        vec r[4][4] = {};
+        for_taps(s, part, [&](int i, int j, int64_t tap) {
+            const float* from = w + c * in.step_in + in.tap(tap) + block_out * b * in.step_out;
+            for (int k = 0; k < b; ++k) r[i][j][k] = from[k * in.step_out];
+        });
+        for (int j = 0; j < 3; ++j)
+            if (rows) kernel(r[0][j], r[1][j], r[2][j], r[3][j]);
+        for (int i = 0; i < height; ++i) {
+            if (columns) kernel(r[i][0], r[i][1], r[i][2], r[i][3]);
+            for (int j = 0; j < width; ++j) store<b>(u + (i * width + j) * step + row * O * b, r[i][j]);
+        }
+    }
+}
+
+// m = v·u for T tiles and O blocks of output channels, whose sums are all kept in registers.
+// v: blocks × T × b;  u: blocks·b × O·b;  m: O × T × b.
+template <int b, int T, int O>
+void multiply(int64_t blocks, const float* v, const float* u, float* m) {
+    typename Channels<b>::type sum[T][O];
+    #pragma GCC unroll 32
+    for (int t = 0; t < T; ++t)
+        #pragma GCC unroll 2
+        for (int o = 0; o < O; ++o) sum[t][o] = typename Channels<b>::type{};
+    for (int64_t block = 0; block < blocks; ++block, v += T * b)
+        for (int c = 0; c < b; ++c, u += O * b)
+            #pragma GCC unroll 32
+            for (int t = 0; t < T; ++t)
+                #pragma GCC unroll 2
+                for (int o = 0; o < O; ++o) sum[t][o] += v[t * b + c] * load<b>(u + o * b);
+    #pragma GCC unroll 32
+    for (int t = 0; t < T; ++t)
+        #pragma GCC unroll 2
+        for (int o = 0; o < O; ++o) store<b>(m + (o * T + t) * b, sum[t][o]);
+}
+
+template <int b, int T, int O, bool rows, bool columns>
+void convolve(const Shape& s, const float* x, const float* w, bool reversed, const float* bias,
+              const float* added, float slope, float* y) {
+    typedef Chunk<T, rows, columns> Tiles;
+    constexpr int positions = (rows ? 4 : 1) * (columns ? 4 : 1);
+    const int64_t plane = s.y.size * s.x.size * b, blocks = s.blocks(), part = blocks * b * O * b;
+    const int64_t kernels = positions * s.outputs / O * part;
+    const Weights<b> weights(s, reversed);
+    const Buffer u(s.groups * kernels);
+    #pragma omp parallel
+    {
+        #pragma omp for collapse(2)
+        for (int64_t g = 0; g < s.groups; ++g)
+            for (int64_t o = 0; o < s.outputs; ++o)
+                transform_kernels<b, O, rows, columns>(
+                    s, w + g * s.inputs * b * s.outputs * b * weights.taps, weights, o,
+                    u.begin() + g * kernels);
+        const Buffer v(positions * blocks * T * b), m(positions * O * T * b);
+        #pragma omp for
+        for (int64_t index = 0; index < Tiles::count(s); ++index) {
+            const Tiles chunk(s, index);
+            chunk.template transform_input<b>(x, v.begin());
+            for (int64_t o = 0; o < s.outputs; o += O) {
+                const float* own = u.begin() + chunk.group() * kernels + o / O * positions * part;
+                for (int64_t i = 0; i < positions; ++i)
+                    multiply<b, T, O>(blocks, v.begin() + i * blocks * T * b, own + i * part,
+                                      m.begin() + i * O * T * b);
+                for (int64_t i = 0; i < O * T; ++i) {
+                    const int64_t out = o + i / T, at = (chunk.map * s.outputs + out) * plane;
+                    if (chunk.is_used(i % T))
+                        chunk.template transform_output<b>(
+                            m.begin() + i * b, O * T * b, i % T,
+                            bias ? load<b>(bias + (chunk.group() * s.outputs + out) * b)
+                                 : typename Channels<b>::type{},
+                            added ? added + at : nullptr, slope, y + at);
+                }
+            }
+        }
+    }
+}
+
+// du += Σ v·m over T tiles, for C input channels and O blocks of output channels.
+// v: T × b, m: O × T × b, du: rows of O·b, `row` apart.
+template <int b, int T, int C, int O>
+void add_outer(const float* v, const float* m, float* du, int64_t row) {
+    typename Channels<b>::type sum[C][O];
+    #pragma GCC unroll 16
+    for (int c = 0; c < C; ++c)
+        #pragma GCC unroll 2
+        for (int o = 0; o < O; ++o) sum[c][o] = load<b>(du + c * row + o * b);
+    for (int t = 0; t < T; ++t)
+        #pragma GCC unroll 16
+        for (int c = 0; c < C; ++c)
+            #pragma GCC unroll 2
+            for (int o = 0; o < O; ++o) sum[c][o] += v[t * b + c] * load<b>(m + (o * T + t) * b);
+    #pragma GCC unroll 16
+    for (int c = 0; c < C; ++c)
+        #pragma GCC unroll 2
+        for (int o = 0; o < O; ++o) store<b>(du + c * row + o * b, sum[c][o]);
+}
+
+template <int b, int T, int C, int O, bool rows, bool columns>
+void kernel_gradients(const Shape& s, const float* x, const float* dy, float* dw) {
+    typedef typename Channels<b>::type vec;
+    typedef Chunk<T, rows, columns> Tiles;
+    constexpr int height = rows ? 4 : 1, width = columns ? 4 : 1, positions = height * width;
+    const int64_t blocks = s.blocks(), row = s.outputs * b, kernels = positions * blocks * b * row;
+    const int64_t threads = omp_get_max_threads(), all = s.groups * kernels;
+    const Weights<b> weights(s, false);
+    const Buffer sums(threads * all);  // of each thread: positions × blocks·b × outputs·b
+    std::fill_n(sums.begin(), threads * all, 0.0f);
+    #pragma omp parallel
+    {
+        const Buffer v(positions * blocks * T * b), m(positions * s.outputs * T * b);
+        #pragma omp for schedule(static)
+        for (int64_t index = 0; index < Tiles::count(s); ++index) {
+            const Tiles chunk(s, index);
+            chunk.template transform_input<b>(x, v.begin());
+            chunk.template transform_gradient<b>(dy, m.begin());
+            float* du = sums.begin() + omp_get_thread_num() * all + chunk.group() * kernels;
+            for (int64_t i = 0; i < positions * blocks; ++i, du += b * row)
+                for (int64_t o = 0; o < s.outputs; o += O)
+                    for (int c = 0; c < b; c += C)
+                        add_outer<b, T, C, O>(v.begin() + i * T * b + c,
+                                              m.begin() + (i / blocks * s.outputs + o) * T * b,
+                                              du + c * row + o * b, row);
+        }
+        #pragma omp for
+        for (int64_t i = 0; i < s.groups * blocks * b * s.outputs; ++i) {
+            const int64_t o = i % s.outputs, in = i / s.outputs % (blocks * b);
+            const int64_t g = i / s.outputs / (blocks * b), c = in % (s.inputs * b);
+            vec r[4][4] = {};
+            for (int64_t copy = 0; copy < threads; ++copy)
+                for (int p = 0; p < positions; ++p)
+                    r[p / width][p % width] += load<b>(
+                        sums.begin() + copy * all + g * kernels + (p * blocks * b + in) * row + o * b);
+            for (int j = 0; j < width; ++j)
+                if (rows) kernel_gradient(r[0][j], r[1][j], r[2][j], r[3][j]);
+            for (int k = 0; k < 3; ++k)
+                if (columns) kernel_gradient(r[k][0], r[k][1], r[k][2], r[k][3]);
+            float* to = dw + ((g * s.outputs + o) * b * s.inputs * b + c) * weights.taps;
+            for_taps(s, in / (s.inputs * b), [&](int i, int j, int64_t tap) {
+                for (int k = 0; k < b; ++k) to[k * weights.step_out + tap] = r[i][j][k];
+            });
+        }
+    }
+}
+
+template <class Settings>
+Shape shape_of(jittor::Var* x, jittor::Var* y, jittor::Var* w, Settings& settings) {
+    const int64_t groups = settings["groups"], axes = w->shape.size();
+    return {x->shape[0], groups, x->shape[1] / groups, y->shape[1] / groups,
+            {x->shape[2], w->shape[axes - 2], (int)settings["dilation_h"]},
+            {x->shape[3], w->shape[axes - 1], (int)settings["dilation_w"]}};
+}
+
+// As many sums as there are registers for: 32 for blocks of 16 channels, else 16.
+// Without a bias there is no activation.
+template <int b, bool rows, bool columns, class Settings>
+void run(jittor::Var* x, jittor::Var* w, jittor::Var* bias, jittor::Var* added, jittor::Var* y,
+         Settings& settings) {
+    const Shape s = shape_of(x, y, w, settings);
+    const auto chosen = s.outputs % 2 ? convolve<b, b == 16 ? 28 : 12, 1, rows, columns>
+                                      : convolve<b, b == 16 ? 14 : 6, 2, rows, columns>;
+    chosen(s, x->ptr<float>(), w->ptr<float>(), bool(settings["reversed"]),
+           bias ? bias->ptr<float>() : nullptr, added ? added->ptr<float>() : nullptr,
+           bias ? float(settings["slope"]) : 1, y->ptr<float>());
+}
+
+template <int b, bool rows, bool columns, class Settings>
+void gradient(jittor::Var* x, jittor::Var* dy, jittor::Var* dw, Settings& settings) {
+    const Shape s = shape_of(x, dy, dw, settings);
+    const auto chosen = s.outputs % 2 ? kernel_gradients<b, 28, b, 1, rows, columns>
+                                      : kernel_gradients<b, 28, b / 2, 2, rows, columns>;
+    chosen(s, x->ptr<float>(), dy->ptr<float>(), dw->ptr<float>());
+}
+
+}  // namespace winograd
