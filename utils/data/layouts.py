@@ -1,11 +1,12 @@
-"""How the public datasets lay out their files: folders, names of masks, places of lists.
+"""Layouts of the public datasets: folders, names of masks, places of lists.
 
-A layout is a row of these tables and no code; `prepare_dataset.py` brings each into the first.
+A layout is rows of these tables, not code; `prepare_dataset.py` brings each into the first.
 """
 
 from __future__ import annotations
 
 import codecs
+import contextlib
 import os
 import re
 import unicodedata
@@ -22,13 +23,14 @@ FOLDERS = (
     ("images", "masks"),  # NUDT-SIRST, NUAA-SIRST, SIRST-Aug, SIRST3
     ("IRSTD1k_Img", "IRSTD1k_Label"),  # IRSTD-1K as published
 )
-# What follows the image's name in the name of its mask.
+# What follows the image's name in the name of its mask; of several masks the first counts.
 SUFFIXES = (
     "",
     "_pixels0",  # NUAA-SIRST
     "_mask",  # SIRST-Aug
 )
-# Where a list lies; of several the first counts. {name} is the folder's, * any, if only one fits.
+# Where a list lies; of several the first counts. {name} is the folder's name, * is any name if only
+# one list fits.
 LISTS = {
     "train": (
         "train.txt",
@@ -53,24 +55,31 @@ LISTS = {
         "ImageSets/Segmentation/val.txt",
     ),
 }
-# Each list a folder of its own, with images and masks in it (SIRST-Aug as published), or in both.
+# Folders with images and masks of one list only (SIRST-Aug as published), or such folders in both.
 SPLIT_FOLDERS = {"train": ("trainval", "train"), "test": ("test", "val")}
 
-
-DEPTH = 4  # folders below that of the images which may hold images
+DEPTH = 4  # levels of folders below the images' folder that may hold images
 
 
 class Layout(NamedTuple):
-    """Where one list of a dataset has its files."""
+    """Where one list of a dataset has its files.
+
+    Attributes:
+        images: the folder of the images.
+        masks: the folder of the masks.
+        list: the list's file; None: all images of the folder.
+        image_suffix: what follows a name on the list in the image's file name.
+        mask_suffix: what follows that name in the mask's file name; None: any of `SUFFIXES`.
+    """
 
     images: Path
     masks: Path
-    list: Path | None  # None: all images of the folder
-    image_suffix: str = ""  # what follows the list's name in an image's name
-    mask_suffix: str | None = None  # what follows that name in a mask's; None: any of `SUFFIXES`
+    list: Path | None
+    image_suffix: str = ""
+    mask_suffix: str | None = None
 
     def names(self) -> list[str]:
-        """The names on the list, as often as it names them.
+        """The names on the list, with repetitions.
 
         Raises:
             UserError: there are none; or as `read_names`.
@@ -84,58 +93,60 @@ class Layout(NamedTuple):
         return sorted(images)
 
     def image_files(self) -> dict[str, Path]:
-        """Name → file of the images, as `index_files`; masks are left out."""
-        files = index_files(self.images)
-        if self.mask_suffix and self.images == self.masks:
-            files = {name: file for name, file in files.items()
-                     if not name.endswith(self.mask_suffix)}
-        return {name[: len(name) - len(self.image_suffix)]: file for name, file in files.items()
-                if name.endswith(self.image_suffix)}
+        """Name → file of the images, without the masks in their folder."""
+        own, masks = self.image_suffix, self.mask_suffix
+        mixed = masks and self.images == self.masks
+        return {name[: len(name) - len(own)]: file
+                for name, file in index_files(self.images).items()
+                if name.endswith(own) and not (mixed and name.endswith(masks))}
 
     def mask_files(self, names: Sequence[str]) -> dict[str, Path]:
-        """Name → file of the masks of these images, as far as they are there."""
+        """Name → file of the masks of these images; missing masks are left out."""
         files = index_files(self.masks)
         suffixes = SUFFIXES if self.mask_suffix is None else (self.mask_suffix,)
-        found = {name: [files[name + suffix] for suffix in suffixes if name + suffix in files]
-                 for name in names}
-        return {name: masks[0] for name, masks in found.items() if masks}
+        return {name: files[name + suffix] for name in names for suffix in reversed(suffixes)
+                if name + suffix in files}
 
 
-def image_folders(folder: Path) -> list[tuple[Path, Path]]:
-    """The existing folders of images by `FOLDERS`, each with the folder of its masks."""
-    rows = [(folder / images, folder / masks) for images, masks in FOLDERS]
-    return [row for row in rows if row[0].is_dir()]
+def layout_of(folder: Path, split: str, masks_required: bool = False) -> Layout | None:
+    """Where a list of a dataset has its files; None if the folder has no images for it.
 
+    Args:
+        masks_required: True ignores folders of images for both lists without a folder of masks.
 
-def split_folder(folder: Path, split: str) -> Path | None:
-    """The folder that holds the files of this list alone, by `SPLIT_FOLDERS`, or None."""
-    places = [folder / place for place in SPLIT_FOLDERS.get(split, ())]
-    return next((place for place in places if image_folders(place)), None)
+    Raises:
+        UserError: two folders of images, or two such lists.
+    """
+    for place in (folder, *(folder / own for own in SPLIT_FOLDERS.get(split, ()))):
+        rows = [(place / images, place / masks) for images, masks in FOLDERS
+                if (place / images).is_dir()]
+        if masks_required and place == folder:
+            rows = [row for row in rows if row[1].is_dir()]
+        if len(rows) > 1:
+            raise UserError(f"{rows[0][0]}: and {rows[1][0].name}/ beside it; remove one of them")
+        if rows:
+            return Layout(*rows[0], find_list(place, split))
+    return None
 
 
 def find_layout(folder: Path, split: str) -> Layout:
     """Where a list of a dataset has its files.
 
     Raises:
-        UserError: no folder of images, or two of them; no such list, or two of them.
+        UserError: no folder of images, no such list; or as `layout_of`.
     """
-    rows = image_folders(folder)
-    own = None if rows else split_folder(folder, split)
-    rows = rows or (own and image_folders(own)) or []
-    if not rows:
+    layout = layout_of(folder, split)
+    if layout is None:
         raise UserError(
             f"{folder / 'images'}: no such folder; a dataset holds images/, masks/, train.txt and "
             "test.txt, or python prepare_dataset.py brings it into this shape"
         )
-    if len(rows) > 1:
-        raise UserError(f"{rows[0][0]}: and {rows[1][0].name}/ beside it; remove one of them")
-    path = find_list(own or folder, split)
-    if path is None and own is None:
+    if layout.list is None and layout.images.parent == folder:
         raise UserError(
             f"{folder / split}.txt: no {split} list (nor {', '.join(_places(folder, split)[1:])}); "
-            f"write one, a name of {rows[0][0].name}/ on each line"
+            f"write one, a name of {layout.images.name}/ on each line"
         )
-    return Layout(*rows[0], path)
+    return layout
 
 
 def _places(folder: Path, split: str) -> list[str]:
@@ -150,7 +161,7 @@ def find_list(folder: Path, split: str) -> Path | None:
         UserError: several lists fit one place.
     """
     for place in _places(folder, split):
-        # Not glob where nothing is to be matched: the folder's name may hold its signs.
+        # No glob without a *: the folder's name may hold its signs.
         found = sorted(folder.glob(place)) if "*" in place else [folder / place]
         found = [path for path in found if path.is_file()]
         if len(found) > 1:
@@ -164,7 +175,7 @@ def find_list(folder: Path, split: str) -> Path | None:
     return None
 
 
-# What people put around names, and what nobody sees.
+# Characters around names in lists, and invisible characters.
 _QUOTES = "\"'`\u201c\u201d\u2018\u2019 \t"
 _BRACKETS = _QUOTES + "[](){}"
 _COMMAS = ",;\uff0c\uff1b\u3001"  # also Chinese commas
@@ -176,39 +187,37 @@ _HEADINGS = ("image", "images", "img", "name", "names", "file", "filename", "fil
 def read_names(
     path: Path, images: Collection[str], folder: str = "images", suffix: str = ""
 ) -> list[str]:
-    """The images that a list names, as people write lists.
+    """Reads the names of images from a list, in the forms that people write lists.
 
     A line is the name of an image, with or without its extension and the folders before it, or a
-    path that ends with it; or several names between commas. Quotation marks, comments (#, %, //)
-    and a first line of headings are passed over, and so are columns beside the name: its mask, a
-    label of -1, 0 or 1, the number of the line. A line that is no more than a name counts whether
-    there is such an image or not.
+    path that ends with it; or several names between commas. Ignored are quotation marks, comments
+    (#, %, //), a first line of headings, and columns beside the name: its mask, a label of -1, 0 or
+    1, the number of the line. A line that is a plain name counts even if there is no such image.
 
     Args:
-        images: the names that there are.
+        images: the names of the existing images.
         folder: the name of their folder.
-        suffix: what files are called beyond these names.
+        suffix: what file names have beyond these names.
 
     Raises:
-        UserError: it cannot be read, is empty, or a line has no meaning or several.
+        UserError: the list cannot be read, is empty, or a line has no meaning or several.
     """
     text, certain = _read_text(path)
     lines = [(number, line.strip()) for number, line in enumerate(text.splitlines(), 1)
              if line.strip()]
-    bare = Counter(name.rsplit("/", 1)[-1] for name in images)
-    known = {name: name for name in images}
-    for name in images:  # without its folders, where no other image has this name
-        last = name.rsplit("/", 1)[-1]
-        if bare[last] == 1:
-            known.setdefault(last, name)
+    last = [name.rsplit("/", 1)[-1] for name in images]
+    number_of = Counter(last)
+    # Spelling → name: also without its folders, if no other image has this name.
+    known = {end: name for end, name in zip(last, images) if number_of[end] == 1}
+    known.update((name, name) for name in images)
     names: list[str] = []
     for number, line in lines:
-        found = _read_line(line, number, known, suffix, alone=len(lines) == 1)
-        if isinstance(found, str):
+        try:
+            names += _read_line(line, number, known, suffix, alone=len(lines) == 1)
+        except ValueError as odd:
             shown = line if line.isprintable() and len(line) < 80 else ascii(line)[1:-1][:60]
-            raise UserError(f'{path}: line {number} "{shown}" {found}; write a name of {folder}/ '
-                            "on each line")
-        names += found
+            raise UserError(f'{path}: line {number} "{shown}" {odd}; write a name of {folder}/ on '
+                            "each line") from None
     if not names:
         raise UserError(f"{path}: the list is empty; write a name of {folder}/ on each line")
     if not certain and not set(names) <= set(images):
@@ -224,27 +233,28 @@ def _read_text(path: Path) -> tuple[str, bool]:
         raise UserError(f"{path}: cannot be read ({error}); check its permissions") from error
     marked = data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))  # Notepad's "Unicode"
     for encoding in ("utf-16",) if marked else ("utf-8-sig", "gb18030"):
-        try:
+        with contextlib.suppress(UnicodeDecodeError):
             text = data.decode(encoding).translate(_UNSEEN)
-        except UnicodeDecodeError:
-            continue
-        return unicodedata.normalize("NFC", text), encoding != "gb18030"
+            return unicodedata.normalize("NFC", text), encoding != "gb18030"
     raise UserError(f"{path}: cannot be read (neither UTF-8 nor GBK); save it as UTF-8 text")
 
 
 def _read_line(
-    line: str, number: int, images: Mapping[str, str], suffix: str, alone: bool
-) -> list[str] | str:
-    """The names on a line of a list, or what is odd about it.
+    line: str, number: int, known: Mapping[str, str], suffix: str, alone: bool
+) -> list[str]:
+    """The names on a line of a list.
 
     Args:
-        images: what a name may be called → the name.
-        alone: whether the list has no other line.
+        known: spelling of a name → the name.
+        alone: True if the list has no other line.
+
+    Raises:
+        ValueError: says what is odd about the line.
     """
     text = _COMMENT.sub("", line).strip(_QUOTES + _COMMAS)
-    for whole in (line, _plain(line), text, _plain(text)):  # whatever signs are in it
-        if whole in images:
-            return [images[whole]]
+    for whole in (line, _plain(line), text, _plain(text)):  # a name may have any signs in it
+        if whole in known:
+            return [known[whole]]
     if not text.strip(_BRACKETS):
         return []
     for separator in (rf"\s*[{_COMMAS}\t]\s*", rf"[{_COMMAS}\s]+"):
@@ -252,72 +262,68 @@ def _read_line(
         columns = [column for column in columns if column.strip(_BRACKETS)]
         if len(columns) == 1 and " " in text:
             continue
-        named = [_image_of(column, images, suffix)
-                 or _image_of(column.strip(_BRACKETS), images, suffix) for column in columns]
+        named = [_image_of(column, known, suffix)
+                 or _image_of(column.strip(_BRACKETS), known, suffix) for column in columns]
         found = list(dict.fromkeys(name for name in named if name))
         others = [column for column, name in zip(columns, named) if not name]
-        if len(found) == 1 and all(_beside(other, found[0], number) for other in others):
+        if len(found) == 1 and all(_adds_nothing(other, found[0], number) for other in others):
             return found
         if len(found) > 1:
-            # Two may be an image and its mask under another image's name.
+            # Two names may be an image and its mask under another image's name.
             commas = set(_COMMAS) & set(text)
             if not others and commas and (alone or len(found) > 2):
                 return [name for name in named if name]
-            return f"names {len(found)} images{' and more' if others else ''}"
-    name = _image_of(text, images, suffix)  # a path with blanks in its folders
+            raise ValueError(f"names {len(found)} images{' and more' if others else ''}")
+    name = _image_of(text, known, suffix)  # a path with blanks in its folders
     if name:
         return [name]
     if number == 1 and columns[0].lower() in _HEADINGS:
         return []
     if ".." in re.split(r"[/\\]", text):
-        return "leads out of the folder"
+        raise ValueError("leads out of the folder")
     if len(text) > 255 or not text.isprintable():
-        return "is no name; save the list as text"
+        raise ValueError("is no name; save the list as text")
     odd = re.search(r"[\s,;\"'`<>|:*?]", text)
     if odd:
-        return f"names no image, and has {'a blank' if odd[0].isspace() else odd[0]} in it"
+        sign = "a blank" if odd[0].isspace() else odd[0]
+        raise ValueError(f"names no image, and has {sign} in it")
     return [_plain(text)]
 
 
-def _image_of(text: str, images: Mapping[str, str], suffix: str) -> str | None:
-    """The image that a text names: the longest end of the path that is the name of one."""
-    if text in images:
-        return images[text]
+def _image_of(text: str, known: Mapping[str, str], suffix: str) -> str | None:
+    """The image that a text names: the longest end of the path that is an image's name."""
+    if text in known:
+        return known[text]
     parts = _plain(text).split("/")
     if ".." in parts:
         return None
     ends = ["/".join(parts[start:]) for start in range(len(parts))]
     ends += [end[: -len(suffix)] for end in ends if suffix and end.endswith(suffix)]
-    # The folder of a name may tell it from another: only a name without one is enough by itself.
-    return next((images[end] for end in ends if images.get(end) == end or end in images
+    # A path's folders must be the name's folders: two images may differ in them alone.
+    return next((known[end] for end in ends if known.get(end) == end or end in known
                  and len(parts) == 1), None)
 
 
 def _plain(text: str) -> str:
-    """A path with slashes, and without those at its beginning, and without an extension."""
-    parts = [part for part in text.replace("\\", "/").split("/") if part not in ("", ".")]
-    name = "/".join(parts)
-    return name[: -len(_extension(name))] if _extension(name) else name
+    """A path with slashes, without slashes at its ends and without an extension."""
+    name = "/".join(part for part in text.replace("\\", "/").split("/") if part not in ("", "."))
+    suffix = Path(name).suffix
+    return name[: -len(suffix)] if suffix.lower() in EXTENSIONS else name
 
 
-def _beside(column: str, name: str, number: int) -> bool:
-    """Whether a column of a list says nothing more than the name of the image beside it."""
+def _adds_nothing(column: str, name: str, number: int) -> bool:
+    """True if a column says no more than the image's name beside it: a label, number or mask."""
     if column in ("-1", "0", "1", "+1", *map(str, range(number - 2, number + 1))):
         return True
     mask, image = (text.rsplit("/", 1)[-1] for text in (_plain(column), name))
     return mask.startswith(image) and not mask[len(image) :][:1].isalnum()
 
 
-def _extension(name: str) -> str:
-    suffix = Path(name).suffix
-    return suffix if suffix.lower() in EXTENSIONS else ""
-
-
 def index_files(folder: Path, extensions: Sequence[str] = EXTENSIONS) -> dict[str, Path]:
-    """Name → file of a folder and of those in it; among several files the first of `extensions`.
+    """Name → file of a folder and its subfolders; of several files the first by `extensions`.
 
-    A name is the path below the folder without the extension, its letters in Unicode's form NFC:
-    a list and a folder may come from systems that write an umlaut in different ways.
+    A name is the path below the folder without the extension, in Unicode's form NFC: a list and a
+    folder may come from systems that store an umlaut in different ways.
 
     Raises:
         UserError: there is no such folder.
@@ -333,7 +339,7 @@ def index_files(folder: Path, extensions: Sequence[str] = EXTENSIONS) -> dict[st
 
 
 def _walk(folder: Path, depth: int = DEPTH) -> Iterator[Path]:
-    """The files of a folder and of those in it, hidden ones aside."""
+    """The files of a folder and its subfolders, without hidden ones."""
     with os.scandir(folder) as entries:
         for entry in entries:
             if entry.name.startswith("."):
