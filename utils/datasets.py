@@ -236,7 +236,7 @@ def train_batches(
     for batch in range(start, batches):
         chosen = order[batch * batch_size : (batch + 1) * batch_size]
         own = chosen[part(len(chosen))]
-        pairs = [augmentation.apply(images[i], masks[i], seed, epoch, i) for i in own]
+        pairs = [augmentation.apply(images[i], masks[i], (seed, epoch, i)) for i in own]
         x, y = (np.stack(arrays)[:, None].astype(np.float32) for arrays in zip(*pairs))
         yield [split.names[i] for i in chosen], x, y / np.float32(FULL) if soft else y
 
