@@ -104,10 +104,6 @@ def test_irstd_1k_in_one_command(tmp_path, irstd, way, script):
 def test_nuaa_sirst_with_a_mask_of_another_size(tmp_path):
     source = tmp_path / "NUAA"
     write(source, [(20, 30), (31, 22), (16, 16), (18, 19), (20, 30)])
-    for name, mode in (("00", "RGB"), ("01", "RGBA"), ("02", "P"), ("03", "1")):
-        for kind in ("images", "masks") if mode == "RGB" else ("masks",):
-            path = source / kind / f"{name}.png"
-            Image.open(path).convert(mode).save(path)
     (source / "images" / "04.png").write_bytes((source / "images" / "00.png").read_bytes())
     Image.new("L", (30, 21)).save(source / "masks" / "03.png")
     relay(source, suffix="_pixels0", lists={

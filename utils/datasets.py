@@ -137,11 +137,9 @@ def load_splits(
     problems = list(dict.fromkeys(
         line for split in loaded for lines in split.skipped.values() for line in lines))
     if problems and not skip_bad:
-        raise UserError(
-            f"{folder}: {_count(len(problems), 'file')} cannot be used; "
-            "mend each, take its name off the list, or leave them out with --skip_bad:\n"
-            + "\n".join(f"  {line}" for line in problems)
-        )
+        raise UserError("\n  ".join((
+            f"{folder}: {_count(len(problems), 'file')} cannot be used; mend each, take its name "
+            "off the list, or leave them out with --skip_bad:", *problems)))
     for split, layout in zip(loaded, layouts):
         if not len(split):
             raise UserError(f"{layout.list or layout.images}: --skip_bad leaves none of its "
@@ -177,14 +175,11 @@ def _find_dataset(dataset_dir: Path, dataset_name: str) -> Path:
 def num_train_batches(split: ImageList, batch_size: int) -> int:
     """Number of batches in an epoch; a last batch of one image does not count.
 
-    Raises:
-        UserError: batch_size or the number of images is below two.
+    Raises a UserError if batch_size or the number of images is below two.
     """
     if batch_size < 2:
-        raise UserError(
-            f"--batch_size {batch_size}: must be at least 2; "
-            "batch norm after global pooling has nothing to normalise over one image"
-        )
+        raise UserError(f"--batch_size {batch_size}: must be at least 2; batch norm after global "
+                        "pooling has nothing to normalise over one image")
     if len(split) < 2:
         raise UserError(f"{split.folder}: the {split.name} list has one image; name two or more")
     full, rest = divmod(len(split), batch_size)
@@ -192,17 +187,12 @@ def num_train_batches(split: ImageList, batch_size: int) -> int:
 
 
 def check_training_size(split: ImageList, size: int, crop: int) -> None:
-    """Checks that the images of a split fit into one batch.
-
-    Raises:
-        UserError: they have several sizes, and are neither resized nor cropped.
-    """
+    """Raises a UserError if images have several sizes, and are neither resized nor cropped."""
     shapes = {image.shape for image in split.images}
     if not size and not crop and len(shapes) > 1:
-        raise UserError(
-            f"{split.folder}: --image_size 0 takes images as they are, but these have "
-            f"{describe_sizes(shapes)}; cut them with --crop PIXELS, or resize with --image_size"
-        )
+        raise UserError(f"{split.folder}: --image_size 0 takes images as they are, but these have "
+                        f"{describe_sizes(shapes)}; cut them with --crop PIXELS, or resize with "
+                        "--image_size")
 
 
 def train_batches(

@@ -225,11 +225,7 @@ def _only_tifffile_reads(path):
 
 
 def _by_tifffile(path: Path, page: int) -> Picture:
-    """Decodes a page of a TIFF.
-
-    Raises:
-        UserError: its kind has no grey levels, or its several grey channels differ.
-    """
+    """Decodes a page of a TIFF; raises a UserError if it has no grey levels, or several."""
     import tifffile  # half as long to import as all of NumPy, and few need it
 
     with tifffile.TiffFile(path) as file:

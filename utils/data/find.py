@@ -9,8 +9,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from utils.data.layouts import SPLIT_FOLDERS, Layout, find_list, layout_of
-from utils.data.zips import hidden
+from utils.data.layouts import SPLIT_FOLDERS, Layout, find_list, hidden, layout_of
 from utils.errors import UserError, listed
 
 SPLITS = ("train", "test")

@@ -215,8 +215,7 @@ def resize_mask(mask: np.ndarray, size: tuple[int, int]) -> np.ndarray:
 def list_images(path: str | Path) -> list[Path]:
     """The image itself, or the images in a folder (not in its subfolders), sorted by name.
 
-    Raises:
-        UserError: nothing is there, or the folder holds no image.
+    Raises a UserError if nothing is there, or the folder holds no image.
     """
     path = Path(path)
     if path.is_file():

@@ -79,17 +79,13 @@ class Layout(NamedTuple):
     mask_suffix: str | None = None
 
     def names(self) -> list[str]:
-        """The names on the list, with repetitions.
-
-        Raises:
-            UserError: there are none; or as `read_names`.
-        """
+        """The names on the list, with repetitions; raises a UserError if there are none."""
         images = self.image_files()
         if self.list:
             return read_names(self.list, images, self.images.name, self.image_suffix)
         if not images:
-            raise UserError(f"{self.images}: no image in this folder ({KINDS}); add the "
-                            "images of the list")
+            raise UserError(f"{self.images}: no image in this folder ({KINDS}); add the images of "
+                            "the list")
         return sorted(images)
 
     def image_files(self) -> dict[str, Path]:
@@ -130,22 +126,16 @@ def layout_of(folder: Path, split: str, masks_required: bool = False) -> Layout 
 
 
 def find_layout(folder: Path, split: str) -> Layout:
-    """Where a list of a dataset has its files.
-
-    Raises:
-        UserError: no folder of images, no such list; or as `layout_of`.
-    """
+    """Where a list of a dataset has its files; raises a UserError if there is no such list."""
     layout = layout_of(folder, split)
     if layout is None:
-        raise UserError(
-            f"{folder / 'images'}: no such folder; a dataset holds images/, masks/, train.txt and "
-            "test.txt, or python prepare_dataset.py brings it into this shape"
-        )
+        raise UserError(f"{folder / 'images'}: no such folder; a dataset holds images/, masks/, "
+                        "train.txt and test.txt, or python prepare_dataset.py brings it into this "
+                        "shape")
     if layout.list is None and layout.images.parent == folder:
-        raise UserError(
-            f"{folder / split}.txt: no {split} list (nor {', '.join(_places(folder, split)[1:])}); "
-            f"write one, a name of {layout.images.name}/ on each line"
-        )
+        others = ", ".join(_places(folder, split)[1:])
+        raise UserError(f"{folder / split}.txt: no {split} list (nor {others}); write one, a name "
+                        f"of {layout.images.name}/ on each line")
     return layout
 
 
@@ -155,21 +145,15 @@ def _places(folder: Path, split: str) -> list[str]:
 
 
 def find_list(folder: Path, split: str) -> Path | None:
-    """The file of a list by `LISTS`, or None.
-
-    Raises:
-        UserError: several lists fit one place.
-    """
+    """The file of a list by `LISTS`, or None; raises a UserError if several fit one place."""
     for place in _places(folder, split):
         # No glob without a *: the folder's name may hold its signs.
         found = sorted(folder.glob(place)) if "*" in place else [folder / place]
         found = [path for path in found if path.is_file()]
         if len(found) > 1:
             others = listed([path.name for path in found[1:]])
-            raise UserError(
-                f"{found[0]}: which is the {split} list, this or {others}? copy it to "
-                f"{folder / split}.txt"
-            )
+            raise UserError(f"{found[0]}: which is the {split} list, this or {others}? copy it to "
+                            f"{folder / split}.txt")
         if found:
             return found[0]
     return None
@@ -242,14 +226,11 @@ def _read_text(path: Path) -> tuple[str, bool]:
 def _read_line(
     line: str, number: int, known: Mapping[str, str], suffix: str, alone: bool
 ) -> list[str]:
-    """The names on a line of a list.
+    """The names on a line of a list; a ValueError says what is odd about the line.
 
     Args:
         known: spelling of a name → the name.
         alone: True if the list has no other line.
-
-    Raises:
-        ValueError: says what is odd about the line.
     """
     text = _COMMENT.sub("", line).strip(_QUOTES + _COMMAS)
     for whole in (line, _plain(line), text, _plain(text)):  # a name may have any signs in it
@@ -285,8 +266,7 @@ def _read_line(
         raise ValueError("is no name; save the list as text")
     odd = re.search(r"[\s,;\"'`<>|:*?]", text)
     if odd:
-        sign = "a blank" if odd[0].isspace() else odd[0]
-        raise ValueError(f"names no image, and has {sign} in it")
+        raise ValueError(f"names no image, and has {odd[0].strip() or 'a blank'} in it")
     return [_plain(text)]
 
 
@@ -323,26 +303,28 @@ def index_files(folder: Path, extensions: Sequence[str] = EXTENSIONS) -> dict[st
     """Name → file of a folder and its subfolders; of several files the first by `extensions`.
 
     A name is the path below the folder without the extension, in Unicode's form NFC: a list and a
-    folder may come from systems that store an umlaut in different ways.
-
-    Raises:
-        UserError: there is no such folder.
+    folder may come from systems that store an umlaut in different ways. Raises a UserError if there
+    is no such folder.
     """
     if not folder.is_dir():
-        raise UserError(
-            f"{folder}: no such folder; a dataset holds images/, masks/, train.txt and test.txt"
-        )
+        raise UserError(f"{folder}: no such folder; a dataset holds images/, masks/, train.txt and "
+                        "test.txt")
     files = [file for file in _walk(folder) if file.suffix.lower() in extensions]
     files.sort(key=lambda file: (-extensions.index(file.suffix.lower()), file.name))
     names = (file.relative_to(folder).with_suffix("").as_posix() for file in files)
     return {unicodedata.normalize("NFC", name): file for name, file in zip(names, files)}
 
 
+def hidden(name: str) -> bool:
+    """True for files and folders that systems leave beside the user's own."""
+    return name.startswith((".", "__MACOSX"))
+
+
 def _walk(folder: Path, depth: int = DEPTH) -> Iterator[Path]:
     """The files of a folder and its subfolders, without hidden ones."""
     with os.scandir(folder) as entries:
         for entry in entries:
-            if entry.name.startswith("."):
+            if hidden(entry.name):
                 continue
             if not entry.is_dir():
                 yield Path(entry.path)

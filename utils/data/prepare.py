@@ -56,15 +56,14 @@ def prepare(
         raise UserError(f"{source}: is where the result would go; move it elsewhere first, or take "
                         "another --name")
     with workplace(target) as work:
-        folder, notes = source, []
+        folder, encoding, built = source, "", work / "built"
         if source.is_file():
             folder, copy = work / "unpacked", True
             encoding = unpack(source, folder)
-            notes += [f"names of files in the zip: {encoding}"] if encoding else []
-        built = work / "built"
         try:
             found = find(folder, source, share, seed, tree, redraw)
-            found.notes.extend(notes)
+            if encoding:
+                found.notes.append(f"names of files in the zip: {encoding}")
             pairs = _check_all(found, num_workers, fit_masks)
             good = {split: [pair for pair in checked if not pair.problems]
                     for split, checked in pairs.items()}
@@ -149,24 +148,23 @@ def _write(
     images = defaultdict(set)
     for pair in chain(*good.values()):
         images[pair.name].add(pair.files[0])
-    lists: dict[str, list[str]] = {split: [] for split in good}
-    files = {}  # new path → file and its pair; an image may stand on both lists
-    for split, pairs in good.items():
-        for pair in pairs:
-            name = pair.name if len(images[pair.name]) == 1 else f"{split}_{pair.name}"
-            lists[split].append(name)
-            image, mask = pair.files
-            files[folder / "images" / f"{name}{image.suffix}"] = image, None
-            suffix = ".png" if pair.fitted else mask.suffix
-            files[folder / "masks" / f"{name}{suffix}"] = mask, pair.fitted and pair.shape
-    for place, (file, size) in files.items():
-        place.parent.mkdir(parents=True, exist_ok=True)
-        if size:
-            Image.fromarray(resize_mask(read_levels(file), size)).save(place)
-        elif copy:
-            shutil.copyfile(file, place)
-        else:
-            link_or_copy(file.resolve(), place)
+    lists: dict[str, list[str]] = {}
+    pairs = {}  # new name → pair: an image may stand on both lists
+    for split, part in good.items():
+        lists[split] = [pair.name if len(images[pair.name]) == 1 else f"{split}_{pair.name}"
+                        for pair in part]
+        pairs.update(zip(lists[split], part))
+    for name, pair in pairs.items():
+        for kind, file in zip(("images", "masks"), pair.files):
+            place = folder / kind / f"{name}{file.suffix}"
+            place.parent.mkdir(parents=True, exist_ok=True)
+            if kind == "masks" and pair.fitted:
+                mask = Image.fromarray(resize_mask(read_levels(file), pair.shape))
+                mask.save(folder / kind / f"{name}.png")
+            elif copy:
+                shutil.copyfile(file, place)
+            else:
+                link_or_copy(file.resolve(), place)
     write_lists(folder, lists)
     return lists
 

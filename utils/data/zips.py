@@ -12,15 +12,11 @@ from pathlib import Path, PurePosixPath
 from tqdm import tqdm
 
 from utils.data.decoding import EXTENSIONS
+from utils.data.layouts import hidden
 from utils.errors import UserError
 
 _KEPT = (*EXTENSIONS, ".txt")
 _UTF_8 = 0x800  # the flag of an entry whose name is in UTF-8
-
-
-def hidden(name: str) -> bool:
-    """True for files and folders that systems leave beside the user's own."""
-    return name.startswith((".", "__MACOSX"))
 
 
 def unpack(archive: Path, folder: Path) -> str:
