@@ -149,11 +149,6 @@ def test_a_folder_for_each_list_with_names_that_meet(tmp_path, script, places, l
         for name, image in zip(split.names, split.images):
             file = source / place / layout.get("images", "images") / f"{name[-2:]}.png"
             np.testing.assert_array_equal(image, np.asarray(Image.open(file)))
-    # One of the two folders alone: both lists are drawn from its images.
-    shutil.rmtree(source / places[1])
-    if not flags:
-        prepare(source, tmp_path / "data" / "B")
-        assert sorted(sum(lists(tmp_path, "B"), [])) == ["00", "01", "02"]
 
 
 def test_lists_are_drawn_where_there_are_none(tmp_path):
@@ -175,6 +170,10 @@ def test_lists_are_drawn_where_there_are_none(tmp_path):
         (source / "train.txt").write_text("".join(f"{i:02d}\n" for i in on_list))
         assert f"test list: not there{says}" in prepare(source, tmp_path / "data" / name)
         assert [len(names) for names in lists(tmp_path, name)] == sizes
+    (tmp_path / "half").mkdir()
+    source.rename(tmp_path / "half" / "trainval")  # and no test/ beside it
+    prepare(tmp_path / "half", tmp_path / "data" / "G")
+    assert [len(names) for names in lists(tmp_path, "G")] == [5, 5]
 
 
 # Trees that no layout has

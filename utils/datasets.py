@@ -16,7 +16,6 @@ from pathlib import Path
 
 import numpy as np
 from scipy import ndimage
-from tqdm import tqdm
 
 from utils.data.augment import CONNECTED, NONE, Augmentation
 from utils.data.images import FULL, binary, has_grey, resize_image, resize_mask, to_float
@@ -121,10 +120,8 @@ def load_splits(
                             "image once")
     loaded = []
     for split, layout, names in zip(splits, layouts, lists):
-        # disable=None: no bar in a log file.
-        pairs = list(tqdm(read_pairs(names, layout, num_workers, masks_required),
-                          f"reading {folder.name} {split}", len(names), unit="image", leave=False,
-                          disable=None))
+        pairs = list(read_pairs(names, layout, f"reading {folder.name} {split}", num_workers,
+                                masks_required))
         good = [pair for pair in pairs if not pair.problems]
         levels = [pair.levels for pair in good if masks_required]
         loaded.append(ImageList(

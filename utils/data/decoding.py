@@ -20,6 +20,10 @@ EXTENSIONS = (".png", ".bmp", ".tif", ".tiff", ".pgm", ".ppm", ".pbm", ".pnm", "
               ".jpg", ".jpeg")
 KINDS = ", ".join(extension[1:] for extension in EXTENSIONS)
 
+# Pillow's mode → the mode in which a picture is read; grey of more bits as it is, others as RGB.
+_MODES = {"1": "L", "L": "L", "LA": "LA", "La": "LA", "RGBA": "RGBA", "RGBa": "RGBA", "P": "RGBA",
+          "PA": "RGBA"}
+
 # The formats that Pillow may try, whatever the file's name: some others are programs (EPS).
 _FORMATS = ("PNG", "BMP", "TIFF", "JPEG", "GIF", "WEBP", "PPM")
 
@@ -142,7 +146,7 @@ def _by_pillow(image: Image.Image, path: Path, page: int, stored: _Stored) -> Pi
     tags = image.tag_v2 if image.format == "TIFF" else {}
     deep = tags.get(_SAMPLES, 1) > 1 and tags.get(_BITS, (1,))[0] > 8
     two_greys = tags.get(_SAMPLES) == 2 and tags.get(_EXTRA, (0,))[0] not in _ALPHA
-    if two_greys or deep and tags.get(_PLANES) == 2:  # Pillow would read the first plane only
+    if two_greys or deep and tags.get(_PLANES) == 2:  # of two greys Pillow reads only the first
         return _by_tifffile(path, page)
     raw = image.tile[0][3] if image.tile else ""
     raw, *more = (raw,) if isinstance(raw, str) else raw
@@ -167,15 +171,11 @@ def _eight_bits(image: Image.Image) -> Picture:
     """The channels of a decoded picture: several of 8 bits, or one of any depth."""
     if image.mode == "LAB":  # the one mode that Pillow reads but cannot convert
         raise UserError("colours in Lab; save it in grey or RGB")
-    if image.mode == "L" or image.mode[0] in "IF":
-        values = np.asarray(image)
-        return Picture(values.astype(values.dtype.newbyteorder("=")))
-    if image.mode == "1":
-        return Picture(np.asarray(image.convert("L")))
-    modes = {"LA": "LA", "La": "LA", **dict.fromkeys(("RGBA", "RGBa", "P", "PA"), "RGBA")}
-    channels = np.asarray(image.convert(modes.get(image.mode, "RGB")))
+    mode = image.mode if image.mode[0] in "IF" else _MODES.get(image.mode, "RGB")
+    values = np.asarray(image if mode == image.mode else image.convert(mode))
+    values = np.atleast_3d(values.astype(values.dtype.newbyteorder("=")))
     indices = np.asarray(image) if image.mode == "P" else None
-    return Picture.of_channels(channels)._replace(indices=indices)
+    return Picture.of_channels(values)._replace(indices=indices)
 
 
 def _sixteen_bits(path: Path, page: int, stored: _Stored, mode: str, raw: str) -> Picture:

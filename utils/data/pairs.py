@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
+from tqdm import tqdm
 
 from utils.data.decoding import KINDS, read_orientation
 from utils.data.images import read_gray, read_levels, resize_mask
@@ -49,12 +50,13 @@ class Pair:
 
 
 def read_pairs(
-    names: Sequence[str], layout: Layout, num_workers: int = 4, masks_required: bool = True,
-    fit_masks: bool = False,
+    names: Sequence[str], layout: Layout, title: str, num_workers: int = 4,
+    masks_required: bool = True, fit_masks: bool = False,
 ) -> Iterator[Pair]:
-    """Reads images with their masks, in the order of the names.
+    """Reads images with their masks, in the order of the names, under a progress bar.
 
     Args:
+        title: the bar's title.
         fit_masks: True resizes a mask to its image if their ratios of sides agree within a pixel.
 
     Raises:
@@ -73,7 +75,8 @@ def read_pairs(
         return pair
 
     with ThreadPoolExecutor(max(1, num_workers)) as pool:
-        yield from pool.map(read, names)
+        yield from tqdm(pool.map(read, names), title, len(names), unit="image", leave=False,
+                        disable=None)  # None: no bar in a log file
 
 
 def _read(

@@ -14,7 +14,6 @@ from typing import NamedTuple
 
 import numpy as np
 from PIL import Image
-from tqdm import tqdm
 
 from utils.data.contrast import Contrast, measure_contrast
 from utils.data.decoding import read_orientation
@@ -64,7 +63,11 @@ def prepare(
             found = find(folder, source, share, seed, tree, redraw)
             if encoding:
                 found.notes.append(f"names of files in the zip: {encoding}")
-            pairs = _check_all(found, num_workers, fit_masks)
+            pairs = {}
+            for split, names in found.names.items():
+                read = read_pairs(names, found.layouts[split], f"reading {split}", num_workers,
+                                  fit_masks=fit_masks)
+                pairs[split] = [_check(pair) for pair in read]
             good = {split: [pair for pair in checked if not pair.problems]
                     for split, checked in pairs.items()}
             if not any(good.values()):
@@ -109,15 +112,6 @@ class _Checked(NamedTuple):
     digest: str = ""
     contrast: Contrast = Contrast()
     orientations_differ: bool = False
-
-
-def _check_all(found: Found, num_workers: int, fit_masks: bool) -> dict[str, list[_Checked]]:
-    pairs = {}
-    for split, names in found.names.items():
-        read = read_pairs(names, found.layouts[split], num_workers, fit_masks=fit_masks)
-        bar = tqdm(read, f"reading {split}", len(names), unit="image", leave=False, disable=None)
-        pairs[split] = [_check(pair) for pair in bar]
-    return pairs
 
 
 def _check(pair: Pair) -> _Checked:
