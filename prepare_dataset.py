@@ -7,20 +7,20 @@
     python prepare_dataset.py data/NUDT-SIRST data/NUAA-SIRST my_frames --name REAL   # joins them
 
 SOURCE is a folder or a .zip: NUDT-SIRST, IRSTD-1K, NUAA-SIRST, SIRST-Aug, SIRST3, IRDST, and others
-of their layouts (utils/data/layouts.py). The folders and suffixes of any other are named with
+of their layouts (utils/data/layouts.py). For any other layout, name the folders and suffixes with
 --images, --masks, --image_suffix and --mask_suffix. The new folder has images/NAME, masks/NAME,
-train.txt, test.txt and prepared.txt, the report: sizes, how masks are named, masks with grey
-values, how many targets are brighter or darker than what is around them, images in both lists,
-duplicates, and the pairs that are left out and why. Where there are no lists they are drawn by
---split and --seed. Files are linked, so SOURCE must stay; the files of a zip are copied.
+train.txt, test.txt and the report, prepared.txt: sizes, names of masks, masks with grey values,
+number of targets brighter or darker than what is around them, images in both lists, duplicates,
+and the pairs that are left out with the reasons. Missing lists are drawn by --split and --seed.
+Files are linked, so SOURCE must stay; the files of a zip are copied.
 
 Several SOURCEs become one dataset, to train on all of them: each is prepared by these flags, its
-names begin with its own (NUDT-SIRST_000001), and the lists follow each other. A source without a
-test list, or with all of its images on its train list, adds to train.txt alone.
+names begin with its own name (NUDT-SIRST_000001), and the lists are joined. A source without a
+test list, or with all of its images on its train list, adds to train.txt only.
 
-With --boxes the targets are also written as boxes in COCO's form, for annotation tools and box
-detectors: result/<NAME>_train_boxes.json and result/<NAME>_test_boxes.json. Where SOURCE is
-data/NAME itself, that is all that is done.
+--boxes also writes the targets as boxes in COCO's format, for annotation tools and box detectors:
+result/<NAME>_train_boxes.json and result/<NAME>_test_boxes.json. If SOURCE is data/NAME itself,
+only these are written.
 """
 
 from __future__ import annotations
@@ -32,8 +32,9 @@ from pathlib import Path
 
 from utils import cli
 from utils.data.decoding import EXTENSIONS
+from utils.data.find import Tree
 from utils.data.join import join
-from utils.data.prepare import Tree, prepare
+from utils.data.prepare import prepare
 from utils.datasets import load_splits
 from utils.errors import UserError
 from utils.files import write_text
@@ -48,23 +49,22 @@ def main(argv: Sequence[str] | None = None) -> None:
         __doc__, without_effect=("model_names", "dataset_names", "device"))
     parser.add_argument("source", type=Path, metavar="SOURCE", nargs="+",
                         help="a folder, or a .zip; several are joined")
-    parser.add_argument("--name", required=True, help="of the new folder below --dataset_dir")
+    parser.add_argument("--name", required=True, help="name of the new folder in --dataset_dir")
     parser.add_argument("--copy", action="store_true", help="copy the files; default: link them")
     parser.add_argument("--split", type=_share, default=0.5, metavar="SHARE",
-                        help="where there are no lists: the share of images that is for training; "
-                             "default 0.5")
+                        help="share of images for training, if there are no lists; default 0.5")
     parser.add_argument("--images", type=Path, metavar="DIR",
-                        help="the folder of images in SOURCE; default by SOURCE's layout")
+                        help="folder of images in SOURCE; default by SOURCE's layout")
     parser.add_argument("--masks", type=Path, metavar="DIR",
-                        help="the folder of masks in SOURCE; default the folder of --images")
+                        help="folder of masks in SOURCE; default the folder of --images")
     parser.add_argument("--image_suffix", type=_suffix, default="", metavar="S",
-                        help="what the names of images end with, beyond the names on the lists")
+                        help="what follows a name on the lists in the image's file name")
     parser.add_argument("--mask_suffix", type=_suffix, metavar="S",
-                        help="what the names of masks end with, beyond the names on the lists; "
-                             "default nothing, _pixels0 or _mask")
+                        help="what follows it in the mask's file name; default nothing, "
+                             "_pixels0 or _mask")
     parser.add_argument("--fit_masks", action="store_true",
-                        help="resize masks of another size to their image (nearest "
-                             "neighbour), if the ratio of the sides agrees")
+                        help="resize masks of another size to their image (nearest neighbour), if "
+                             "the ratio of the sides agrees")
     parser.add_argument("--boxes", action="store_true", help="write the targets as boxes too")
     args = parser.parse_args(argv)
     if not args.name or Path(args.name).name != args.name or args.name.startswith("."):
@@ -76,15 +76,15 @@ def main(argv: Sequence[str] | None = None) -> None:
     target = args.dataset_dir / args.name
     seed = Recipe.seed if args.seed is None else args.seed
 
-    first, *others = args.source
+    first, *others = args.source  # several are joined
     tree = Tree(args.images, args.masks, args.image_suffix, args.mask_suffix)
 
     def bring(source: Path, place: Path) -> str:
         return prepare(source, place, args.copy, args.split, seed, args.num_workers, tree,
                        args.fit_masks, redraw=not others)
 
-    there = not others and first.exists() and target.exists() and target.samefile(first)
-    if not (there and args.boxes):
+    is_target = not others and first.exists() and target.exists() and target.samefile(first)
+    if not (is_target and args.boxes):
         print(join(args.source, target, bring) if others else bring(first, target), end="")
         print(f"{target}: ready; train with --dataset_name {args.name}")
     if args.boxes:
@@ -92,7 +92,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 def write_boxes(args: argparse.Namespace) -> None:
-    """Writes the targets of both lists as boxes."""
+    """Writes the targets of both lists as boxes in COCO's format."""
     for split in load_splits(args.dataset_dir, args.name, num_workers=args.num_workers):
         found = mask_boxes(split)
         path = Paths(args.output_dir).boxes(args.name, split.name)

@@ -6,7 +6,16 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
-from utils.data.augment import NONE, Augmentation, change_light, crop_at, target_corner
+from utils.data.augment import (
+    NONE,
+    Augmentation,
+    change_light,
+    corner,
+    crop_at,
+    orient,
+    orientation,
+    target_corner,
+)
 from utils.errors import UserError
 from utils.recipe import Recipe
 
@@ -29,18 +38,34 @@ def scene(height=60, width=90):
 def test_all_is_a_function_of_seed_epoch_and_image():
     image, mask = scene()
     before = image.copy(), mask.copy()
-    first = ALL.apply(image, mask, 42, 3, 7)
-    for again, array in zip(ALL.apply(image, mask, 42, 3, 7), first):
+    first = ALL.apply(image, mask, (42, 3, 7))
+    for again, array in zip(ALL.apply(image, mask, (42, 3, 7)), first):
         np.testing.assert_array_equal(again, array)
     for other in ((43, 3, 7), (42, 4, 7), (42, 3, 8)):
-        assert not np.array_equal(ALL.apply(image, mask, *other)[0], first[0])
+        assert not np.array_equal(ALL.apply(image, mask, other)[0], first[0])
     for array, unchanged in zip((image, mask), before):
         np.testing.assert_array_equal(array, unchanged)
     assert first[0].dtype == np.float32 and first[1].dtype == np.uint8
     assert first[0].shape == first[1].shape == (24, 24)
-    plain = NONE.apply(image, mask, 42, 3, 7)
+    plain = NONE.apply(image, mask, (42, 3, 7))
     np.testing.assert_array_equal(plain[0], image / np.float32(255))
     np.testing.assert_array_equal(plain[1], mask)
+
+
+def test_all_orientations_are_as_likely():
+    counts = np.bincount([orientation((42, epoch, 3)) for epoch in range(800)], minlength=8)
+    assert len(counts) == 8 and counts.min() > 70
+    image = np.arange(9).reshape(3, 3)
+    assert len({orient(image, k).tobytes() for k in range(8)}) == 8
+
+
+def test_crops_begin_anywhere_and_mirror_what_they_lack():
+    corners = [corner((18, 17), 16, (5, epoch, 2)) for epoch in range(600)]
+    assert np.bincount([2 * row + column for row, column in corners]).min() > 50
+    assert {row for row, _ in corners} == {0, 1, 2} and {c for _, c in corners} == {0, 1}
+    image = np.arange(6).reshape(2, 3)
+    np.testing.assert_array_equal(crop_at(image, 4, corner((2, 3), 4, (0, 1, 0))), [
+        [0, 1, 2, 2], [3, 4, 5, 5], [3, 4, 5, 5], [0, 1, 2, 2]])
 
 
 @pytest.mark.parametrize("options", [
@@ -52,7 +77,7 @@ def test_mask_and_image_move_together(options):
     _, mask = scene()
     mask = ndimage.binary_dilation(mask, iterations=3).astype(np.uint8)
     for epoch in range(40):
-        image, seen = Augmentation(**options).apply(mask * 255, mask, 1, epoch, 0)
+        image, seen = Augmentation(**options).apply(mask * 255, mask, (1, epoch, 0))
         if options.get("scale"):
             # Where bilinear and nearest may differ is only the edge of a target.
             inside = ndimage.binary_erosion(seen, iterations=2, border_value=1)
@@ -67,7 +92,7 @@ def test_a_crop_on_a_target_contains_it(crop):
     _, mask = scene()
     places, whole = set(), set()
     for epoch in range(200):
-        row, column = target_corner(mask, crop, 1.0, 5, epoch, 0)
+        row, column = target_corner(mask, crop, 1.0, (5, epoch, 0))
         assert 0 <= row <= max(0, 60 - crop) and 0 <= column <= max(0, 90 - crop)
         inside = {name for name, (top, left, bottom, right) in TARGETS.items()
                   if row <= top and bottom <= row + crop
@@ -83,7 +108,7 @@ def test_a_crop_on_a_target_contains_it(crop):
 def test_a_target_larger_than_the_crop_fills_it():
     mask = np.zeros((40, 50), np.uint8)
     mask[5:30, 10:45] = 1
-    places = {target_corner(mask, 16, 1.0, 0, epoch, 0) for epoch in range(400)}
+    places = {target_corner(mask, 16, 1.0, (0, epoch, 0)) for epoch in range(400)}
     assert all(crop_at(mask, 16, place).all() for place in places)
     assert {min(row for row, _ in places), max(row for row, _ in places)} == {5, 14}
     assert {min(c for _, c in places), max(c for _, c in places)} == {10, 29}
@@ -91,17 +116,17 @@ def test_a_target_larger_than_the_crop_fills_it():
 
 def test_a_share_of_the_crops_is_on_targets():
     image, mask = scene(300, 300)
-    on = [target_corner(mask, 16, 0.25, 9, epoch, 0) is not None for epoch in range(2000)]
+    on = [target_corner(mask, 16, 0.25, (9, epoch, 0)) is not None for epoch in range(2000)]
     assert 0.22 < np.mean(on) < 0.28
     some = Augmentation(crop=16, target_crops=0.25)
     other = Augmentation(crop=16)
     for epoch, on_target in enumerate(on[:50]):
-        _, seen = some.apply(image, mask, 9, epoch, 0)
+        _, seen = some.apply(image, mask, (9, epoch, 0))
         if on_target:
             assert seen.any()
         else:  # as without the option
-            np.testing.assert_array_equal(seen, other.apply(image, mask, 9, epoch, 0)[1])
-    assert target_corner(np.zeros_like(mask), 16, 1.0, 9, 1, 0) is None
+            np.testing.assert_array_equal(seen, other.apply(image, mask, (9, epoch, 0))[1])
+    assert target_corner(np.zeros_like(mask), 16, 1.0, (9, 1, 0)) is None
 
 
 def test_scale_enlarges_and_shrinks_alike():
@@ -109,17 +134,17 @@ def test_scale_enlarges_and_shrinks_alike():
     mask = np.zeros((65, 65), np.uint8)
     mask[28:37, 28:37] = 1
     way = Augmentation(crop=33, target_crops=1.0, scale=2.0)
-    sides = [np.sqrt(way.apply(mask * 255, mask, 2, epoch, 0)[1].sum()) / 9
+    sides = [np.sqrt(way.apply(mask * 255, mask, (2, epoch, 0))[1].sum()) / 9
              for epoch in range(400)]
     assert 0.4 < min(sides) < 0.56 and 1.85 < max(sides) < 2.1
     assert 0.94 < np.exp(np.mean(np.log(sides))) < 1.06
     # The window at 1/2 is larger than the picture and still gives a crop of the size.
-    assert all(way.apply(mask, mask, 2, epoch, 0)[0].shape == (33, 33) for epoch in range(20))
+    assert all(way.apply(mask, mask, (2, epoch, 0))[0].shape == (33, 33) for epoch in range(20))
 
 
 def test_light_changes_within_its_ranges():
     image = np.linspace(0.3, 0.6, 64 * 64, dtype=np.float32).reshape(64, 64)
-    shown = [change_light(image, 7, epoch, 0) for epoch in range(300)]
+    shown = [change_light(image, (7, epoch, 0)) for epoch in range(300)]
     assert all(one.dtype == np.float32 and one.min() >= 0 and one.max() <= 1 for one in shown)
     shift = [one.mean() - image.mean() for one in shown]
     spread = [one.std() / image.std() for one in shown]

@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from utils import datasets
-from utils.data.augment import Augmentation, corner, crop_at, orientation, turn
+from utils.data.augment import Augmentation
 from utils.datasets import load_split, load_splits, num_train_batches, train_batches
 from utils.errors import UserError
 
@@ -175,13 +175,12 @@ def test_public_layouts(tmp_path, name):
 
 
 def test_a_folder_for_each_list(tmp_path):
-    root = tmp_path / "SIRST_AUG"
-    for part, sizes in (("trainval", [(8, 8)] * 3), ("test", [(9, 9)] * 2)):
-        write(root / part, sizes)
-        relay(root / part, suffix="_mask")
-    train, test = load_splits(tmp_path, "SIRST_AUG")
-    assert (train.names, test.names) == (["00", "01", "02"], ["00", "01"])
-    assert [image.shape for image in train.images + test.images] == [(8, 8)] * 3 + [(9, 9)] * 2
+    for part, count in (("trainval", 3), ("test", 2)):
+        images, masks = write(tmp_path / "SIRST_AUG" / part, [(8, 8)] * count)
+        relay(tmp_path / "SIRST_AUG" / part, suffix="_mask")
+        split = load_split(tmp_path, "SIRST_AUG", part.removesuffix("val"))
+        assert split.names == [f"{index:02d}" for index in range(count)]
+        assert_rows(split, range(count), images, masks)
 
 
 def test_the_real_dataset(nudt):
@@ -344,17 +343,28 @@ def test_all_the_bad_files_are_listed_at_once_or_left_out(tmp_path):
 # Batches
 
 
-def test_train_batches_hold_resized_images_and_binary_masks(tmp_path):
+def test_train_batches_hold_images_at_the_size_asked_for(tmp_path):
     images, masks = write(tmp_path / "SET", [(32, 32), (20, 48)], dtype=np.uint16)
     split = load_split(tmp_path, "SET", "train")
     ((names, x, y),) = train_batches(split, 2, 32, seed=0, epoch=1)
-    assert x.shape == y.shape == (2, 1, 32, 32)
-    assert x.dtype == y.dtype == np.float32
+    assert x.shape == y.shape == (2, 1, 32, 32) and x.dtype == y.dtype == np.float32
     place = names.index("00")
     np.testing.assert_array_equal(x[place, 0], images[0].astype(np.float32) / np.float32(65535))
     np.testing.assert_array_equal(y[place, 0], masks[0])
     assert set(np.unique(y)) == {0, 1} and 0 <= x.min() and x.max() <= 1
     assert split.images[1].shape == (20, 48)  # the native size is kept for testing
+    with pytest.raises(UserError, match="2 sizes from 48x20 to 32x32; cut them with --crop PIXELS"):
+        next(train_batches(split, 2, 0, 0, 1))
+    images, masks = write(tmp_path / "ONE", [(20, 28)] * 3)
+    split = load_split(tmp_path, "ONE", "train")
+    ((names, x, y),) = train_batches(split, 3, 0, 0, 1)
+    assert x.shape == y.shape == (3, 1, 20, 28)
+    for name, image, mask in zip(names, x, y):
+        np.testing.assert_array_equal(image[0], images[int(name)].astype(np.float32) / 255)
+        np.testing.assert_array_equal(mask[0], masks[int(name)])
+    # Flipped, never transposed.
+    ((_, x, _),) = train_batches(split, 3, 0, 0, 1, augmentation=Augmentation(augment=True))
+    assert x.shape == (3, 1, 20, 28)
 
 
 def names_of(split, seed=0, epoch=1, batch_size=4, start=0):
@@ -363,7 +373,6 @@ def names_of(split, seed=0, epoch=1, batch_size=4, start=0):
 
 def test_the_order_depends_on_seed_and_epoch_alone(split):
     batches = names_of(split)
-    assert [len(names) for names in batches] == [4, 4, 3]
     assert sorted(sum(batches, [])) == split.names  # every image once
     orders = {(s, e): names_of(split, s, e) for s in (0, 1, 42) for e in (1, 2, 3)}
     assert len({str(order) for order in orders.values()}) == 9
@@ -373,7 +382,7 @@ def test_the_order_depends_on_seed_and_epoch_alone(split):
 
 
 def test_batches_of_less_than_two_are_skipped_or_refused(split, tmp_path):
-    for batch_size, sizes in ((2, [2] * 5), (5, [5, 5]), (3, [3, 3, 3, 2])):
+    for batch_size, sizes in ((2, [2] * 5), (5, [5, 5]), (4, [4, 4, 3])):
         assert [len(names) for names in names_of(split, batch_size=batch_size)] == sizes
         assert num_train_batches(split, batch_size) == len(sizes)
     for batch_size in (1, 0, -3):
@@ -382,41 +391,6 @@ def test_batches_of_less_than_two_are_skipped_or_refused(split, tmp_path):
     write(tmp_path / "ONE", [(8, 8)])
     with pytest.raises(UserError, match="one image"):
         num_train_batches(load_split(tmp_path, "ONE", "train"), 8)
-
-
-def test_all_orientations_are_as_likely():
-    counts = np.bincount([orientation(42, epoch, 3) for epoch in range(800)], minlength=8)
-    assert len(counts) == 8 and counts.min() > 70
-    image = np.arange(9).reshape(3, 3)
-    assert len({turn(image, k).tobytes() for k in range(8)}) == 8
-
-
-def test_native_size_where_sizes_are_equal(tmp_path):
-    images, masks = write(tmp_path / "SET", [(20, 28)] * 3)
-    split = load_split(tmp_path, "SET", "train")
-    ((names, x, y),) = train_batches(split, 3, 0, 0, 1)
-    assert x.shape == y.shape == (3, 1, 20, 28)
-    for name, image, mask in zip(names, x, y):
-        np.testing.assert_array_equal(image[0], images[int(name)].astype(np.float32) / 255)
-        np.testing.assert_array_equal(mask[0], masks[int(name)])
-    # Flipped, never transposed.
-    ((_, x, _),) = train_batches(split, 3, 0, 0, 1, augmentation=Augmentation(augment=True))
-    assert x.shape == (3, 1, 20, 28)
-    write(tmp_path / "MIX", [(20, 28), (30, 8)])
-    mixed = load_split(tmp_path, "MIX", "train")
-    with pytest.raises(UserError, match="2 sizes from 8x30 to 28x20; cut them with --crop PIXELS"):
-        next(train_batches(mixed, 2, 0, 0, 1))
-
-
-def test_crops_begin_anywhere_and_mirror_what_they_lack(split):
-    ((_, x, y),) = train_batches(split, 11, 0, 5, 1, augmentation=Augmentation(crop=8))
-    assert x.shape == y.shape == (11, 1, 8, 8)
-    corners = [corner(5, epoch, 2, (18, 17), 16) for epoch in range(600)]
-    assert np.bincount([2 * row + column for row, column in corners]).min() > 50
-    assert {row for row, _ in corners} == {0, 1, 2} and {c for _, c in corners} == {0, 1}
-    image = np.arange(6).reshape(2, 3)
-    np.testing.assert_array_equal(crop_at(image, 4, corner(0, 1, 0, (2, 3), 4)), [
-        [0, 1, 2, 2], [3, 4, 5, 5], [3, 4, 5, 5], [0, 1, 2, 2]])
 
 
 def test_test_batches_hold_every_image_once_with_its_kind(tmp_path):

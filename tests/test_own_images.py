@@ -20,7 +20,7 @@ from scripts import load
 
 from utils.checkpoint import pretrained
 from utils.data.decoding import pages, read_size
-from utils.data.images import read_frame, stretch
+from utils.data.images import read_gray, stretch
 from utils.errors import UserError
 from utils.predict import frames, memory
 from utils.predict.detections import Detection, Frame, find_detections, save_coco
@@ -532,11 +532,11 @@ def test_pages_are_read_one_at_a_time_and_a_damaged_one_is_named(tmp_path):
     assert [str(page) for page in found[:2]] == [f"{path} page 1", f"{path} page 2"]
     assert found[12:] == [tmp_path / "none.tif", tmp_path / "a.png"]
     for number in (7, 0, 11, 3):  # the file is closed after its last page, and opened again
-        np.testing.assert_array_equal(read_frame(found[number]), values[number])
+        np.testing.assert_array_equal(read_gray(found[number]), values[number])
     assert [read_size(page) for page in found[:12]] == [(40, 40)] * 12
     content = path.read_bytes()
     start = content.index(values[5].tobytes())
     path.write_bytes(content[:start])  # the sizes are known; pages from the sixth on are gone
-    np.testing.assert_array_equal(read_frame(found[2]), values[2])
+    np.testing.assert_array_equal(read_gray(found[2]), values[2])
     with pytest.raises(UserError, match=f"^{path} page 8: cannot be read"):
-        read_frame(found[7])
+        read_gray(found[7])

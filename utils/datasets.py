@@ -1,10 +1,10 @@
-"""A dataset of images and masks, read into memory once, checked as a whole, served in batches.
+"""Reads a dataset of images and masks into memory, checks it as a whole, and serves batches.
 
 The layout is NUDT-SIRST's, or another of `utils.data.layouts`:
 
     <dataset_dir>/<dataset_name>/images/NAME.png
     <dataset_dir>/<dataset_name>/masks/NAME.png
-    <dataset_dir>/<dataset_name>/train.txt, test.txt     one name a line
+    <dataset_dir>/<dataset_name>/train.txt, test.txt     one name per line
 """
 
 from __future__ import annotations
@@ -16,12 +16,11 @@ from pathlib import Path
 
 import numpy as np
 from scipy import ndimage
-from tqdm import tqdm
 
-from utils.data.augment import NONE, Augmentation
-from utils.data.images import FULL, binary, resize_image, resize_mask, to_float
-from utils.data.layouts import Layout, find_layout, image_folders
-from utils.data.pairs import describe_sizes, has_grey, read_pairs
+from utils.data.augment import CONNECTED, NONE, Augmentation
+from utils.data.images import FULL, binary, has_grey, resize_image, resize_mask, to_float
+from utils.data.layouts import FOLDERS, find_layout
+from utils.data.pairs import describe_sizes, read_pairs
 from utils.errors import UserError, listed
 
 
@@ -33,11 +32,11 @@ class ImageList:
         dataset: the dataset's name.
         name: the list's name.
         folder: the dataset's folder.
-        names: in the order of the list: stems of files, with the folders below images/.
+        names: names of the images in the order of the list: stems, with folders below images/.
         images: H×W uint8 or uint16 each, native sizes.
-        masks: H×W uint8 of 0 and 1 each; empty when read without masks.
-        levels: of those masks that have grey edges, by index: H×W uint8, 0 to 255.
-        skipped: what was left out of the list: name → a line for each file that cannot be used.
+        masks: H×W uint8 of 0 and 1 each; empty if read without masks.
+        levels: index → H×W uint8, 0 to 255, for masks with grey edges.
+        skipped: name → one line per unusable file, for images left out of the list.
     """
 
     dataset: str
@@ -56,31 +55,30 @@ class ImageList:
     def describe(self) -> str:
         """One line: images, sizes (width x height), depth, targets, images without a target.
 
-        And, where there are any: masks with grey edges, pairs left out.
+        Also masks with grey edges and pairs left out, if there are any.
         """
-        size = describe_sizes(image.shape for image in self.images)
         depths = sorted({8 * image.itemsize for image in self.images})
-        line = f"{self.dataset} {self.name}: {_count(len(self), 'image')}, {size}, "
-        line += f"{' and '.join(map(str, depths))} bit"
+        parts = [f"{self.dataset} {self.name}: {_count(len(self), 'image')}, "
+                 f"{describe_sizes(image.shape for image in self.images)}, "
+                 f"{' and '.join(map(str, depths))} bit"]
         if self.masks:
-            counts = [ndimage.label(mask, np.ones((3, 3)))[1] for mask in self.masks]
+            counts = [ndimage.label(mask, CONNECTED)[1] for mask in self.masks]
             pixels = sum(int(mask.sum()) for mask in self.masks)
-            line += (
-                f"; {_count(sum(counts), 'target')} on {_count(pixels, 'pixel')}, "
-                f"{_count(counts.count(0), 'image')} without a target"
-            )
+            parts.append(f"{_count(sum(counts), 'target')} on {_count(pixels, 'pixel')}, "
+                         f"{_count(counts.count(0), 'image')} without a target")
         if self.levels:
-            line += f"; {_count(len(self.levels), 'mask')} with grey values, target above half"
+            parts.append(f"{_count(len(self.levels), 'mask')} with grey values, target above half")
         if self.skipped:
-            line += f"; {_count(len(self.skipped), 'pair')} left out: {listed([*self.skipped], 20)}"
-        return line
+            names = listed([*self.skipped], 20)
+            parts.append(f"{_count(len(self.skipped), 'pair')} left out: {names}")
+        return "; ".join(parts)
 
     def resized(self, size: int, soft: bool = False) -> tuple[list[np.ndarray], list[np.ndarray]]:
-        """Images and masks at size×size, computed once and kept with their own bit depth.
+        """Images and masks at size×size and their own bit depth, computed once.
 
         Args:
-            size: 0 leaves each as it is.
-            soft: masks as grey levels of 0 to 255 in place of 0 and 1.
+            size: 0 keeps native sizes.
+            soft: True gives masks as grey levels of 0 to 255, False as 0 and 1.
         """
         if (size, soft) not in self._resized:
             masks = self.masks
@@ -95,73 +93,60 @@ class ImageList:
 
 
 def load_splits(
-    dataset_dir: str | Path,
-    dataset_name: str,
-    splits: Sequence[str] = ("train", "test"),
-    num_workers: int = 4,
-    masks_required: bool = True,
-    skip_bad: bool | None = False,
+    dataset_dir: str | Path, dataset_name: str, splits: Sequence[str] = ("train", "test"),
+    num_workers: int = 4, masks_required: bool = True, skip_bad: bool | None = False,
 ) -> list[ImageList]:
-    """Reads several lists of a dataset; what is wrong in any of them is reported together.
+    """Reads several lists of a dataset, and reports everything wrong in them together.
 
     Args:
         dataset_dir: the folder that holds the dataset's folder.
         dataset_name: the name of the dataset's folder.
-        splits: names of lists, "train" and "test" as a rule.
+        splits: names of lists, usually "train" and "test".
         num_workers: decoding threads (0 counts as 1).
-        masks_required: False reads no masks at all.
-        skip_bad: whether images and masks that cannot be used are left out, see
-            `ImageList.skipped`.
+        masks_required: False reads no masks.
+        skip_bad: True leaves out images and masks that cannot be used, see `ImageList.skipped`.
 
     Raises:
-        UserError: dataset, folder or list missing; an empty list; or one line for each bad file.
+        UserError: dataset, folder or list missing; an empty list; or one line per bad file.
     """
     folder = _find_dataset(Path(dataset_dir), dataset_name)
     layouts = [find_layout(folder, split) for split in splits]
-    lists = [_names_once(layout) for layout in layouts]
-    loaded, problems = [], {}
+    lists = [layout.names() for layout in layouts]
+    for layout, names in zip(layouts, lists):
+        # Refused, not dropped: scores would count the image twice, or differ from others' counts.
+        repeated = [name for name, count in Counter(names).items() if count > 1]
+        if repeated:
+            raise UserError(f"{layout.list}: named more than once: {listed(repeated)}; name each "
+                            "image once")
+    loaded = []
     for split, layout, names in zip(splits, layouts, lists):
-        bar = tqdm(
-            read_pairs(names, layout, num_workers, masks_required),
-            total=len(names),
-            desc=f"reading {folder.name} {split}",
-            unit="image",
-            leave=False,
-            disable=None,  # not in a log file
-        )
-        pairs = {pair.name: pair for pair in bar}
-        bad = {name: pair.problems for name, pair in pairs.items() if pair.problems}
-        # Keyed by the line: a file may stand in two lists.
-        problems.update(dict.fromkeys(line for lines in bad.values() for line in lines))
-        good = [pair for pair in pairs.values() if not pair.problems]
+        pairs = list(read_pairs(names, layout, f"reading {folder.name} {split}", num_workers,
+                                masks_required))
+        good = [pair for pair in pairs if not pair.problems]
         levels = [pair.levels for pair in good if masks_required]
         loaded.append(ImageList(
             folder.name, split, folder, [pair.name for pair in good],
             [pair.image for pair in good], [binary(mask) for mask in levels],
-            {i: mask for i, mask in enumerate(levels) if has_grey(mask)}, bad,
+            {i: mask for i, mask in enumerate(levels) if has_grey(mask)},
+            {pair.name: pair.problems for pair in pairs if pair.problems},
         ))
+    # Each line once: a file may stand in two lists.
+    problems = list(dict.fromkeys(
+        line for split in loaded for lines in split.skipped.values() for line in lines))
     if problems and not skip_bad:
-        raise UserError(
-            f"{folder}: {_count(len(problems), 'file')} cannot be used; "
-            "mend each, take its name off the list, or leave them out with --skip_bad:\n"
-            + "\n".join(f"  {line}" for line in problems)
-        )
+        raise UserError("\n  ".join((
+            f"{folder}: {_count(len(problems), 'file')} cannot be used; mend each, take its name "
+            "off the list, or leave them out with --skip_bad:", *problems)))
     for split, layout in zip(loaded, layouts):
         if not len(split):
-            raise UserError(
-                f"{layout.list or layout.images}: --skip_bad leaves none of its images; the first: "
-                f"{next(iter(problems))}"
-            )
+            raise UserError(f"{layout.list or layout.images}: --skip_bad leaves none of its "
+                            f"images; the first: {problems[0]}")
     return loaded
 
 
 def load_split(
-    dataset_dir: str | Path,
-    dataset_name: str,
-    split: str,
-    num_workers: int = 4,
-    masks_required: bool = True,
-    skip_bad: bool | None = False,
+    dataset_dir: str | Path, dataset_name: str, split: str, num_workers: int = 4,
+    masks_required: bool = True, skip_bad: bool | None = False,
 ) -> ImageList:
     """Reads one list of a dataset; arguments and errors as for `load_splits`."""
     return load_splits(
@@ -176,39 +161,22 @@ def _find_dataset(dataset_dir: Path, dataset_name: str) -> Path:
     folder = dataset_dir / dataset_name
     if folder.is_dir():
         return folder
-    if image_folders(dataset_dir):
-        hint = f"--dataset_dir names the folder above it: try --dataset_dir {dataset_dir.parent}"
-        hint += f" --dataset_name {dataset_dir.resolve().name}"
-    else:
-        hint = (
-            "put or link the dataset there (images/, masks/, train.txt, test.txt), bring it there "
-            "with prepare_dataset.py, or name its parent folder with --dataset_dir"
-        )
+    hint = ("put or link the dataset there (images/, masks/, train.txt, test.txt), bring it there "
+            "with prepare_dataset.py, or name its parent folder with --dataset_dir")
+    if any((dataset_dir / images).is_dir() for images, _ in FOLDERS):
+        hint = (f"--dataset_dir names the folder above it: try --dataset_dir {dataset_dir.parent} "
+                f"--dataset_name {dataset_dir.resolve().name}")
     raise UserError(f"{folder}: no dataset '{dataset_name}' here; {hint}")
 
 
-def _names_once(layout: Layout) -> list[str]:
-    names = layout.names()
-    # Refused, not dropped: scores would count the image twice, or differ from others' counts.
-    repeated = [name for name, count in Counter(names).items() if count > 1]
-    if repeated:
-        raise UserError(
-            f"{layout.list}: named more than once: {listed(repeated)}; name each image once"
-        )
-    return names
-
-
 def num_train_batches(split: ImageList, batch_size: int) -> int:
-    """How many batches an epoch has; a last batch of one image does not count.
+    """Number of batches in an epoch; a last batch of one image does not count.
 
-    Raises:
-        UserError: batch_size or the number of images is below two.
+    Raises a UserError if batch_size or the number of images is below two.
     """
     if batch_size < 2:
-        raise UserError(
-            f"--batch_size {batch_size}: must be at least 2; "
-            "batch norm after global pooling has nothing to normalise over one image"
-        )
+        raise UserError(f"--batch_size {batch_size}: must be at least 2; batch norm after global "
+                        "pooling has nothing to normalise over one image")
     if len(split) < 2:
         raise UserError(f"{split.folder}: the {split.name} list has one image; name two or more")
     full, rest = divmod(len(split), batch_size)
@@ -216,17 +184,12 @@ def num_train_batches(split: ImageList, batch_size: int) -> int:
 
 
 def check_training_size(split: ImageList, size: int, crop: int) -> None:
-    """Whether the images of a split can stand in one batch.
-
-    Raises:
-        UserError: they are of several sizes, and neither resized nor cropped.
-    """
+    """Raises a UserError if images have several sizes, and are neither resized nor cropped."""
     shapes = {image.shape for image in split.images}
     if not size and not crop and len(shapes) > 1:
-        raise UserError(
-            f"{split.folder}: --image_size 0 takes images as they are, but these have "
-            f"{describe_sizes(shapes)}; cut them with --crop PIXELS, or resize with --image_size"
-        )
+        raise UserError(f"{split.folder}: --image_size 0 takes images as they are, but these have "
+                        f"{describe_sizes(shapes)}; cut them with --crop PIXELS, or resize with "
+                        "--image_size")
 
 
 def train_batches(
@@ -234,17 +197,17 @@ def train_batches(
     soft: bool = False, part: Callable[[int], slice] = slice,
     augmentation: Augmentation = NONE,
 ) -> Iterator[tuple[list[str], np.ndarray, np.ndarray]]:
-    """The batches of one epoch, in an order that depends on seed and epoch alone.
+    """Yields the batches of one epoch, in an order that depends on seed and epoch alone.
 
-    Jittor's own Dataset shuffles alike for every seed; and an order that needs no generator's
-    state lets a resumed run go on in the middle of an epoch.
+    Jittor's own Dataset shuffles alike for every seed. And an order without a generator's state
+    lets a resumed run go on in the middle of an epoch.
 
     Args:
-        size: images and masks are resized to size×size; 0 leaves them as they are.
-        start: how many batches to skip.
-        soft: whether masks are their grey levels divided by 255, in place of 0 and 1.
-        part: number of images in a batch → which of them are made; all by default.
-        augmentation: what is done to each image after resizing.
+        size: side to which images and masks are resized; 0 keeps native sizes.
+        start: number of batches to skip.
+        soft: True gives masks as their grey levels divided by 255, False as 0 and 1.
+        part: number of images in a batch → slice of the images to make; all by default.
+        augmentation: changes to each image after resizing.
 
     Yields:
         the names of all images of the batch, and x and y: N×1×H×W float32, x in [0, 1], y of 0 and
@@ -260,28 +223,28 @@ def train_batches(
     for batch in range(start, batches):
         chosen = order[batch * batch_size : (batch + 1) * batch_size]
         own = chosen[part(len(chosen))]
-        pairs = [augmentation.apply(images[i], masks[i], seed, epoch, i) for i in own]
+        pairs = [augmentation.apply(images[i], masks[i], (seed, epoch, i)) for i in own]
         x, y = (np.stack(arrays)[:, None].astype(np.float32) for arrays in zip(*pairs))
         yield [split.names[i] for i in chosen], x, y / np.float32(FULL) if soft else y
 
 
 def test_batches(
-    split: ImageList, batch_size: int, turn: slice = slice(None)
+    split: ImageList, batch_size: int, subset: slice = slice(None)
 ) -> Iterator[tuple[list[int], np.ndarray]]:
-    """Every image once at its native size, images of one size together, smallest first.
+    """Yields every image once at its native size, images of one size together, smallest first.
 
     Args:
-        turn: which of the batches are made; all by default.
+        subset: slice of the batches to make; all by default.
 
     Yields:
         indices into the split, and x: N×1×H×W float32 in [0, 1].
     """
-    for chosen in _test_indices(split, batch_size)[turn]:
+    for chosen in _test_indices(split, batch_size)[subset]:
         yield chosen, np.stack([to_float(split.images[i]) for i in chosen])[:, None]
 
 
 def num_test_batches(split: ImageList, batch_size: int) -> int:
-    """How many batches `test_batches` makes in all."""
+    """Number of batches that `test_batches` makes in all."""
     return len(_test_indices(split, batch_size))
 
 

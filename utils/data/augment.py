@@ -1,7 +1,8 @@
-"""What training shows of an image in an epoch: a window of it, its size, its light, its turn.
+"""Augments the images of training: crops, scale, light, orientation.
 
-Every choice is a function of (seed, epoch, index of the image), so a resumed run needs no state of
-a generator. Each kind of choice has random numbers of its own: one option does not change another.
+Every choice is a function of a key, (seed, epoch, index of the image), so that a resumed run needs
+no state of a generator. Each kind of choice has its own random numbers: one option does not change
+another.
 """
 
 from __future__ import annotations
@@ -13,14 +14,16 @@ from scipy import ndimage
 
 from utils.data.images import resize_image, resize_mask, to_float
 
+Key = tuple[int, int, int]  # (seed, epoch, index)
+
 CONNECTED = np.ones((3, 3))  # targets are 8-connected regions of a mask
 
 # The ranges of --photometric, for grey levels of 0 to 1.
 LARGEST_GAMMA, LARGEST_CONTRAST = 1.5, 2.0  # the smallest is 1/largest
 LARGEST_SHIFT, LARGEST_NOISE = 0.2, 0.02  # of brightness, either way; a standard deviation
 
-# The last number of each generator's seed, after (seed, epoch, index).
-_CORNER, _TARGET, _SCALE, _LIGHT = (1,), (2,), (3,), (4,)
+# The end of each generator's seed, after the key.
+_ORIENTATION, _CORNER, _TARGET, _SCALE, _LIGHT = (), (1,), (2,), (3,), (4,)
 
 
 class Augmentation(NamedTuple):
@@ -33,36 +36,32 @@ class Augmentation(NamedTuple):
     photometric: bool = False
 
     def apply(
-        self, image: np.ndarray, mask: np.ndarray, seed: int, epoch: int, index: int
+        self, image: np.ndarray, mask: np.ndarray, key: Key
     ) -> tuple[np.ndarray, np.ndarray]:
-        """The image as float32 in [0, 1] and its mask, as training sees them in this epoch.
+        """The image as float32 in [0, 1] and its mask, as training sees them.
 
         Args:
             image: H×W uint8 or uint16.
             mask: H×W uint8.
-            index: of the image in its list.
         """
-        key = (seed, epoch, index)
         if self.crop:
             image, mask = self._cut(image, mask, key)
         image = to_float(image)
         if self.photometric:
-            image = change_light(image, *key)
+            image = change_light(image, key)
         if self.augment:
-            # Two sides of different lengths may not change places: the batch has one shape.
+            # Only squares are transposed: the batch has one shape.
             square = image.shape[0] == image.shape[1]
-            turned = orientation(*key) & (7 if square else 3)
-            image, mask = turn(image, turned), turn(mask, turned)
+            number = orientation(key) & (7 if square else 3)
+            image, mask = orient(image, number), orient(mask, number)
         return image, mask
 
     def _cut(self, image, mask, key):
         side = self.crop
         if self.scale != 1:
             side = max(1, round(side / log_uniform(_generator(key, _SCALE), self.scale)))
-        place = None
-        if self.target_crops:
-            place = target_corner(mask, side, self.target_crops, *key)
-        place = place or corner(*key, image.shape, side)
+        place = target_corner(mask, side, self.target_crops, key) if self.target_crops else None
+        place = place or corner(image.shape, side, key)
         size = (self.crop, self.crop)
         return (resize_image(crop_at(image, side, place), size),
                 resize_mask(crop_at(mask, side, place), size))
@@ -71,39 +70,37 @@ class Augmentation(NamedTuple):
 NONE = Augmentation()
 
 
-def _generator(key: tuple[int, int, int], kind: tuple[int, ...] = ()) -> np.random.Generator:
+def _generator(key: Key, kind: tuple[int, ...]) -> np.random.Generator:
     return np.random.default_rng([*key, *kind])
 
 
 def log_uniform(generator: np.random.Generator, factor: float) -> float:
-    """A number from 1/factor to factor, evenly in its logarithm."""
+    """A number from 1/factor to factor, evenly distributed in its logarithm."""
     return float(factor ** generator.uniform(-1, 1))
 
 
-def corner(
-    seed: int, epoch: int, index: int, shape: tuple[int, int], crop: int
-) -> tuple[int, int]:
-    """Row and column where the crop of image `index` begins in an epoch, all as likely."""
+def corner(shape: tuple[int, int], crop: int, key: Key) -> tuple[int, int]:
+    """First row and column of a crop; all places are equally likely."""
     room = [max(0, side - crop) + 1 for side in shape]
-    row, column = _generator((seed, epoch, index), _CORNER).integers(room)
+    row, column = _generator(key, _CORNER).integers(room)
     return int(row), int(column)
 
 
 def target_corner(
-    mask: np.ndarray, crop: int, share: float, seed: int, epoch: int, index: int
+    mask: np.ndarray, crop: int, share: float, key: Key
 ) -> tuple[int, int] | None:
-    """Row and column where a crop begins that contains a target of the mask.
+    """First row and column of a crop that contains a target of the mask.
 
-    The target is drawn among the targets of the mask, its place in the crop among all places
+    The target is drawn among the targets of the mask, and its place in the crop among all places
     where the target is whole.
 
     Args:
-        share: of the epochs in which the crop is placed so.
+        share: the share of epochs with such a crop.
 
     Returns:
-        None in the other epochs, and where the mask has no target.
+        None in the other epochs, and if the mask has no target.
     """
-    generator = _generator((seed, epoch, index), _TARGET)
+    generator = _generator(key, _TARGET)
     if generator.random() >= share or not mask.any():
         return None
     targets = ndimage.find_objects(ndimage.label(mask, CONNECTED)[0])
@@ -118,20 +115,19 @@ def target_corner(
 
 
 def crop_at(image: np.ndarray, crop: int, corner: tuple[int, int]) -> np.ndarray:
-    """crop×crop pixels of an H×W image; what it lacks in a side is its mirror image."""
+    """Cuts crop×crop pixels from an H×W image, and mirrors the image where it is too small."""
     row, column = corner
     part = image[row : row + crop, column : column + crop]
-    lacking = [(0, crop - side) for side in part.shape]
-    return np.pad(part, lacking, "symmetric") if any(side for _, side in lacking) else part
+    return np.pad(part, [(0, crop - side) for side in part.shape], "symmetric")
 
 
-def change_light(image: np.ndarray, seed: int, epoch: int, index: int) -> np.ndarray:
-    """The image with another gamma, contrast and brightness, and noise, as another camera's.
+def change_light(image: np.ndarray, key: Key) -> np.ndarray:
+    """Changes gamma, contrast and brightness and adds noise, as another camera would.
 
     Args:
         image: H×W float32 in [0, 1]; so is the result.
     """
-    generator = _generator((seed, epoch, index), _LIGHT)
+    generator = _generator(key, _LIGHT)
     changed = image ** log_uniform(generator, LARGEST_GAMMA)
     mean = changed.mean()
     changed = mean + log_uniform(generator, LARGEST_CONTRAST) * (changed - mean)
@@ -140,13 +136,13 @@ def change_light(image: np.ndarray, seed: int, epoch: int, index: int) -> np.nda
     return np.clip(changed, 0, 1).astype(np.float32)
 
 
-def orientation(seed: int, epoch: int, index: int) -> int:
-    """Which of the eight orientations of a square image `index` has in an epoch, all as likely."""
-    return int(_generator((seed, epoch, index)).integers(8))
+def orientation(key: Key) -> int:
+    """One of the eight orientations of a square image, 0 to 7; all are equally likely."""
+    return int(_generator(key, _ORIENTATION).integers(8))
 
 
-def turn(image: np.ndarray, orientation: int) -> np.ndarray:
-    """An H×W image flipped up-down, left-right and transposed, as bits 0, 1 and 2 say."""
+def orient(image: np.ndarray, orientation: int) -> np.ndarray:
+    """Flips an H×W image up-down, left-right and transposes it, by bits 0, 1 and 2."""
     image = image[::-1] if orientation & 1 else image
     image = image[:, ::-1] if orientation & 2 else image
     return image.T if orientation & 4 else image

@@ -1,45 +1,34 @@
-"""Whether masks lie on their targets: how many are brighter or darker than what is around them."""
+"""Counts the targets that are brighter or darker than the ring of pixels around them."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 from scipy import ndimage
 
 from evaluation.pd_fa import find_regions
 
-GAP, WIDTH = 2, 4  # pixels between a target and the ring around it, and of the ring
-# A target stands out if its mean differs from the ring's by at least this many standard deviations
-# of the ring. By this 97.8 % of the targets do in NUDT-SIRST (every eighth image) and all 533 in
-# NUAA-SIRST, all of them brighter; with the masks of other images 7 to 12 %, about half of them
-# darker.
+GAP, WIDTH = 2, 4  # pixels between a target and its ring, and width of the ring
+# A target stands out if its mean differs from the ring's mean by at least this many standard
+# deviations of the ring. By this 97.8 % of the targets in NUDT-SIRST (every eighth image) and all
+# 533 in NUAA-SIRST stand out, all of them brighter; with the masks of other images 7 to 12 % do,
+# about half of them darker.
 STANDS_OUT = 1.0
-FEW = 0.5  # the share below which masks are suspected
-ENOUGH = 5  # targets that it takes to suspect them
+FEW = 0.5  # masks are suspected if a smaller share of the targets stands out
+ENOUGH = 5  # fewer targets raise no suspicion
 
 
-@dataclass(frozen=True)
-class Polarity:
-    """How the targets of one or several images stand out.
-
-    Attributes:
-        targets: number of targets.
-        brighter: number of targets brighter than their ring, by `STANDS_OUT`.
-        darker: number of targets darker than their ring, by `STANDS_OUT`.
-    """
+class Contrast(NamedTuple):
+    """Numbers of targets: all, and those brighter and darker than their ring by `STANDS_OUT`."""
 
     targets: int = 0
     brighter: int = 0
     darker: int = 0
 
-    def __add__(self, other: Polarity) -> Polarity:
-        return Polarity(self.targets + other.targets, self.brighter + other.brighter,
-                        self.darker + other.darker)
-
     def describe(self) -> Iterator[str]:
-        """One line, and a warning where hardly more stand out than by chance."""
+        """One line, and a warning if hardly more targets stand out than by chance."""
         if not self.targets:
             return
         share = (self.brighter + self.darker) / self.targets
@@ -51,14 +40,14 @@ class Polarity:
                    "together")
 
 
-def polarity(image: np.ndarray, mask: np.ndarray) -> Polarity:
-    """How the targets of a mask stand out in its image.
+def measure_contrast(image: np.ndarray, mask: np.ndarray) -> Contrast:
+    """Counts the targets of one image.
 
     Args:
         image: H×W.
         mask: H×W, 0 and 1.
     """
-    found = Polarity()
+    differences = []
     labels = find_regions(mask > 0).labels
     square, reach = np.ones((3, 3)), GAP + WIDTH
     for number, box in enumerate(ndimage.find_objects(labels), 1):
@@ -66,10 +55,9 @@ def polarity(image: np.ndarray, mask: np.ndarray) -> Polarity:
         target = labels[window] == number
         near = ndimage.binary_dilation(target, square, GAP)
         ring = ndimage.binary_dilation(near, square, WIDTH) & ~near & (labels[window] == 0)
-        if not ring.any():
-            continue
-        levels = image[window].astype(np.float64)
-        difference = levels[target].mean() - levels[ring].mean()
-        least = STANDS_OUT * levels[ring].std()
-        found += Polarity(1, int(difference > least), int(difference < -least))
-    return found
+        if ring.any():
+            levels = image[window].astype(np.float64)
+            difference = levels[target].mean() - levels[ring].mean()
+            least = STANDS_OUT * levels[ring].std()
+            differences.append(int(difference > least) - int(difference < -least))
+    return Contrast(len(differences), differences.count(1), differences.count(-1))

@@ -1,4 +1,4 @@
-"""Picture files decoded at their full depth, by Pillow and, where Pillow cannot, by tifffile."""
+"""Decodes picture files at their full depth, by Pillow and, where Pillow cannot, by tifffile."""
 
 from __future__ import annotations
 
@@ -15,12 +15,16 @@ from PIL import Image, UnidentifiedImageError
 
 from utils.errors import UserError
 
-# In order of preference where one stem has several files.
+# In order of preference if one stem has several files.
 EXTENSIONS = (".png", ".bmp", ".tif", ".tiff", ".pgm", ".ppm", ".pbm", ".pnm", ".gif", ".webp",
               ".jpg", ".jpeg")
 KINDS = ", ".join(extension[1:] for extension in EXTENSIONS)
 
-# What Pillow may take a file for, whatever its name: among the others are programs (EPS).
+# Pillow's mode → the mode in which a picture is read; grey of more bits as it is, others as RGB.
+_MODES = {"1": "L", "L": "L", "LA": "LA", "La": "LA", "RGBA": "RGBA", "RGBa": "RGBA", "P": "RGBA",
+          "PA": "RGBA"}
+
+# The formats that Pillow may try, whatever the file's name: some others are programs (EPS).
 _FORMATS = ("PNG", "BMP", "TIFF", "JPEG", "GIF", "WEBP", "PPM")
 
 # Tags of a TIFF.
@@ -31,8 +35,9 @@ _WHITE_IS_ZERO, _UNSIGNED, _SIGNED, _ALPHA = 0, 1, 2, (1, 2)
 _TURN = Image.Transpose
 _BACK = {2: _TURN.FLIP_LEFT_RIGHT, 3: _TURN.ROTATE_180, 4: _TURN.FLIP_TOP_BOTTOM,
          5: _TURN.TRANSPOSE, 6: _TURN.ROTATE_90, 7: _TURN.TRANSVERSE, 8: _TURN.ROTATE_270}
+_OTHER_ORDER = {"L": "B", "B": "L", "N": "B" if sys.byteorder == "little" else "L"}
 
-logging.getLogger("tifffile").setLevel(logging.CRITICAL)  # it raises, too, what it logs
+logging.getLogger("tifffile").setLevel(logging.CRITICAL)  # it also raises what it logs
 
 
 class Picture(NamedTuple):
@@ -41,8 +46,8 @@ class Picture(NamedTuple):
     Attributes:
         values: H×W, or H×W×3 in colour; integers or floats of any range.
         alpha: H×W, or None.
-        indices: of a palette, H×W, or None.
-        format: as Pillow calls it.
+        indices: palette indices, H×W, or None.
+        format: the format's name in Pillow.
     """
 
     values: np.ndarray
@@ -50,180 +55,165 @@ class Picture(NamedTuple):
     indices: np.ndarray | None = None
     format: str = "TIFF"
 
+    @classmethod
+    def of_channels(cls, channels: np.ndarray) -> Picture:
+        """A picture from H×W×C channels: grey or RGB, then alpha if C is even."""
+        colours, alpha = channels, None
+        if channels.shape[2] % 2 == 0:
+            colours, alpha = channels[..., :-1], channels[..., -1]
+        return cls(colours[..., 0] if colours.shape[2] == 1 else colours, alpha)
 
-class Stored(NamedTuple):
-    """The shape of a picture as its file holds it. Pillow turns a TIFF as its tag says."""
+
+class _Stored(NamedTuple):
+    """The shape of a picture in its file, and how to turn back what Pillow has decoded.
+
+    Pillow turns a TIFF by its orientation, and may remove the tag then.
+    """
 
     height: int
     width: int
-    orientation: int = 1
+    back: Image.Transpose | None = None
 
     @classmethod
-    def of(cls, image: Image.Image) -> Stored:
-        """By the header: decoding may take the tag away."""
+    def of(cls, image: Image.Image) -> _Stored:
         if image.format != "TIFF":
             return cls(image.height, image.width)
         tags = image.tag_v2
-        return cls(tags[_HEIGHT], tags[_WIDTH], tags.get(_ORIENTATION, 1))
+        return cls(tags[_HEIGHT], tags[_WIDTH], _BACK.get(tags.get(_ORIENTATION)))
 
     def restore(self, image: Image.Image) -> Image.Image:
-        """The decoded picture, turned back."""
-        back = _BACK.get(self.orientation)
-        return image if back is None else image.transpose(back)
+        return image if self.back is None else image.transpose(self.back)
 
 
 def _header(path: Path) -> Image.Image:
-    """The picture before it is decoded."""
+    """Opens a picture without decoding it."""
     image = Image.open(path, formats=_FORMATS)
-    image.filename = ""  # Pillow would map a TIFF into memory at the size that it has when turned
+    image.filename = ""  # else Pillow maps a TIFF into memory at the size that it has when turned
     return image
 
 
-def decode(path: Path) -> Picture:
-    """Decodes a file of one picture.
+def decode(path: Path | Page) -> Picture:
+    """Decodes a file of one picture, or one page of a TIFF.
 
     Raises:
         UserError: the file is missing, cannot be decoded, or is a stack of several frames.
     """
-    if path.exists() and not path.is_file():
-        raise UserError(f"{path}: a folder, pipe or device, not a file; move it away")
     try:
-        if _unknown_tiff(path):
-            frames = len(_tifffile_pages(path))
-            picture = _by_tifffile(path, 0)
-        else:
-            with _header(path) as image:
-                if image.format == "PNG":  # decoding alone takes damaged pixels for good ones
-                    image.verify()
-            with _header(path) as image:
-                # A camera's JPEG may carry a preview as its second frame.
-                frames = 1 if image.format in ("JPEG", "MPO") else getattr(image, "n_frames", 1)
-                picture = _picture(image, path, 0, Stored.of(image))
+        page = isinstance(path, Page)
+        picture = path.stack.decode(path.index) if page else _decode_file(path)
+        if not picture.values.size:
+            raise UserError("a picture without pixels; copy or download it anew")
+        return picture
     except FileNotFoundError:
         raise UserError(f"{path}: no such file; check the path") from None
-    except UserError:
-        raise
+    except Image.DecompressionBombError as error:
+        raise UserError(f"{path}: more than {2 * Image.MAX_IMAGE_PIXELS / 1e6:.0f} megapixels; "
+                        "cut it into pieces") from error
+    except UserError as error:
+        raise UserError(f"{path}: {error}") from error
     except Exception as error:  # a damaged file makes decoders raise nearly anything
-        raise _refusal(path, error) from error
+        unknown = isinstance(error, UnidentifiedImageError)  # its text only repeats the path
+        reason = "unknown format" if unknown else f"{type(error).__name__}: {error}"
+        reason = " ".join(reason.replace(str(path), path.name).split())
+        raise UserError(f"{path}: cannot be read as an image ({reason}); copy or download it anew "
+                        "if it is damaged, else save it as PNG") from error
+
+
+# Below, the text of a UserError lacks the file's name; `decode` adds it.
+
+
+def _decode_file(path: Path) -> Picture:
+    if path.exists() and not path.is_file():
+        raise UserError("a folder, pipe or device, not a file; move it away")
+    if _only_tifffile_reads(path):
+        frames, picture = len(list(_stored_pages(path))), _by_tifffile(path, 0)
+    else:
+        with _header(path) as image:
+            if image.format == "PNG":  # decoding alone takes damaged pixels for good ones
+                image.verify()
+        with _header(path) as image:
+            # A camera's JPEG may carry a preview as its second frame.
+            frames = 1 if image.format in ("JPEG", "MPO") else getattr(image, "n_frames", 1)
+            picture = _by_pillow(image, path, 0, _Stored.of(image))
     if frames > 1:
         stacks = " (test.py --input takes TIFFs of several pages)" * (picture.format == "TIFF")
-        raise UserError(f"{path}: a stack of {frames} frames; save each frame as a file of its own"
-                        f"{stacks}")
+        raise UserError(f"a stack of {frames} frames; save each frame as a file of its own{stacks}")
     return picture
 
 
-def _refusal(path: Path | Page, error: Exception) -> UserError:
-    """What the user reads where a decoder has raised an error."""
-    if isinstance(error, Image.DecompressionBombError):
-        return UserError(f"{path}: more than {2 * Image.MAX_IMAGE_PIXELS / 1e6:.0f} megapixels; "
-                         "cut it into pieces")
-    unknown = isinstance(error, UnidentifiedImageError)  # its text only repeats the path
-    reason = "unknown format" if unknown else f"{type(error).__name__}: {error}"
-    reason = reason.replace(str(path), path.name)
-    return UserError(f"{path}: cannot be read as an image ({' '.join(reason.split())}); copy or "
-                     "download it anew if it is damaged, else save it as PNG")
-
-
-def _picture(image: Image.Image, path: Path, number: int, stored: Stored) -> Picture:
-    """Decodes a file that Pillow has opened, at its page of this number, from 0 on."""
+def _by_pillow(image: Image.Image, path: Path, page: int, stored: _Stored) -> Picture:
+    """Decodes a file that Pillow has opened, at the page of this index."""
     tags = image.tag_v2 if image.format == "TIFF" else {}
-    samples, bits = tags.get(_SAMPLES, 1), tags.get(_BITS, (1,))[0]
-    two = samples == 2 and tags.get(_EXTRA, (0,))[0] not in _ALPHA  # the first, by Pillow
-    if two or (samples > 1 and bits > 8 and tags.get(_PLANES) == 2):
-        return _by_tifffile(path, number)
-    if image.format == "PPM" and image.mode == "RGB" and image.tile and _maximum(image) > 255:
-        raise UserError(f"{path}: a PPM of 16 bits per channel; save it as PGM or PNG, in grey")
-    if samples > 1 and bits > 8 or image.format == "PNG" and ";16" in _raw(image) and (
-            image.mode != "I;16"):
-        return _sixteen_bits(path, number, stored, image.format)
+    deep = tags.get(_SAMPLES, 1) > 1 and tags.get(_BITS, (1,))[0] > 8
+    two_greys = tags.get(_SAMPLES) == 2 and tags.get(_EXTRA, (0,))[0] not in _ALPHA
+    if two_greys or deep and tags.get(_PLANES) == 2:  # of two greys Pillow reads only the first
+        return _by_tifffile(path, page)
+    raw = image.tile[0][3] if image.tile else ""
+    raw, *more = (raw,) if isinstance(raw, str) else raw
+    if image.format == "PPM" and image.mode == "RGB" and more and more[0] > 255:
+        raise UserError("a PPM of 16 bits per channel; save it as PGM or PNG, in grey")
+    if deep or image.format == "PNG" and ";16" in raw and image.mode != "I;16":
+        return _sixteen_bits(path, page, stored, image.mode, raw)._replace(format=image.format)
     image.load()
-    picture = _channels(stored.restore(image), path)._replace(format=image.format)
+    picture = _eight_bits(stored.restore(image))._replace(format=image.format)
     values, kind = picture.values, tags.get(_SAMPLE_FORMAT, (_UNSIGNED,))[0]
     if tags and values.dtype == np.uint8 and kind == _SIGNED:
         values = values.view(np.int8)
     if tags and values.dtype == np.int32 and kind == _UNSIGNED:
         values = values.view(np.uint32)
-    # Of these modes Pillow leaves the polarity as it is.
+    # In these modes Pillow does not invert pixels whose zero is white.
     if tags.get(_PHOTOMETRIC) == _WHITE_IS_ZERO and image.mode[0] in "IF":
         values = _inverted(values)
     return picture._replace(values=values)
 
 
-def _raw(image):
-    """How Pillow would unpack the pixels; empty once it has."""
-    arguments = image.tile[0][3] if image.tile else ""
-    return arguments if isinstance(arguments, str) else arguments[0]
-
-
-def _maximum(image):
-    arguments = image.tile[0][3]
-    return 0 if isinstance(arguments, str) else arguments[1]
-
-
-def _channels(image: Image.Image, path: Path) -> Picture:
-    """The channels of a decoded picture of 8 bits per channel, or of one channel of any depth."""
+def _eight_bits(image: Image.Image) -> Picture:
+    """The channels of a decoded picture: several of 8 bits, or one of any depth."""
     if image.mode == "LAB":  # the one mode that Pillow reads but cannot convert
-        raise UserError(f"{path}: colours in Lab; save it in grey or RGB")
-    if image.mode == "1":
-        return Picture(np.asarray(image.convert("L")))
-    if image.mode == "L" or image.mode[0] in "IF":
-        values = np.asarray(image)
-        return Picture(values.astype(values.dtype.newbyteorder("=")))
-    if image.mode in ("LA", "La"):
-        values = np.asarray(image.convert("LA"))
-        return Picture(values[..., 0], values[..., 1])
-    if image.mode in ("RGBA", "RGBa", "P", "PA"):
-        values = np.asarray(image.convert("RGBA"))
-        indices = np.asarray(image) if image.mode == "P" else None
-        return Picture(values[..., :3], values[..., 3], indices)
-    return Picture(np.asarray(image.convert("RGB")))
+        raise UserError("colours in Lab; save it in grey or RGB")
+    mode = image.mode if image.mode[0] in "IF" else _MODES.get(image.mode, "RGB")
+    values = np.asarray(image if mode == image.mode else image.convert(mode))
+    values = np.atleast_3d(values.astype(values.dtype.newbyteorder("=")))
+    indices = np.asarray(image) if image.mode == "P" else None
+    return Picture.of_channels(values)._replace(indices=indices)
 
 
-def _sixteen_bits(path: Path, number: int, stored: Stored, kind: str) -> Picture:
-    """Decodes a PNG or TIFF of several channels of 16 bits, of which Pillow keeps the upper 8.
+def _sixteen_bits(path: Path, page: int, stored: _Stored, mode: str, raw: str) -> Picture:
+    """Decodes a PNG or TIFF of several channels of 16 bits, whose lower 8 bits Pillow drops.
 
-    Pillow unpacks one byte of each two: which one is said by the byte order of its raw mode. So the
-    file is decoded twice, the second time in the other order.
+    Pillow unpacks one of the two bytes per value; the byte order in its raw mode says which. So the
+    file is decoded twice, the second time in the other byte order.
     """
-    other = {"L": "B", "B": "L", "N": "B" if sys.byteorder == "little" else "L"}
-    halves = []
-    for lower in (False, True):
+    if mode not in ("RGB", "RGBA", "LA"):
+        raise UserError("colours that are neither grey nor RGB; save it in grey")
+
+    def unpack(raw):
         with _header(path) as image:
-            image.seek(number)
-            raw = _raw(image)
-            if image.mode not in ("RGB", "RGBA", "LA"):
-                raise UserError(f"{path}: colours that are neither grey nor RGB; save it in grey")
-            plain = raw.replace("RGBa", "RGBA")  # as stored, not divided by alpha
-            if raw == "LA;16B":  # four bytes per pixel: decoded once, as if they were colours
-                plain = "RGBA"
-            elif lower:
-                plain = plain[:-1] + other[plain[-1]]
-            image.tile = [_with(tile, plain) for tile in image.tile]
-            halves.append(np.asarray(stored.restore(image)).astype(np.uint16))
-    if raw == "LA;16B":
-        values = halves[0][..., ::2] * np.uint16(256) + halves[0][..., 1::2]
-        return Picture(values[..., 0], values[..., 1], format=kind)
-    values = halves[0] * np.uint16(256) + halves[1]
-    return Picture(values[..., :3], values[..., 3] if values.shape[2] == 4 else None, format=kind)
+            image.seek(page)
+            image.tile = [_with_raw_mode(tile, raw) for tile in image.tile]
+            return np.asarray(stored.restore(image)).astype(np.uint16)
+
+    if raw == "LA;16B":  # four bytes per pixel: decoded once, as if they were colours
+        channels = unpack("RGBA")
+        return Picture.of_channels(channels[..., ::2] * np.uint16(256) + channels[..., 1::2])
+    raw = raw.replace("RGBa", "RGBA")  # as stored, not divided by alpha
+    upper, lower = unpack(raw), unpack(raw[:-1] + _OTHER_ORDER[raw[-1]])
+    return Picture.of_channels(upper * np.uint16(256) + lower)
 
 
-def _with(tile, raw):
+def _with_raw_mode(tile, raw):
     arguments = raw if isinstance(tile[3], str) else (raw, *tile[3][1:])
+    # Pillow below 11.1 has plain tuples.
     return tile._replace(args=arguments) if hasattr(tile, "_replace") else (*tile[:3], arguments)
 
 
 def _inverted(values):
     """The values of a picture whose zero is white, so that more is brighter."""
-    if values.dtype.kind == "u":
-        return np.iinfo(values.dtype).max - values
-    return ~values if values.dtype.kind == "i" else -values
+    return -values if values.dtype.kind == "f" else ~values
 
 
-# TIFFs that Pillow does not read: 64 bits, floats of 16 bits, two channels of 16 bits
-
-
-def _unknown_tiff(path):
-    """Whether a file is a TIFF of a kind that Pillow does not know."""
+def _only_tifffile_reads(path):
+    """True for a TIFF that Pillow does not know: 64 bits, float16, two channels of 16 bits."""
     with path.open("rb") as file:
         if file.read(4) not in (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+"):
             return False
@@ -234,159 +224,120 @@ def _unknown_tiff(path):
     return False
 
 
-def _tifffile_pages(path: Path) -> list[Stored]:
+def _by_tifffile(path: Path, page: int) -> Picture:
+    """Decodes a page of a TIFF; raises a UserError if it has no grey levels, or several."""
     import tifffile  # half as long to import as all of NumPy, and few need it
 
     with tifffile.TiffFile(path) as file:
-        return [Stored(page.imagelength, page.imagewidth) for page in file.pages]
-
-
-def _by_tifffile(path: Path, number: int) -> Picture:
-    """Decodes a page of a TIFF.
-
-    Raises:
-        UserError: it is of a kind that has no grey levels, or several channels that differ.
-    """
-    import tifffile
-
-    with tifffile.TiffFile(path) as file:
-        page = file.pages[number]
+        page = file.pages[page]
         if page.imagelength * page.imagewidth > 2 * Image.MAX_IMAGE_PIXELS:
             raise Image.DecompressionBombError
         values, axes, photometric = page.asarray(), page.axes, int(page.photometric)
         alpha = [int(extra) in _ALPHA for extra in page.extrasamples]
     if values.dtype.kind not in "buif":
-        raise UserError(f"{path}: {values.dtype} pixels; save real numbers, one per pixel")
+        raise UserError(f"{values.dtype} pixels; save real numbers, one per pixel")
+    if axes not in ("YX", "YXS", "SYX"):
+        raise UserError(f"pixels in {len(axes)} dimensions ({axes}); save each plane as a file of "
+                        "its own")
     values = values.astype(values.dtype.newbyteorder("="))
-    if axes == "SYX":
-        values = np.moveaxis(values, 0, -1)
-    elif axes not in ("YX", "YXS"):
-        raise UserError(f"{path}: pixels in {len(axes)} dimensions ({axes}); save each plane as a "
-                        "file of its own")
-    values = np.atleast_3d(values)
+    values = np.atleast_3d(np.moveaxis(values, 0, -1) if axes == "SYX" else values)
     colours = values.shape[2] - len(alpha)
     if photometric not in (0, 1, 2) or colours not in (1, 3):
-        raise UserError(f"{path}: colours that are neither grey nor RGB; save it in grey")
+        raise UserError("colours that are neither grey nor RGB; save it in grey")
     transparency = values[..., colours + alpha.index(True)] if True in alpha else None
     if colours == 1 and False in alpha and (values != values[..., :1]).any():
-        raise UserError(f"{path}: {values.shape[2]} channels that differ; save one, in grey")
+        raise UserError(f"{values.shape[2]} channels that differ; save one, in grey")
     values = values[..., :3] if colours == 3 else values[..., 0]
-    if photometric == _WHITE_IS_ZERO:
-        values = _inverted(values)
-    return Picture(values, transparency)
+    return Picture(_inverted(values) if photometric == _WHITE_IS_ZERO else values, transparency)
 
 
 # Pages
 
 
 class Page:
-    """One page of a TIFF that holds several, as thermal cameras write; read when it is needed.
+    """One page of a TIFF of several pages, as thermal cameras write; read when it is needed.
 
-    Has the names that a `Path` has: the file's, with the number of the page, from 1 on.
-
-    Attributes:
-        path: of the file.
-        number: of the page, from 1 on.
-        stem, suffix, name: `stack_0003`, `.tif`, `stack_0003.tif`.
+    Has the attributes of a `Path` that name results: `stem`, "stack_0003", `suffix` and `name`.
     """
 
-    def __init__(self, stack: _Stack, number: int):
-        self._stack, self.path, self.number = stack, stack.path, number
-        self.suffix = self.path.suffix
-        self.stem = f"{self.path.stem}_{number:0{max(4, len(str(len(stack.stored))))}d}"
+    def __init__(self, stack: _Stack, index: int):
+        self.stack, self.index, self.suffix = stack, index, stack.path.suffix
+        digits = max(4, len(str(len(stack.stored))))
+        self.stem = f"{stack.path.stem}_{index + 1:0{digits}d}"
         self.name = self.stem + self.suffix
 
     def __str__(self) -> str:
-        return f"{self.path} page {self.number}"
-
-    def decode(self) -> Picture:
-        """As `decode`."""
-        return self._stack.decode(self)
-
-    def size(self) -> tuple[int, int]:
-        """Height and width."""
-        return self._stack.stored[self.number - 1][:2]
+        return f"{self.stack.path} page {self.index + 1}"
 
 
 class _Stack:
-    """A TIFF of several pages, open from the first page that is read to the last.
+    """A TIFF of several pages. The file stays open from the first page read to the last page.
 
-    To open it for every page would mean to walk through all pages before, each time.
+    Opening it anew for every page would mean walking through all pages before, each time.
     """
 
-    def __init__(self, path: Path, stored: list[Stored]):
+    def __init__(self, path: Path, stored: list[_Stored]):
         self.path, self.stored = path, stored
         self._image: Image.Image | None = None
         self._lock = threading.Lock()  # threads read ahead, and the file has one position
 
-    def decode(self, page: Page) -> Picture:
-        index = page.number - 1
+    def decode(self, index: int) -> Picture:
         with self._lock:
+            if not self._image and _only_tifffile_reads(self.path):
+                return _by_tifffile(self.path, index)
             try:
-                if not self._image and _unknown_tiff(self.path):
-                    return _by_tifffile(self.path, index)
                 self._image = self._image or _header(self.path)
                 self._image.seek(index)
-                return _picture(self._image, self.path, index, self.stored[index])
-            except UserError as error:
-                raise UserError(str(error).replace(str(self.path), str(page), 1)) from error
-            except Exception as error:  # as in `decode`
-                raise _refusal(page, error) from error
+                return _by_pillow(self._image, self.path, index, self.stored[index])
             finally:
-                if self._image and page.number == len(self.stored):
+                if self._image and index + 1 == len(self.stored):
                     self._image.close()
                     self._image = None
 
 
 def pages(files: Sequence[Path]) -> list[Path | Page]:
-    """Files of one picture as they are, and in place of a TIFF of several each of its pages."""
+    """The files, with each TIFF of several pages replaced by its pages."""
     found: list[Path | Page] = []
     for file in files:
-        stack = _Stack(file, list(_stored_pages(file)))
-        several = range(1, len(stack.stored) + 1) if len(stack.stored) > 1 else ()
-        found += [Page(stack, number) for number in several] or [file]
+        stored: list[_Stored] = []
+        if file.suffix.lower() in (".tif", ".tiff"):
+            with contextlib.suppress(Exception):  # `decode` will say what is wrong
+                stored = list(_stored_pages(file))
+        stack = _Stack(file, stored)
+        found += [Page(stack, index) for index in range(len(stored))] if stored[1:] else [file]
     return found
-
-
-def _stored_pages(file: Path) -> list[Stored]:
-    """The pages of a TIFF by their headers; empty for other files."""
-    if file.suffix.lower() not in (".tif", ".tiff"):
-        return []
-    with contextlib.suppress(Exception):  # `decode` will say what is wrong
-        if _unknown_tiff(file):
-            return _tifffile_pages(file)
-        with _header(file) as image:
-            return list(_walk(image))
-    return []
-
-
-def _walk(image: Image.Image) -> Iterator[Stored]:
-    for number in range(getattr(image, "n_frames", 1)):
-        image.seek(number)
-        yield Stored.of(image)
 
 
 # Headers
 
 
+def _stored_pages(path: Path) -> Iterator[_Stored]:
+    """The pages of a TIFF, or one for another picture; raises nearly anything."""
+    if _only_tifffile_reads(path):
+        import tifffile
+
+        with tifffile.TiffFile(path) as file:
+            for page in file.pages:
+                yield _Stored(page.imagelength, page.imagewidth)
+        return
+    with _header(path) as image:
+        yield _Stored.of(image)
+        for index in range(1, image.n_frames if image.format == "TIFF" else 1):
+            image.seek(index)
+            yield _Stored.of(image)
+
+
 def read_size(path: str | Path | Page) -> tuple[int, int] | None:
-    """Height and width by the file's header alone; None if that cannot be read."""
+    """Height and width from the file's header alone; None if the header cannot be read."""
     if isinstance(path, Page):
-        return path.size()
-    with contextlib.suppress(Exception):  # `decode` will say what is wrong
-        if _unknown_tiff(Path(path)):
-            return _tifffile_pages(Path(path))[0][:2]
-        with _header(Path(path)) as image:
-            return Stored.of(image)[:2]
+        return path.stack.stored[path.index][:2]
+    with contextlib.suppress(Exception), contextlib.closing(_stored_pages(Path(path))) as stored:
+        return next(stored)[:2]
     return None
 
 
 def read_orientation(path: Path) -> int:
-    """The turn that a file's header asks of whoever shows it, as EXIF numbers them; 1 is none."""
+    """The EXIF orientation in which viewers show a file, 1 to 8; 1 is as stored."""
     with contextlib.suppress(Exception), _header(path) as image:
-        if image.format == "TIFF":
-            return image.tag_v2.get(_ORIENTATION, 1)
-        exif = Image.Exif()
-        exif.load(image.info.get("exif", b""))
-        return exif.get(_ORIENTATION, 1)
+        return image.getexif().get(_ORIENTATION, 1)
     return 1

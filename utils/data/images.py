@@ -7,46 +7,36 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from utils.data.decoding import EXTENSIONS, KINDS, Page, Picture, decode
+from utils.data.decoding import EXTENSIONS, KINDS, Page, decode
 from utils.errors import UserError, listed
 
 FULL = 255  # the level of a target in a mask
-FAINT = 8  # the neighbours of a pixel: all of them may be its grey edge
+FAINT = 8  # fainter pixels per bright pixel: all its neighbours may be its grey edge
 _BLURRING = ("JPEG", "MPO", "WEBP")  # formats that change the values around an edge
 
 _LUMA = np.array([19595, 38470, 7471]) / 65536  # ITU-R 601, as Pillow rounds it
 
 
-def read_gray(path: str | Path, any_range: bool = False) -> np.ndarray:
-    """Reads a picture as grey levels.
+def read_gray(path: str | Path | Page, any_range: bool = False) -> np.ndarray:
+    """Reads a picture, or a page of a TIFF, as grey levels.
 
-    Any mode that Pillow or tifffile decodes: grey, RGB, RGBA, palette, 1-bit, 8 or 16 bits; colours
-    become grey by ITU-R 601 (0.299 R + 0.587 G + 0.114 B, rounded). Transparency and EXIF
-    orientation are ignored: the pixels count as they are stored, so that masks stay aligned. TIFFs
+    Reads every mode that Pillow or tifffile decodes: grey, RGB, RGBA, palette, 1 bit, 8 or 16 bits.
+    Colours become grey by ITU-R 601 (0.299 R + 0.587 G + 0.114 B, rounded). Transparency and EXIF
+    orientation are ignored: pixels stay as they are stored, so that masks stay aligned. TIFFs
     whose zero is white are inverted. Floating-point TIFFs in [0, 1] become 16 bit.
 
     Args:
-        any_range: takes other floats and integers, too, as they are, for `stretch`.
+        any_range: True also accepts other floats and integers, unchanged, for `stretch`.
 
     Returns:
         H×W uint8 or uint16; with `any_range` also other integers and floats, all finite.
 
     Raises:
-        UserError: the file is missing, damaged, too large, a stack of frames, has pixels that are
-            not finite, or is of another range.
+        UserError: the file is missing, damaged, too large or a stack of frames, or its pixels are
+            not finite or of another range.
     """
-    return _gray(decode(Path(path)), Path(path), any_range)
-
-
-def read_frame(frame: Path | Page, any_range: bool = False) -> np.ndarray:
-    """The grey levels of a file or of a page, as `read_gray`."""
-    if isinstance(frame, Page):
-        return _gray(frame.decode(), frame, any_range)
-    return read_gray(frame, any_range)
-
-
-def _gray(picture: Picture, path: Path | Page, any_range: bool) -> np.ndarray:
-    values = _luma(picture.values)
+    path = path if isinstance(path, Page) else Path(path)
+    values = _luma(decode(path).values)
     if values.dtype in (np.uint8, np.uint16):
         return values
     _check_finite(values, path)
@@ -58,11 +48,9 @@ def _gray(picture: Picture, path: Path | Page, any_range: bool) -> np.ndarray:
         return values
     if floats and low >= 0 and high <= 1:
         return np.rint(values * np.float32(65535)).astype(np.uint16)
-    bits = 8 * values.itemsize
-    raise UserError(
-        f"{path}: {bits}-bit {'floating point' if floats else 'integers'} from {low:g} to {high:g};"
-        " save it with 8 or 16 bits per pixel, or give it to test.py --input with --stretch"
-    )
+    kind = f"{8 * values.itemsize}-bit {'floating point' if floats else 'integers'}"
+    raise UserError(f"{path}: {kind} from {low:g} to {high:g}; save it with 8 or 16 bits per "
+                    "pixel, or give it to test.py --input with --stretch")
 
 
 def _luma(values: np.ndarray) -> np.ndarray:
@@ -85,11 +73,7 @@ def _check_finite(values: np.ndarray, path: Path | Page) -> None:
 
 
 def read_mask(path: str | Path) -> np.ndarray:
-    """Reads a mask, H×W uint8 of 0 and 1: what lies above half of full scale is target.
-
-    Raises:
-        UserError: as `read_levels`.
-    """
+    """Reads a mask, H×W uint8 of 0 and 1, as `binary` of `read_levels`."""
     return binary(read_levels(path))
 
 
@@ -98,44 +82,48 @@ def binary(levels: np.ndarray) -> np.ndarray:
     return (levels > FULL // 2).astype(np.uint8)
 
 
+def has_grey(levels: np.ndarray) -> bool:
+    """True if a mask has levels between background and target."""
+    return bool(((levels > 0) & (levels < FULL)).any())
+
+
 def read_levels(path: str | Path) -> np.ndarray:
-    """Reads a mask with the grey levels that it may have at the edges of targets.
+    """Reads the grey levels of a mask; masks may have grey edges around targets.
 
-    A picture of two values is a mask if one of them is black, on at least half of it: the other is
-    target, whatever grey or colour it is, at any depth. Black alone is a mask without a target.
-    Where all colours of a palette are one, its indices count. A shape that is in the alpha channel
-    alone is refused, and so is a shape that differs from the colours' shape.
+    A picture of two values is a mask if one value is black, on at least half of the picture: the
+    other value is target, in any grey or colour, at any depth. An all-black picture is a mask
+    without a target. If all colours of a palette are alike, the palette's indices count. A shape
+    in the alpha channel is refused if the colours do not show it.
 
-    A grey picture of more values is a mask if at least half of it is black, something lies above
-    half of full scale, and for each pixel above there are at most `FAINT` of the others that are
-    not black. A photograph has no black ground, class numbers nothing bright, and JPEG and WebP
-    spoil the black ground and are refused.
+    A grey picture of more values is a mask if at least half of it is black, some pixels lie above
+    half of full scale, and at most `FAINT` fainter pixels that are not black come with each of
+    them. A photograph has no black ground, and class numbers have nothing bright. JPEG and WebP
+    spoil the black ground; such pictures are refused.
 
     Returns:
         H×W uint8, 0 to 255.
 
     Raises:
-        UserError: the file cannot be read, or is no mask (says which values it has).
+        UserError: the file cannot be read, or is no mask; the error names its values.
     """
     path = Path(path)
     picture = decode(path)
     colours, alpha = picture.values, picture.alpha
-    if alpha is None or _constant(alpha):
-        if picture.indices is not None and _constant(colours):
-            colours = picture.indices
-        return _levels(colours, path, picture.format)
-    if _constant(colours):
+    shaped = alpha is not None and not _constant(alpha)
+    if _constant(colours) and shaped:
         raise UserError(f"{path}: not a binary mask but one colour, with a shape in its alpha "
                         "channel; save that in grey, 0 for background and 255 for target")
+    if _constant(colours) and picture.indices is not None:
+        colours = picture.indices
     levels = _levels(colours, path, picture.format)
-    if (binary(levels) != (alpha > np.iinfo(alpha.dtype).max // 2)).any():
+    if shaped and (binary(levels) != (alpha > np.iinfo(alpha.dtype).max // 2)).any():
         raise UserError(f"{path}: its colours and its alpha channel show different targets; save "
                         "the mask without alpha")
     return levels
 
 
 def _constant(values: np.ndarray) -> bool:
-    """Whether all pixels are alike."""
+    """True if all pixels are alike."""
     return bool((values == values[0, 0]).all())
 
 
@@ -150,47 +138,29 @@ def _levels(values: np.ndarray, path: Path, kind: str) -> np.ndarray:
     _check_finite(values, path)
     coloured = values.ndim == 3
     if coloured:
-        values = values.astype(np.int64) @ (1 << 32, 1 << 16, 1)  # a number for each colour
+        values = values.astype(np.int64) @ (1 << 32, 1 << 16, 1)  # one number per colour
     found, counts = np.unique(values, return_counts=True)
     found = found.astype(np.float64)
     black = counts[found == 0].sum() / values.size
     if len(found) <= 2 and black >= 0.5:
         return (values != 0) * np.uint8(FULL)
-    levels = None if coloured or kind in _BLURRING else _grey_levels(values, found, counts)
-    if levels is not None:
-        return levels
+    blurring = kind in _BLURRING
+    scales = (1, FULL, 65535) if values.dtype.kind == "f" else (FULL, 65535)
+    full = min((scale for scale in scales if found[-1] <= scale), default=0)  # 0: no such scale
+    above = counts[2 * found > full].sum()
+    faint = counts[(found > 0) & (2 * found <= full)].sum()
+    if (full and not coloured and not blurring and black >= 0.5 and found[0] >= 0
+            and 0 < above and faint <= FAINT * above):
+        return np.rint(values * (FULL / full)).astype(np.uint8)
     if coloured:
         some = f"{len(found)} colours"
     else:
-        some = listed([f"{value:g}" for value in found], shown=4)
-        some = f"values {some}{f' up to {found[-1]:g}' if len(found) > 4 else ''}"
-    some += f"; black on {100 * black:.0f} % of it" if len(found) <= 2 else ""
-    cure = f" ({kind} cannot keep a mask: use PNG)" if kind in _BLURRING and len(found) > 2 else ""
+        some = "values " + listed([f"{value:g}" for value in found], shown=4)
+        some += f" up to {found[-1]:g}" * (len(found) > 4)
+    some += f"; black on {100 * black:.0f} % of it" * (len(found) <= 2)
+    cure = f" ({kind} cannot keep a mask: use PNG)" * (blurring and len(found) > 2)
     raise UserError(f"{path}: not a binary mask{' but a picture in colour' * coloured} "
                     f"({some}); save it with 0 for background and 255 for target{cure}")
-
-
-def _grey_levels(
-    values: np.ndarray, found: np.ndarray, counts: np.ndarray
-) -> np.ndarray | None:
-    """The levels of a grey mask, 0 to 255; None if it is none.
-
-    Args:
-        values: H×W.
-        found: the values that occur, in order, and `counts`: how often each does.
-    """
-    high = found[-1]
-    if values.dtype.kind == "f" and high <= 1:
-        full = 1
-    else:
-        full = FULL if high <= FULL else 65535
-    above = counts[2 * found > full].sum()
-    faint = counts[(found > 0) & (2 * found <= full)].sum()
-    ground = counts[found == 0].sum()
-    if (found[0] < 0 or high > full or 2 * ground < values.size or not above
-            or faint > FAINT * above):
-        return None
-    return np.rint(values * (FULL / full)).astype(np.uint8)
 
 
 def to_float(image: np.ndarray) -> np.ndarray:
@@ -201,10 +171,10 @@ def to_float(image: np.ndarray) -> np.ndarray:
 
 
 def stretch(image: np.ndarray) -> np.ndarray:
-    """Spreads the grey levels that an image has over [0, 1]: of 10 to 14 bits, of temperatures.
+    """Spreads an image's grey levels over [0, 1]; for 10 to 14 bits and for temperatures.
 
-    From the 0.01 to the 99.99 percentile, so that some dead or hot pixels do not decide it; what
-    lies beyond is clipped. An image of one grey level becomes 0.
+    The 0.01 and 99.99 percentiles become 0 and 1, so that dead or hot pixels have no effect; levels
+    beyond are clipped. An image of one grey level becomes 0.
 
     Args:
         image: H×W integers or floats of any range, all finite.
@@ -221,10 +191,10 @@ def stretch(image: np.ndarray) -> np.ndarray:
 
 
 def resize_image(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """Bilinear resize (Pillow's, which averages when shrinking) of an H×W uint8 or uint16.
+    """Resizes H×W uint8 or uint16 by Pillow's bilinear filter, which averages when shrinking.
 
     Args:
-        size: (height, width); an image that has it already is returned as it is.
+        size: (height, width); an image of this size is returned unchanged.
     """
     if image.shape == tuple(size):
         return image
@@ -236,35 +206,31 @@ def resize_image(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
 
 
 def resize_mask(mask: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """Nearest-neighbour resize of an H×W uint8 mask to (height, width)."""
+    """Resizes an H×W uint8 mask to (height, width) by nearest neighbours."""
     if mask.shape == tuple(size):
         return mask
     return np.asarray(Image.fromarray(mask).resize(size[::-1], Image.Resampling.NEAREST))
 
 
 def list_images(path: str | Path) -> list[Path]:
-    """The image itself, or the images of a folder (not of its subfolders), sorted by name.
+    """The image itself, or the images in a folder (not in its subfolders), sorted by name.
 
-    Raises:
-        UserError: nothing is there, or the folder holds no image.
+    Raises a UserError if nothing is there, or the folder holds no image.
     """
     path = Path(path)
     if path.is_file():
         return [path]
     if not path.is_dir():
         raise UserError(f"{path}: no such image or folder; check the path")
-    # "._NAME.png" and the like are what other systems leave beside the real files.
-    found = sorted(
-        file
-        for file in path.iterdir()
-        if file.suffix.lower() in EXTENSIONS and not file.name.startswith(".") and file.is_file()
-    )
+    # Other systems leave files such as "._NAME.png" beside the real ones.
+    found = sorted(file for file in path.iterdir() if file.suffix.lower() in EXTENSIONS
+                   and not file.name.startswith(".") and file.is_file())
     if not found:
         raise UserError(f"{path}: no image in this folder; it must hold files of type {KINDS}")
     return found
 
 
 def input_name(path: str | Path) -> str:
-    """What stands for the dataset's name in the results of a file or folder."""
+    """The name that a file's or folder's results have in place of a dataset's name."""
     path = Path(path).resolve()
     return path.name if path.is_dir() else path.stem

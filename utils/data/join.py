@@ -1,13 +1,13 @@
-"""Several datasets brought into one, for a network that is trained on all of them."""
+"""Joins several datasets into one, for a network that is trained on all of them."""
 
 from __future__ import annotations
 
 import os
-import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from utils.data.prepare import REPORT, SPLITS
+from utils.data.find import SPLITS
+from utils.data.writing import REPORT, workplace, write_lists
 from utils.errors import UserError, listed
 from utils.files import write_text
 
@@ -17,7 +17,7 @@ def join(
 ) -> str:
     """Prepares each source, and joins their images and lists; all of it or nothing.
 
-    Every name begins with its source's: 000001 of NUDT-SIRST becomes NUDT-SIRST_000001.
+    Every name begins with its source's name: 000001 of NUDT-SIRST becomes NUDT-SIRST_000001.
 
     Args:
         sources: folders or zips.
@@ -25,41 +25,37 @@ def join(
         prepare: brings one source into a folder and returns its report, as `prepare.prepare`.
 
     Returns:
-        The reports, and how many images each source gives to each list.
+        The reports, and how many images each source adds to each list.
 
     Raises:
-        UserError: two sources of one name, something at `target` already, or as `prepare`.
+        UserError: two sources have one name, something is at `target` already, or as `prepare`.
     """
     names = [source.stem if source.is_file() else source.resolve().name for source in sources]
     twice = sorted({name for name in names if names.count(name) > 1})
     if twice:
-        raise UserError(f"{listed(twice)}: several sources have this name, which their images "
-                        "would begin with; rename one")
+        raise UserError(f"{listed(twice)}: several sources have this name, and their images' names "
+                        "would begin with it; rename one")
     if os.path.lexists(target):
         raise UserError(f"{target}: exists already; remove it, or take another --name")
-    target.parent.mkdir(parents=True, exist_ok=True)
-    # Beside its place, on the same file system, so that one rename completes it.
-    with tempfile.TemporaryDirectory(prefix=f".{target.name}-", dir=target.parent) as work:
-        built, reports = Path(work) / "built", []
+    with workplace(target) as work:
+        built, report = work / "built", ""
         lists: dict[str, list[str]] = {split: [] for split in SPLITS}
         counts: dict[str, list[str]] = {split: [] for split in SPLITS}
         for name, source in zip(names, sources):
-            part = Path(work) / name
-            reports.append(f"== {name}\n{prepare(source, part)}")
+            part = work / name
+            report += f"== {name}\n{prepare(source, part)}"
             for kind in ("images", "masks"):
-                for file in (path for path in (part / kind).rglob("*") if not path.is_dir()):
+                for file in [path for path in (part / kind).rglob("*") if not path.is_dir()]:
                     place = built / kind / f"{name}_{file.relative_to(part / kind)}"
                     place.parent.mkdir(parents=True, exist_ok=True)
                     file.rename(place)
-            for split, joined in lists.items():
+            for split in SPLITS:
                 path = part / f"{split}.txt"
                 own = path.read_text("utf-8").splitlines() if path.is_file() else []
-                joined += [f"{name}_{line}" for line in own]
+                lists[split] += [f"{name}_{line}" for line in own]
                 counts[split].append(f"{len(own)} of {name}")
-        for split, joined in lists.items():
-            if joined:
-                write_text(built / f"{split}.txt", "".join(f"{name}\n" for name in joined))
-        report = "".join(reports) + "== joined\n" + "".join(
+        write_lists(built, {split: joined for split, joined in lists.items() if joined})
+        report += "== joined\n" + "".join(
             f"{split}.txt: {', '.join(parts)}\n" for split, parts in counts.items())
         write_text(built / REPORT, report)
         os.replace(built, target)

@@ -9,96 +9,74 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
+from tqdm import tqdm
 
 from utils.data.decoding import KINDS, read_orientation
-from utils.data.images import FULL, read_gray, read_levels, resize_mask
+from utils.data.images import read_gray, read_levels, resize_mask
 from utils.data.layouts import Layout
 from utils.errors import UserError
 
 
 def describe_sizes(shapes: Iterable[tuple[int, int]]) -> str:
-    """Sizes as width x height: the one that all have, or how many there are from which to which."""
+    """The one size as width x height, or the number of sizes with the smallest and the largest."""
     ordered = sorted(set(shapes), key=lambda s: (s[0] * s[1], s))
-    ends = [f"{width}x{height}" for height, width in (ordered[0], ordered[-1])]
+    ends = [_width_x_height(shape) for shape in (ordered[0], ordered[-1])]
     return ends[0] if len(ordered) == 1 else f"{len(ordered)} sizes from {' to '.join(ends)}"
 
 
-def has_grey(levels: np.ndarray) -> bool:
-    """Whether a mask has levels between background and target."""
-    return bool(((levels > 0) & (levels < FULL)).any())
+def _width_x_height(shape: tuple[int, int]) -> str:
+    return f"{shape[1]}x{shape[0]}"
 
 
 @dataclass
 class Pair:
-    """An image and its mask as they were read; `problems` has a line for each unusable file."""
+    """An image and its mask as they were read.
+
+    Attributes:
+        name: the image's name on the list.
+        files: the files of image and mask; None if missing.
+        image: H×W uint8 or uint16.
+        levels: the mask's levels, H×W uint8, 0 to 255.
+        fitted: name and both sizes, if the mask was resized to its image.
+        problems: one line per unusable file.
+    """
 
     name: str
-    image: np.ndarray | None = None  # H×W uint8 or uint16
-    levels: np.ndarray | None = None  # of the mask: H×W uint8, 0 to 255
+    files: tuple[Path | None, Path | None]
+    image: np.ndarray | None = None
+    levels: np.ndarray | None = None
+    fitted: str = ""
     problems: list[str] = field(default_factory=list)
-    files: tuple[Path | None, Path | None] = (None, None)
-    fitted: str = ""  # both sizes, if the mask was resized to its image
 
 
 def read_pairs(
-    names: Sequence[str], layout: Layout, num_workers: int = 4, masks_required: bool = True,
-    fit_masks: bool = False,
+    names: Sequence[str], layout: Layout, title: str, num_workers: int = 4,
+    masks_required: bool = True, fit_masks: bool = False,
 ) -> Iterator[Pair]:
-    """Reads the images of these names with their masks, in this order.
+    """Reads images with their masks, in the order of the names, under a progress bar.
 
     Args:
-        fit_masks: resizes masks of another size to their image, if the ratio of the sides
-            agrees within a pixel.
+        title: the bar's title.
+        fit_masks: True resizes a mask to its image if their ratios of sides agree within a pixel.
 
     Raises:
         UserError: there is no folder of images, or of masks.
     """
     images = layout.image_files()
-    masks = layout.mask_files(names) if masks_required else None
-    with ThreadPoolExecutor(max(1, num_workers)) as pool:
-        yield from pool.map(lambda name: _read_pair(name, layout, images, masks, fit_masks), names)
+    masks = layout.mask_files(names) if masks_required else {}
 
-
-def _read_pair(
-    name: str, layout: Layout, images: dict[str, Path], masks: dict[str, Path] | None,
-    fit_masks: bool,
-) -> Pair:
-    pair = Pair(name, files=(images.get(name), (masks or {}).get(name)))
-    pair.image = _read(pair, pair.files[0], layout.images, "image", read_gray)
-    if masks is None:
+    def read(name: str) -> Pair:
+        pair = Pair(name, (images.get(name), masks.get(name)))
+        pair.image = _read(pair, pair.files[0], layout.images, "image", read_gray)
+        if masks_required:
+            pair.levels = _read(pair, pair.files[1], layout.masks, "mask", read_levels)
+            if not pair.problems and pair.image.shape != pair.levels.shape:
+                _fit(pair, fit_masks)
         return pair
-    pair.levels = _read(pair, pair.files[1], layout.masks, "mask", read_levels)
-    image, mask = pair.image, pair.levels
-    if image is not None and mask is not None and image.shape != mask.shape:
-        sizes = [f"{array.shape[1]}x{array.shape[0]}" for array in (mask, image)]
-        if fit_masks and _same_ratio(mask.shape, image.shape):
-            pair.levels = resize_mask(mask, image.shape)
-            pair.fitted = f"{name} ({sizes[0]} to {sizes[1]})"
-            return pair
-        pair.problems.append(
-            f"{pair.files[1]}: the mask is {sizes[0]} but the image is {sizes[1]} "
-            f"(width x height); {_cure(pair)}"
-        )
-    return pair
 
-
-def _same_ratio(mask: tuple[int, int], image: tuple[int, int]) -> bool:
-    (height, width), (rows, columns) = mask, image
-    return abs(width * rows / height - columns) <= 1 and abs(height * columns / width - rows) <= 1
-
-
-def _cure(pair: Pair) -> str:
-    """What to do about a mask of another size than its image."""
-    image, mask = pair.image.shape, pair.levels.shape
-    kinds = {kind: read_orientation(file) for kind, file in zip(("image", "mask"), pair.files)}
-    turned = [kind for kind, orientation in kinds.items() if orientation > 4]
-    if image == mask[::-1] and len(turned) == 1:
-        return (f"the {turned[0]}'s EXIF orientation {kinds[turned[0]]} explains the turn: save "
-                f"the {turned[0]} with its pixels turned and without this tag")
-    if _same_ratio(mask, image):
-        return ("give both the same size, or let python prepare_dataset.py --fit_masks resize the "
-                "mask")
-    return "give both the same size"
+    with ThreadPoolExecutor(max(1, num_workers)) as pool:
+        yield from tqdm(pool.map(read, names), title, len(names), unit="image", leave=False,
+                        disable=None)  # None: no bar in a log file
 
 
 def _read(
@@ -115,3 +93,26 @@ def _read(
     except UserError as error:
         pair.problems.append(str(error))
         return None
+
+
+def _fit(pair: Pair, fit_masks: bool) -> None:
+    """Resizes a mask of another size than its image, or says how to mend it."""
+    (height, width), (rows, columns) = pair.levels.shape, pair.image.shape
+    mask_size, image_size = map(_width_x_height, (pair.levels.shape, pair.image.shape))
+    similar = (abs(width * rows / height - columns) <= 1
+               and abs(height * columns / width - rows) <= 1)
+    if fit_masks and similar:
+        pair.levels = resize_mask(pair.levels, pair.image.shape)
+        pair.fitted = f"{pair.name} ({mask_size} to {image_size})"
+        return
+    kinds = {kind: read_orientation(file) for kind, file in zip(("image", "mask"), pair.files)}
+    turned = [kind for kind, orientation in kinds.items() if orientation > 4]
+    cure = "give both the same size"
+    if (height, width) == (columns, rows) and len(turned) == 1:
+        kind = turned[0]
+        cure = (f"the {kind}'s EXIF orientation {kinds[kind]} explains the turn: save the {kind} "
+                "with its pixels turned and without this tag")
+    elif similar:
+        cure += ", or let python prepare_dataset.py --fit_masks resize the mask"
+    pair.problems.append(f"{pair.files[1]}: the mask is {mask_size} but the image is {image_size} "
+                         f"(width x height); {cure}")

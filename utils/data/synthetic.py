@@ -1,19 +1,19 @@
-"""Sample data in NUDT-SIRST's layout, to try everything before the dataset is there.
+"""Makes sample data in NUDT-SIRST's layout, to try everything without the dataset.
 
 Clouds, hills, fields with bright lanes, and walls, each with up to three small dim targets.
-Clutter is often brighter than the targets: a threshold does not find them.
+Clutter is often brighter than the targets, so that a threshold does not find them.
 """
 
 from __future__ import annotations
 
 import os
-import tempfile
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
 from scipy.ndimage import binary_dilation, gaussian_filter
 
+from utils.data.writing import workplace, write_lists
 from utils.errors import UserError
 
 
@@ -23,8 +23,8 @@ def write_sample_dataset(
 ) -> Path:
     """Writes images/, masks/, train.txt and test.txt into a new folder, all of it or nothing.
 
-    The same seed gives the same pixels, whatever the number of images. `size` is the side of the
-    images, or (height, width), at least 32. Scores on these images say nothing about others.
+    Pixels depend on the seed alone, not on the number of images. `size` is the side of the images,
+    or (height, width), at least 32. Scores on these images say nothing about other images.
     """
     folder = Path(folder)
     if os.path.lexists(folder):
@@ -32,24 +32,21 @@ def write_sample_dataset(
     height, width = (size, size) if isinstance(size, int) else size
     # Names unlike NUDT-SIRST's 000001: nobody takes one dataset for the other.
     names = [f"sample_{index + 1:04d}" for index in range(n_train + n_test)]
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    # Built on the same file system, so that one rename completes it.
-    with tempfile.TemporaryDirectory(prefix=f".{folder.name}-", dir=folder.parent) as temporary:
-        build = Path(temporary, folder.name)
-        (build / "images").mkdir(parents=True)
-        (build / "masks").mkdir()
+    with workplace(folder) as work:
+        built = work / "built"
+        for kind in ("images", "masks"):
+            (built / kind).mkdir(parents=True)
         for index, name in enumerate(names):
             image, mask = make_sample(height, width, np.random.default_rng([seed, index]))
-            Image.fromarray(image).save(build / "images" / f"{name}.png")
-            Image.fromarray(mask * np.uint8(255)).save(build / "masks" / f"{name}.png")
-        for file, listed in (("train.txt", names[:n_train]), ("test.txt", names[n_train:])):
-            (build / file).write_text("".join(f"{name}\n" for name in listed))
-        os.rename(build, folder)
+            Image.fromarray(image).save(built / "images" / f"{name}.png")
+            Image.fromarray(mask * np.uint8(255)).save(built / "masks" / f"{name}.png")
+        write_lists(built, {"train": names[:n_train], "test": names[n_train:]})
+        os.replace(built, folder)
     return folder
 
 
 def make_sample(height: int, width: int, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-    """One image (H×W uint8) and its mask (H×W uint8 of 0 and 1)."""
+    """An image (H×W uint8) and its mask (H×W uint8 of 0 and 1)."""
     scene = (_clouds, _hills, _fields, _walls)[rng.integers(4)](height, width, rng)
     scene = gaussian_filter(scene, rng.uniform(0.5, 1.0))  # the optics
     scene += rng.uniform(5, 100) - min(0.0, np.percentile(scene, 2))
@@ -68,7 +65,7 @@ def make_sample(height: int, width: int, rng: np.random.Generator) -> tuple[np.n
 
 
 def _target(height, width, rng):
-    """H×W with peak 1: one point spread, or two or three in a row for an extended target."""
+    """H×W with peak 1: one spot, or two or three spots in a row for an extended target."""
     parts = rng.choice((1, 2, 3), p=(0.5, 0.25, 0.25))
     spread = rng.uniform(1.2, 1.9) if parts == 1 else rng.uniform(1.5, 2.6)
     centre = rng.uniform(6, (height - 6, width - 6))
@@ -83,7 +80,7 @@ def _target(height, width, rng):
 
 
 def _noise(height, width, rng, slope, flat=1.0):
-    """Mean 0, deviation 1, amplitude ~ frequency**-slope; `flat` times longer horizontally."""
+    """H×W noise, mean 0, deviation 1, amplitude ~ frequency**-slope, wider than high by `flat`."""
     frequency = np.hypot(np.fft.fftfreq(height)[:, None], flat * np.fft.rfftfreq(width))
     frequency[0, 0] = np.inf
     white = rng.standard_normal((height, width))

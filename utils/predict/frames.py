@@ -15,7 +15,7 @@ from tqdm import tqdm
 from evaluation import THRESHOLD
 from utils import runtime
 from utils.data.decoding import Page
-from utils.data.images import read_frame, stretch, to_float
+from utils.data.images import read_gray, stretch, to_float
 from utils.errors import UserError, listed
 from utils.files import atomic_path
 from utils.paths import PredictionPaths
@@ -249,7 +249,7 @@ def _read_ahead(
     """Yields name, file and future image, while the images after it are being read."""
     waiting: deque[tuple[str, Path | Page, Future]] = deque()
     for name, file in named:
-        waiting.append((name, file, pool.submit(read_frame, file, any_range)))
+        waiting.append((name, file, pool.submit(read_gray, file, any_range)))
         if len(waiting) > ahead:
             yield waiting.popleft()
     yield from waiting

@@ -1,0 +1,211 @@
+"""Finds the dataset in a folder: where its files lie, and which images each list names."""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from utils.data.layouts import SPLIT_FOLDERS, Layout, find_list, hidden, layout_of
+from utils.errors import UserError, listed
+
+SPLITS = ("train", "test")
+DEPTH = 4  # levels of folders below the source that are searched
+SHOWN = 20  # names in a line of the report
+
+
+class Tree(NamedTuple):
+    """Folders and suffixes that the user has named, in place of a layout of the tables.
+
+    Attributes:
+        images: the folder of the images; None: by `utils.data.layouts`.
+        masks: the folder of the masks; None: the folder of the images.
+        image_suffix: what follows a name on the list in the image's file name.
+        mask_suffix: what follows it in the mask's file name; None: any of `layouts.SUFFIXES`.
+    """
+
+    images: Path | None = None
+    masks: Path | None = None
+    image_suffix: str = ""
+    mask_suffix: str | None = None
+
+
+LAYOUT = Tree()  # by the tables
+
+
+class Found(NamedTuple):
+    """A dataset with its lists.
+
+    Attributes:
+        folder: the dataset's folder, at or below the source.
+        layouts: list → where its files lie.
+        names: list → names, each once.
+        notes: lines of the report on where the lists come from.
+    """
+
+    folder: Path
+    layouts: dict[str, Layout]
+    names: dict[str, list[str]]
+    notes: list[str]
+
+    def shown(self, path: Path) -> Path:
+        """A path as the report shows it: relative to the dataset's folder if it is there."""
+        return path.relative_to(self.folder) if self.folder in (path, *path.parents) else path
+
+
+def find(
+    folder: Path, source: Path, share: float, seed: int, tree: Tree = LAYOUT, redraw: bool = True
+) -> Found:
+    """Finds the dataset at or below a folder, and makes the lists that it lacks.
+
+    Args:
+        source: the name of the folder in messages.
+        share: the share of images for the train list, if there are no lists.
+        seed: the seed by which they are drawn.
+        redraw: True draws both lists from the only list if it names all images.
+
+    Raises:
+        UserError: there is no dataset, or several; or as `layouts.find_list`.
+    """
+    root, layouts = _by_flags(folder, source, tree) if tree.images else _by_tables(folder, source)
+    layouts = {split: layout._replace(image_suffix=tree.image_suffix, mask_suffix=tree.mask_suffix)
+               for split, layout in layouts.items()}
+    # A list without a file is all images of its folder, if no other list has this folder.
+    separate = len({layout.images for layout in layouts.values()}) == len(layouts)
+    first = next(iter(layouts.values()))
+    found = Found(root, {split: layouts.get(split, first) for split in SPLITS}, {}, [])
+    for split, layout in layouts.items():
+        if layout.list or separate:
+            names = layout.names()
+            found.names[split] = list(dict.fromkeys(names))
+            place = found.shown(layout.list or layout.images)
+            found.notes.append(f"{split} list: {place}, {len(names)} names")
+            twice = [name for name, count in Counter(names).items() if count > 1]
+            if twice:
+                found.notes.append(f"  named more than once, kept once: {listed(twice, SHOWN)}")
+    missing = [split for split in SPLITS if split not in found.names]
+    if missing:
+        _make_lists(found, missing, first, share, seed, redraw)
+    names = {split: found.names[split] for split in SPLITS if split in found.names}
+    return found._replace(names=names)
+
+
+# Folders
+
+
+def _below(folder: Path, depth: int = DEPTH) -> Iterator[Path]:
+    yield folder
+    if depth:
+        for path in sorted(folder.iterdir()):
+            if path.is_dir() and not hidden(path.name):
+                yield from _below(path, depth - 1)
+
+
+def _by_tables(folder: Path, source: Path) -> tuple[Path, dict[str, Layout]]:
+    """The dataset's folder, and list → layout, by `utils.data.layouts`."""
+    roots = {}
+    for place in _below(folder):
+        layouts = {split: layout_of(place, split, masks_required=True) for split in SPLITS}
+        layouts = {split: layout for split, layout in layouts.items() if layout}
+        # Below a folder with trainval/ and test/, each of these looks like a dataset too.
+        if layouts and roots.keys().isdisjoint(place.parents):
+            roots[place] = layouts
+    if not roots:
+        raise UserError(
+            f"{source}: no dataset in it; there must be images/ and masks/ (or IRSTD1k_Img/ and "
+            "IRSTD1k_Label/, or trainval/ and test/ with images/ and masks/ in each); name other "
+            "folders with --images and --masks"
+        )
+    if len(roots) > 1:
+        names = listed([str(root.relative_to(folder)) for root in roots])
+        cure = "name one of them" if folder == source else "unpack it and name one of them"
+        raise UserError(f"{source}: {len(roots)} datasets in it ({names}); {cure}")
+    return next(iter(roots.items()))
+
+
+def _by_flags(folder: Path, source: Path, tree: Tree) -> tuple[Path, dict[str, Layout]]:
+    """As `_by_tables`, for folders that the user has named."""
+    own = {split: next((folder / place for place in places
+                        if (folder / place / tree.images).is_dir()), None)
+           for split, places in SPLIT_FOLDERS.items()}
+    if not all(own.values()) or (folder / tree.images).is_dir():
+        own = dict.fromkeys(SPLITS, folder)  # else train/DIR and test/DIR
+    layouts = {}
+    for split, place in own.items():
+        images = _named_folder("--images", tree.images, place, source)
+        masks = _named_folder("--masks", tree.masks, place, source) if tree.masks else images
+        if images == masks and (tree.mask_suffix or "") == tree.image_suffix:
+            raise UserError(f"{images}: images and masks in one folder; tell them apart with "
+                            "--image_suffix and --mask_suffix")
+        above = [parent for parent in (images, *images.parents)
+                 if parent == place or place in parent.parents] or [place]
+        lists = (find_list(parent, split) for parent in above)
+        layouts[split] = Layout(images, masks, next(filter(None, lists), None))
+    return folder, layouts
+
+
+def _named_folder(flag: str, named: Path, folder: Path, source: Path) -> Path:
+    """The folder that a flag names: a path from the source or a folder in it, or from here."""
+    if (folder / named).is_dir():  # also an absolute path
+        return folder / named
+    places = [place / named for place in _below(folder) if (place / named).is_dir()]
+    if len(places) > 1:
+        names = listed([str(place.relative_to(folder)) for place in places])
+        raise UserError(f"{flag} {named}: several folders of {source} ({names}); name one of them")
+    if not places and not named.is_dir():
+        raise UserError(f"{flag} {named}: no such folder in {source}; name it as it is there")
+    return places[0] if places else named
+
+
+# Lists
+
+
+def _make_lists(
+    found: Found, missing: Sequence[str], layout: Layout, share: float, seed: int, redraw: bool
+) -> None:
+    """Adds the missing lists: by folders, of the images on no list, or by lot."""
+    taken = {name for names in found.names.values() for name in names}
+    rest = sorted(layout.image_files().keys() - taken)
+    own = _names_by_folder(rest)
+    if own.keys() >= set(missing):  # images/train/ and images/test/
+        for split in missing:
+            found.names[split] = own[split]
+            found.notes.append(f"{split} list: not there; the {len(own[split])} images of "
+                               f"{found.shown(layout.images)}/{own[split][0].split('/')[0]}/")
+        return
+    if len(missing) == 1:
+        missing_list = f"{missing[0]} list: not there"
+        if rest:
+            found.names[missing[0]] = rest
+            found.notes.append(f"{missing_list}; made of the {len(rest)} other images")
+            return
+        if not redraw or len(taken) < 2:
+            found.notes.append(f"{missing_list}, and no image is left for it")
+            return
+        found.notes.append(f"{missing_list}, and no image is left for it; both are drawn from the "
+                           "list that is there")
+        rest = sorted(taken)
+    if len(rest) < 2:
+        raise UserError(f"{layout.images}: has no two images to make lists of; add some")
+    order = np.random.default_rng(seed).permutation(len(rest))
+    cut = min(max(round(share * len(rest)), 1), len(rest) - 1)
+    for split, part in zip(SPLITS, (order[:cut], order[cut:])):
+        found.names[split] = sorted(rest[i] for i in part)
+    found.notes.append(f"lists: not there; drawn by --split {share:g} --seed {seed}: "
+                       f"{cut} train, {len(rest) - cut} test")
+
+
+def _names_by_folder(names: Sequence[str]) -> Mapping[str, list[str]]:
+    """List → names in its folder of `SPLIT_FOLDERS`; empty if a name is in no folder."""
+    inside = defaultdict(list)
+    for name in names:
+        first, separator, _ = name.partition("/")
+        inside[first if separator else ""].append(name)
+    if "" in inside:
+        return {}
+    own = {split: [place for place in places if place in inside]
+           for split, places in SPLIT_FOLDERS.items()}
+    return {split: inside[places[0]] for split, places in own.items() if places}
