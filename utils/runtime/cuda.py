@@ -137,7 +137,7 @@ def find_toolkit(jittor_cache: str | Path, gpu: Gpu) -> Toolkit:
     """
     views = Path(jittor_cache) / "l2sknet-cuda"
     problems = []
-    for nvcc in _compilers(Path(jittor_cache), views):
+    for nvcc in _compilers(views):
         try:
             return _use(nvcc, views, gpu)
         except UserError as error:
@@ -187,12 +187,12 @@ def find_nccl(jittor_cache: str | Path) -> tuple[Path, Path]:
 # ---------------------------------------------------------------------------- searching
 
 
-def _compilers(jittor_cache, views):
+def _compilers(views):
     """Paths of nvcc, sorted by preference; only $nvcc_path if it is set."""
     demanded = os.environ.get("nvcc_path")
     if demanded and views not in Path(demanded).parents:  # a view was set by a parent process
         return [demanded]
-    paths = sorted(jittor_cache.glob("jtcuda/*/bin/nvcc"))  # of jittor_utils.install_cuda
+    paths = sorted(views.parent.glob("jtcuda/*/bin/nvcc"))  # of jittor_utils.install_cuda
     paths += [shutil.which("nvcc"), "/usr/local/cuda/bin/nvcc", "/opt/cuda/bin/nvcc"]
     paths += sorted(Path("/usr/local").glob("cuda-*/bin/nvcc"), reverse=True)
     paths += [site / "nvidia/cu13/bin/nvcc" for site in _sites()]
@@ -233,7 +233,7 @@ def _use(nvcc, views, gpu):
     release = re.search(r"release (\d+)\.(\d+)", text)
     if not release:
         raise UserError(f"{nvcc} does not tell its version")
-    major, version = int(release.group(1)), ".".join(release.groups())
+    major, version = int(release[1]), ".".join(release.groups())
     if major not in (11, 12, 13):
         raise UserError(f"{nvcc} is of CUDA {version}, and CUDA 11 to 13 can be used")
     if major > gpu.driver[0]:
