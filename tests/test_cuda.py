@@ -236,7 +236,7 @@ def test_flags_lose_fast_math_and_serve_newer_gpus():
     assert "-code=compute_90" in cuda.adapt_flags(flags, cuda.Gpu("Newer", 120, (13, 0)))
 
 
-def test_nccl_of_the_system_or_of_wheels(monkeypatch, tmp_path):
+def test_nccl_of_the_wheels(monkeypatch, tmp_path):
     with pytest.raises(UserError, match="nvidia-nccl-cu12"):
         cuda.find_nccl(tmp_path)
     site = tmp_path / "site"
@@ -247,7 +247,3 @@ def test_nccl_of_the_system_or_of_wheels(monkeypatch, tmp_path):
         found = cuda.find_nccl(tmp_path / "jittor")
         assert found[0] == include
         assert (found[1] / "libnccl.so").resolve() == lib / "libnccl.so.2"
-    touch(tmp_path / "include/nccl.h", tmp_path / "lib/libnccl.so")
-    system = tmp_path / "include", tmp_path / "lib"
-    monkeypatch.setattr(cuda, "_system_folders", lambda: [system])
-    assert cuda.find_nccl(tmp_path / "jittor") == system
