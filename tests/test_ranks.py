@@ -31,7 +31,8 @@ pytestmark = pytest.mark.skipif(
     reason="no OpenMPI here (apt-get install openmpi-bin libopenmpi-dev)")
 
 ENVIRONMENT = {**os.environ, "OMPI_ALLOW_RUN_AS_ROOT": "1", "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1",
-               "OMPI_MCA_rmaps_base_oversubscribe": "1"}
+               "OMPI_MCA_rmaps_base_oversubscribe": "1",
+               "OMPI_MCA_mpi_yield_when_idle": "1"}  # ranks may share a core: who waits lets go
 
 
 def start(ranks, words):
