@@ -193,10 +193,16 @@ def test_nvcc_path_is_a_demand_and_processes_may_make_a_view_at_once(tmp_path):
     code = ("from utils.runtime import cuda\n"
             f"print(cuda.find_toolkit({str(tmp_path / 'cache')!r},"
             " cuda.Gpu('', 90, (13, 0))).nvcc)")
-    runs = [subprocess.Popen([sys.executable, "-c", code], cwd=Path(__file__).parent.parent,
-                             env={**os.environ, "nvcc_path": str(nvcc)}, stdout=subprocess.PIPE,
-                             text=True) for _ in range(4)]
+    path = f"{nvcc.parent}:{os.environ['PATH']}"
+
+    def find(demanded):
+        return subprocess.Popen([sys.executable, "-c", code], cwd=Path(__file__).parent.parent,
+                                env={**os.environ, "nvcc_path": demanded, "PATH": path},
+                                stdout=subprocess.PIPE, text=True)
+
+    runs = [find(str(nvcc)) for _ in range(4)]
     (made,) = {run.communicate()[0].strip() for run in runs}
+    assert find(made).communicate()[0].strip() == made  # a view, set by a parent process, is none
     assert Path(made).is_file() and Path(made).parent.parent.parent == (
         tmp_path / "cache/l2sknet-cuda")
     assert len(list((tmp_path / "cache/l2sknet-cuda").iterdir())) == 1

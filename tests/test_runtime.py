@@ -284,6 +284,8 @@ def test_processes_may_place_onednn_at_once(tmp_path):
 
 
 def test_without_onednn_nothing_is_downloaded_and_a_line_says_so(session):
-    run = python("from utils.runtime import start; print(start('cpu').describe())", use_mkl="0")
+    run = python("from utils.runtime import jt, start; print(start().describe())",  # by itself
+                 use_mkl="0", L2SKNET_DEVICE="cpu")
+    assert run.stdout.startswith("Running on cpu (")
     assert "without oneDNN (slow)" in run.stdout
     assert run.stderr.startswith("warning: no oneDNN") and run.stderr.count("\n") == 1
