@@ -80,13 +80,16 @@ def make_wheels(site, major, cudnn=True, compiler=False, libraries=True):
     return make_nvcc(site / "nvidia/cu13", "13.0") if compiler else None
 
 
-def find(tmp_path, monkeypatch, nvcc=None, site=None, gpu=H200):
-    """The toolkit found, where only these exist."""
-    if site:
-        monkeypatch.setattr(cuda, "_sites", lambda: [site])
-    compilers = [str(nvcc)] if nvcc else []
-    monkeypatch.setattr(cuda, "_compilers", lambda cache, views: compilers)
-    return cuda.find_toolkit(tmp_path / "cache", gpu)
+@pytest.fixture
+def find(tmp_path, monkeypatch):
+    """Finds a toolkit, where only these exist: find(nvcc=None, site=None, gpu=H200)."""
+    def find(nvcc=None, site=None, gpu=H200):
+        if site:
+            monkeypatch.setattr(cuda, "_sites", lambda: [site])
+        monkeypatch.setattr(cuda, "_compilers", lambda _: [str(nvcc)] if nvcc else [])
+        return cuda.find_toolkit(tmp_path / "cache", gpu)
+
+    return find
 
 
 def view_of(toolkit):
@@ -100,26 +103,22 @@ def shims(view):
 
 @pytest.mark.parametrize(("release", "cudnn"), [
     ("12.4", "libcudnn_ops_infer.so"), ("11.8", "libcudnn_ops_infer.so.8")])
-def test_toolkit_that_jittor_knows_is_used_as_it_is(tmp_path, monkeypatch, release, cudnn):
+def test_toolkit_that_jittor_knows_is_used_as_it_is(tmp_path, find, release, cudnn):
     nvcc = make_toolkit(tmp_path / "cuda", release, cudnn)
-    toolkit = find(tmp_path, monkeypatch, nvcc)
+    toolkit = find(nvcc)
     assert (toolkit.nvcc, toolkit.cuda, toolkit.cudnn) == (str(nvcc), release, "8")
     assert not (tmp_path / "cache").exists()
-
-
-def test_wrapper_on_the_path_leads_to_its_toolkit(tmp_path, monkeypatch):
-    nvcc = make_toolkit(tmp_path / "cuda", "12.4", "libcudnn_ops_infer.so")
-    wrapper = tmp_path / "elsewhere/bin/nvcc"
+    wrapper = tmp_path / "elsewhere/bin/nvcc"  # leads to its toolkit
     wrapper.parent.mkdir(parents=True)
     wrapper.write_text(f'#!/bin/sh\nexec {nvcc} "$@"\n')
     wrapper.chmod(0o755)
-    assert find(tmp_path, monkeypatch, wrapper).nvcc == str(nvcc)
+    assert find(wrapper).nvcc == str(nvcc)
 
 
-def test_view_of_cuda_13_with_cudnn_9_of_the_wheels(tmp_path, monkeypatch):
-    nvcc = make_toolkit(tmp_path / "cuda", "13.0")
+def test_view_of_cuda_13_with_cudnn_9_of_the_wheels(tmp_path, find):
+    nvcc = make_toolkit(tmp_path / "cu da", "13.0")
     make_wheels(tmp_path / "site", 13, libraries=False)
-    toolkit = find(tmp_path, monkeypatch, nvcc, tmp_path / "site")
+    toolkit = find(nvcc, tmp_path / "site")
     view = view_of(toolkit)
     assert (toolkit.cuda, toolkit.cudnn) == ("13.0", "9.24.1")
     assert view.parent == tmp_path / "cache/l2sknet-cuda"
@@ -133,52 +132,36 @@ def test_view_of_cuda_13_with_cudnn_9_of_the_wheels(tmp_path, monkeypatch):
     assert [path.name for path in toolkit.preload][-1] == "libcudnn.so"
     assert all(path.is_file() for path in toolkit.preload)
     assert not any(path.is_symlink() for path in (view / "bin").iterdir())  # Jittor resolves links
-
-
-def test_wrapper_asks_for_cpp17_in_place_of_cpp14_and_changes_nothing_else(tmp_path, monkeypatch):
-    nvcc = make_toolkit(tmp_path / "cu da", "13.0")
-    make_wheels(tmp_path / "site", 13, libraries=False)
+    # The wrapper asks for C++17 in place of C++14, and changes nothing else.
     given = ["-O2", "-std=c++14", "-Xcompiler", "-std:c++14", "-DX=a b", "", "x-std=c++14", "*"]
-    toolkit = find(tmp_path, monkeypatch, nvcc, tmp_path / "site")
     run = subprocess.run([toolkit.nvcc, *given], capture_output=True, text=True, cwd=tmp_path)
     assert run.stdout.split("\n")[:-1] == ["-O2", "-std=c++17", *given[2:]]
 
 
-def test_view_of_cuda_12_with_cudnn_9_has_fewer_shims(tmp_path, monkeypatch):
+def test_view_of_cuda_12_with_cudnn_9_has_fewer_shims_and_own_parts_first(tmp_path, find):
     nvcc = make_toolkit(tmp_path / "cuda", "12.8")
     touch(tmp_path / "cuda/include/npp.h")
+    for name in ("libcurand.so.12", "libcurand.so"):
+        (tmp_path / "cuda/lib64" / name).unlink()
     make_wheels(tmp_path / "site", 12)
-    toolkit = find(tmp_path, monkeypatch, nvcc, tmp_path / "site",
-                   cuda.Gpu("Some GPU", 61, (12, 8)))
-    assert shims(view_of(toolkit)) == {"cudnn.h"}
-    run = subprocess.run([toolkit.nvcc, "-std=c++14"], capture_output=True, text=True)
+    view = view_of(find(nvcc, tmp_path / "site", cuda.Gpu("Some GPU", 61, (12, 8))))
+    assert shims(view) == {"cudnn.h"}
+    run = subprocess.run([view / "bin/nvcc", "-std=c++14"], capture_output=True, text=True)
     assert run.stdout == "-std=c++14\n"
+    assert tmp_path / "cuda" in (view / "lib64/libcublas.so").resolve().parents
+    assert tmp_path / "site" in (view / "lib64/libcurand.so").resolve().parents
 
 
-def test_toolkits_own_parts_come_before_the_wheels(tmp_path, monkeypatch):
-    nvcc = make_toolkit(tmp_path / "cuda", "12.8")
-    (tmp_path / "cuda/lib64/libcurand.so.12").unlink()
-    (tmp_path / "cuda/lib64/libcurand.so").unlink()
-    make_wheels(tmp_path / "site", 12)
-    lib = view_of(find(tmp_path, monkeypatch, nvcc, tmp_path / "site")) / "lib64"
-    assert tmp_path / "cuda" in Path(os.path.realpath(lib / "libcublas.so")).parents
-    assert tmp_path / "site" in Path(os.path.realpath(lib / "libcurand.so")).parents
-
-
-def test_wheels_alone_are_enough(tmp_path, monkeypatch):
+def test_wheels_alone_are_enough(tmp_path, find):
     nvcc = make_wheels(tmp_path / "site", 13, compiler=True)
-    view = view_of(find(tmp_path, monkeypatch, nvcc, tmp_path / "site"))
+    view = view_of(find(nvcc, tmp_path / "site"))
     assert (view / "lib64/libcublas.so").is_file() and (view / "include/cublas.h").is_file()
+    other = make_toolkit(tmp_path / "cuda", "12.8")
+    with pytest.raises(UserError, match="lacks cuDNN"):  # those of another CUDA are left alone
+        find(other, tmp_path / "site")
 
 
-def test_wheels_of_another_cuda_are_left_alone(tmp_path, monkeypatch):
-    nvcc = make_toolkit(tmp_path / "cuda", "12.8")
-    make_wheels(tmp_path / "site", 13)
-    with pytest.raises(UserError, match="lacks cuDNN"):
-        find(tmp_path, monkeypatch, nvcc, tmp_path / "site")
-
-
-def test_view_is_made_once_and_anew_when_its_parts_change(tmp_path, monkeypatch):
+def test_view_is_made_once_and_anew_when_its_parts_change(tmp_path, find, monkeypatch):
     copy = tmp_path / "shims"
     shutil.copytree(cuda.SHIMS, copy)
     monkeypatch.setattr(cuda, "SHIMS", copy)
@@ -186,7 +169,7 @@ def test_view_is_made_once_and_anew_when_its_parts_change(tmp_path, monkeypatch)
     make_wheels(tmp_path / "site", 13, libraries=False)
 
     def view():
-        return view_of(find(tmp_path, monkeypatch, nvcc, tmp_path / "site"))
+        return view_of(find(nvcc, tmp_path / "site"))
 
     first = view()
     made = first.stat().st_ctime_ns
@@ -204,17 +187,24 @@ def test_view_is_made_once_and_anew_when_its_parts_change(tmp_path, monkeypatch)
     assert view() == third and (third / "lib64/libcublas.so").is_file()
 
 
-def test_processes_may_make_a_view_at_once(tmp_path, monkeypatch):
+def test_nvcc_path_is_a_demand_and_processes_may_make_a_view_at_once(tmp_path):
     nvcc = make_toolkit(tmp_path / "cuda", "13.0")
     make_cudnn(tmp_path / "cuda/include", tmp_path / "cuda/lib64")
     code = ("from utils.runtime import cuda\n"
-            "gpu = cuda.Gpu('', 90, (13, 0))\n"
-            f"print(cuda.find_toolkit({str(tmp_path / 'cache')!r}, gpu).nvcc)")
-    runs = [subprocess.Popen([sys.executable, "-c", code], cwd=Path(__file__).parent.parent,
-                             env={**os.environ, "nvcc_path": str(nvcc)}, stdout=subprocess.PIPE)
-            for _ in range(4)]
-    answers = {run.communicate()[0] for run in runs}
-    assert len(answers) == 1 and Path(answers.pop().decode().strip()).is_file()
+            f"print(cuda.find_toolkit({str(tmp_path / 'cache')!r},"
+            " cuda.Gpu('', 90, (13, 0))).nvcc)")
+    path = f"{nvcc.parent}:{os.environ['PATH']}"
+
+    def find(demanded):
+        return subprocess.Popen([sys.executable, "-c", code], cwd=Path(__file__).parent.parent,
+                                env={**os.environ, "nvcc_path": demanded, "PATH": path},
+                                stdout=subprocess.PIPE, text=True)
+
+    runs = [find(str(nvcc)) for _ in range(4)]
+    (made,) = {run.communicate()[0].strip() for run in runs}
+    assert find(made).communicate()[0].strip() == made  # a view, set by a parent process, is none
+    assert Path(made).is_file() and Path(made).parent.parent.parent == (
+        tmp_path / "cache/l2sknet-cuda")
     assert len(list((tmp_path / "cache/l2sknet-cuda").iterdir())) == 1
 
 
@@ -225,35 +215,20 @@ def test_processes_may_make_a_view_at_once(tmp_path, monkeypatch):
     ("13.0", H200, "lacks cuDNN; `.* -m pip install -r .*requirements-cuda13.txt`"),
     ("11.8", cuda.Gpu("Some GPU", 90, (12, 4)), "lacks cuDNN; install CUDA 12 with cuDNN"),
 ])
-def test_what_cannot_be_used_is_named_with_the_cure(tmp_path, monkeypatch, release, gpu, problem):
-    nvcc = make_toolkit(tmp_path / "cuda", release)
+def test_what_cannot_be_used_is_named_with_the_cure(tmp_path, find, release, gpu, problem):
     with pytest.raises(UserError, match=problem):
-        find(tmp_path, monkeypatch, nvcc, gpu=gpu)
+        find(make_toolkit(tmp_path / "cuda", release), gpu=gpu)
 
 
-def test_missing_libraries_are_named(tmp_path, monkeypatch):
+def test_what_is_missing_is_named(tmp_path, find):
+    with pytest.raises(UserError, match=r"no CUDA compiler \(nvcc\) was found; "):
+        find()
     nvcc = make_toolkit(tmp_path / "cuda", "13.0")
     make_cudnn(tmp_path / "cuda/include", tmp_path / "cuda/lib64")
     (tmp_path / "cuda/include/curand.h").unlink()
     shutil.rmtree(tmp_path / "cuda/include/cccl")
     with pytest.raises(UserError, match="lacks curand, cccl; "):
-        find(tmp_path, monkeypatch, nvcc)
-
-
-def test_no_compiler(tmp_path, monkeypatch):
-    with pytest.raises(UserError, match=r"no CUDA compiler \(nvcc\) was found; "):
-        find(tmp_path, monkeypatch)
-
-
-def test_nvcc_path_is_a_demand_unless_it_is_a_view(tmp_path, monkeypatch):
-    views = tmp_path / "l2sknet-cuda"
-    monkeypatch.setenv("nvcc_path", "/mine/bin/nvcc")
-    assert cuda._compilers(tmp_path, views) == ["/mine/bin/nvcc"]
-    monkeypatch.setenv("nvcc_path", str(views / "0123/bin/nvcc"))  # set by a parent process
-    assert "0123" not in str(cuda._compilers(tmp_path, views))
-
-
-def test_library_that_cannot_be_loaded_is_named(tmp_path):
+        find(nvcc)
     touch(tmp_path / "libcudnn.so")
     toolkit = cuda.Toolkit("", "", "", "", (tmp_path / "libcudnn.so",))
     with pytest.raises(UserError, match="a CUDA library cannot be loaded: .*libcudnn.so"):
@@ -267,7 +242,7 @@ def test_flags_lose_fast_math_and_serve_newer_gpus():
     assert "-code=compute_90" in cuda.adapt_flags(flags, cuda.Gpu("Newer", 120, (13, 0)))
 
 
-def test_nccl_of_the_system_or_of_wheels(monkeypatch, tmp_path):
+def test_nccl_of_the_wheels(monkeypatch, tmp_path):
     with pytest.raises(UserError, match="nvidia-nccl-cu12"):
         cuda.find_nccl(tmp_path)
     site = tmp_path / "site"
@@ -278,7 +253,3 @@ def test_nccl_of_the_system_or_of_wheels(monkeypatch, tmp_path):
         found = cuda.find_nccl(tmp_path / "jittor")
         assert found[0] == include
         assert (found[1] / "libnccl.so").resolve() == lib / "libnccl.so.2"
-    touch(tmp_path / "include/nccl.h", tmp_path / "lib/libnccl.so")
-    system = tmp_path / "include", tmp_path / "lib"
-    monkeypatch.setattr(cuda, "_system_folders", lambda: [system])
-    assert cuda.find_nccl(tmp_path / "jittor") == system

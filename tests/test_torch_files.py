@@ -23,9 +23,8 @@ import convert_weights
 from alignment import golden
 from model import MODEL_NAMES, build_model
 from utils.checkpoint.convert import convert
-from utils.checkpoint.torch_files import is_torch_file, read_torch_file, write_torch_file
+from utils.checkpoint.torch_files import read_torch_file, write_torch_file
 from utils.checkpoint.weights import (
-    find_state_dict,
     fitting_weights,
     load_weights,
     official_state_dict,
@@ -37,6 +36,7 @@ from utils.errors import UserError
 FIXTURES = ROOT / "tests" / "fixtures"
 FILES = ("torch_zip.pth.tar", "torch_legacy.pth")
 SLIM = "L2SKNet_1D_FPN"
+
 
 def same(ours, theirs):
     """Whether two arrays are equal to the bit."""
@@ -179,7 +179,7 @@ def averaged(state):
             "ema_state_dict": {"n_averaged": np.array(3), **state}}
 
 
-@pytest.mark.parametrize("name, write, content, prefix", [
+WAYS = [
     ("400.pth.tar", write_torch_file, checkpoint, "model."),  # the official Net
     ("400.pth.tar", write_jittor, checkpoint, "model."),
     ("net.pkl", write_jittor, dict, ""),
@@ -192,13 +192,14 @@ def averaged(state):
     ("last.ckpt", write_pickle, lightning, "net."),
     *((f"last{protocol}.ckpt", lambda path, content, protocol=protocol: write_zip(
         path, pickled(content, protocol)), lightning, "net.") for protocol in (2, 5)),
-])
-@pytest.mark.parametrize("model_name", MODEL_NAMES)
-def test_checkpoints_as_people_have_them_load(tmp_path, model_name, name, write, content, prefix):
+]
+
+
+@pytest.mark.parametrize("way", range(len(WAYS)))
+def test_checkpoints_as_people_have_them_load(tmp_path, way):
+    model_name, (name, write, content, prefix) = MODEL_NAMES[way % 4], WAYS[way]
     weights = weights_of(model_name)
-    state = official_state_dict(weights, prefix)
-    write(tmp_path / name, content(state))
-    assert is_torch_file(tmp_path / name)
+    write(tmp_path / name, content(official_state_dict(weights, prefix)))
     assert_equal(fitting_weights(tmp_path / name, shapes_of(model_name)), weights)
 
 
@@ -221,15 +222,14 @@ def test_prefixes_that_do_not_fit_are_named(tmp_path):
     refused({"epoch": 3, "state_dict": {}}, "holds no named tensors; save the network's state_dict")
 
 
-def test_of_several_state_dicts_the_network_s_own_is_taken():
-    a, b = np.zeros(1), np.ones(1)
-    good, many = {"x.weight": a, "x.bias": b}, {str(i): a for i in range(9)}
-    for content in ([3, ("net", {"optimizer": {0: {"exp_avg": a}}, "teacher": many, "any": good})],
-                    {"ema": dict.fromkeys(good, b), "state_dict": good}):
-        assert find_state_dict(content, good) == good
-    loop = {"epoch": 1}
-    loop["self"] = loop
-    assert find_state_dict(loop, good) == find_state_dict([1], good) == {}
+def test_of_several_state_dicts_the_network_s_own_is_taken(tmp_path):
+    weights, shapes = weights_of(SLIM), shapes_of(SLIM)
+    others = {name: np.zeros_like(array) for name, array in weights.items()}
+    more = {f"{i}.weight": np.zeros(1, "f4") for i in range(999)}
+    for content in ([3, ("net", {"optimizer": {0: more}, "teacher": more, "any": weights})],
+                    {"ema": others, "state_dict": weights}):
+        write_torch_file(tmp_path / "w.pth", content)
+        assert_equal(fitting_weights(tmp_path / "w.pth", shapes), weights)
 
 
 @pytest.mark.parametrize("protocol, numpy", [
@@ -246,7 +246,7 @@ def test_numpy_arrays_and_numbers_are_read(tmp_path, protocol, numpy):
     write_zip(tmp_path / "w.pth", pickled(content, protocol).replace(b"numpy.core", numpy))
     read = read_torch_file(tmp_path / "w.pth")
     assert (read["mIoU"], read["count"], read["good"]) == (0.5, 3, True)
-    assert_equal(find_state_dict(read, arrays), arrays)
+    assert_equal({name: late.array for name, late in read["state_dict"].items()}, arrays)
 
 
 def unicode(text):
@@ -292,11 +292,6 @@ def test_biases_that_are_missing_everywhere_are_zero(cpu, tmp_path, capsys):
         for name in weights})
     with pytest.raises(UserError, match=f"missing {biases[2]}; .*and 6 more"):
         fitting_weights({**slim, biases[0]: weights[biases[0]]}, shapes_of(SLIM))
-    # Of the others none is left out anywhere.
-    unet = {name: array for name, array in weights_of("L2SKNet_UNet").items()
-            if not name.endswith("conv.0.bias")}
-    with pytest.raises(UserError, match="missing Conv1.conv.0.bias"):
-        fitting_weights(unet, shapes_of("L2SKNet_UNet"))
     assert capsys.readouterr().out == ""
 
 
@@ -306,6 +301,9 @@ def test_the_content_of_a_file_counts_and_not_its_name(tmp_path):
     assert_equal(fitting_weights(tmp_path / "w.pth", shapes_of(SLIM)), weights_of(SLIM))
     with pytest.raises(UserError, match="not a file of PyTorch"):
         read_torch_file(tmp_path / "w.pth")
+    os.mkfifo(tmp_path / "pipe.pth")  # is not waited for
+    with pytest.raises(UserError, match="pipe.pth: no such file"):
+        fitting_weights(tmp_path / "pipe.pth", {})
 
 
 # --------------------------------------------------------------------------------- what it refuses
@@ -368,12 +366,6 @@ def test_damaged_files_are_refused_in_one_line(tmp_path, name):
     if name == "jittor.pkl":
         assert len(refused) == len(broken) and "its SHA-1 checksum does not match" in str(refused)
     assert len(refused) > 200  # of the others only a number of a tensor has changed
-
-
-def test_a_pipe_is_not_waited_for(tmp_path):
-    os.mkfifo(tmp_path / "w.pth")
-    with pytest.raises(UserError, match="w.pth: no such file"):
-        fitting_weights(tmp_path / "w.pth", {})
 
 
 def refused(path, *says):
@@ -461,7 +453,8 @@ def test_sizes_that_a_file_claims_take_no_memory(tmp_path):
 
 @pytest.mark.parametrize("code", [
     b"]" * 200_000 + b"a" * 199_999, b")" + b"\x85" * 200_000, b"}" * 200_000 + b"N",
-    b"})" + b"\x85" * 200_000 + b"Ns"], ids="lists tuples dicts key".split())
+    b"})" + b"\x85" * 200_000 + b"Ns", b"}q\x01K\x01h\x01s"],
+    ids="lists tuples dicts key itself".split())
 def test_nesting_does_not_matter(tmp_path, code):
     (tmp_path / "w.pkl").write_bytes(b"\x80\x02" + code + b".")
     with pytest.raises(UserError, match="w.pkl: holds no named tensors"):
@@ -486,21 +479,15 @@ def written(cpu, tmp_path_factory):
 
 
 @pytest.mark.parametrize("model_name", MODEL_NAMES)
-def test_the_round_trip_is_exact(written, tmp_path, model_name):
+def test_a_checkpoint_is_as_the_official_net_saves_it_and_converts_back(
+        written, tmp_path, model_name):
     for ending in (".pth.tar", ".pth"):
         line = convert(written / f"{model_name}{ending}", tmp_path / "back.npz")
         assert line.startswith(f"{tmp_path / 'back.npz'}: {model_name}, ")  # told by the names
         assert_equal(fitting_weights(tmp_path / "back.npz", shapes_of(model_name)),
                      weights_of(model_name))
     assert read_meta(tmp_path / "back.npz") == {}
-    convert(written / f"{model_name}.pth.tar", tmp_path / "again.pth.tar")
-    assert (tmp_path / "again.pth.tar").read_bytes() == (
-        written / f"{model_name}.pth.tar").read_bytes()
 
-
-@pytest.mark.parametrize("model_name", MODEL_NAMES)
-def test_a_checkpoint_is_as_the_official_net_saves_it(written, model_name):
-    fixture = golden.load(model_name)
     content = read_torch_file(written / f"{model_name}.pth.tar")
     assert list(content) == ["epoch", "state_dict", "total_loss"]
     assert (content["epoch"], content["total_loss"]) == (2, [0.9, 0.5])
@@ -508,6 +495,7 @@ def test_a_checkpoint_is_as_the_official_net_saves_it(written, model_name):
     assert_equal(content["state_dict"], {f"model.{name}": bare[name] for name in bare})
     counts = [name for name in bare if name.endswith("num_batches_tracked")]
     others = {name: array for name, array in bare.items() if name not in counts}
+    fixture = golden.load(model_name)
     assert list(others) == list(map(str, fixture["keys"]))
     assert ["x".join(map(str, array.shape)) for array in others.values()] == list(
         map(str, fixture["shapes"]))
@@ -520,16 +508,19 @@ def test_a_checkpoint_is_as_the_official_net_saves_it(written, model_name):
     assert not any(bare[name].any() for name in dead)
 
 
-@pytest.mark.parametrize("beside, epoch, losses", [
-    ({"epoch": 7, "total_loss": [0.5, 1, "x", None, True]}, 7, [0.5, 1.0]),
-    ({"total_loss": 0.25}, 1, [0.25]), ({"epoch": True, "loss": [0.5, 0.4]}, 2, [0.5, 0.4]),
-    ({}, 0, [])])
-def test_epoch_and_losses_come_from_the_source(cpu, tmp_path, beside, epoch, losses):
-    write_torch_file(tmp_path / "w.pth", {**beside, "net": weights_of(SLIM)})
-    line = convert(tmp_path / "w.pth", tmp_path / "v.pth.tar")
-    assert line.endswith(f" numbers, epoch {epoch}, {len(losses)} losses")
-    content = read_torch_file(tmp_path / "v.pth.tar")
-    assert (content["epoch"], content["total_loss"]) == (epoch, losses)
+def test_epoch_and_losses_come_from_the_source(written, tmp_path):
+    path = tmp_path / "v.pth.tar"
+    convert(written / f"{SLIM}.pth.tar", path)
+    assert path.read_bytes() == (written / f"{SLIM}.pth.tar").read_bytes()
+    for beside, epoch, losses in (
+            ({"epoch": 7, "total_loss": [0.5, 1, "x", None, True]}, 7, [0.5, 1.0]),
+            ({"total_loss": 0.25}, 1, [0.25]),
+            ({"epoch": True, "loss": [0.5, 0.4]}, 2, [0.5, 0.4]), ({}, 0, [])):
+        write_torch_file(tmp_path / "w.pth", {**beside, "net": weights_of(SLIM)})
+        line = convert(tmp_path / "w.pth", path)
+        assert line.endswith(f" numbers, epoch {epoch}, {len(losses)} losses")
+        content = read_torch_file(path)
+        assert (content["epoch"], content["total_loss"]) == (epoch, losses)
 
 
 READ = """
@@ -564,14 +555,6 @@ def test_the_command_line(written, tmp_path, capsys):
     assert capsys.readouterr().out.endswith(
         f"{source} -> {target}\n{target}: L2SKNet_FPN, 290 arrays, 1,075,781 numbers, epoch 2, "
         "2 losses\n")
-    evil = tmp_path / "evil.pth.tar"
-    write_zip(evil, pickle.dumps(Call(os.system, f"touch '{tmp_path}/x'")))
-    result = subprocess.run([sys.executable, ROOT / "convert_weights.py", evil, tmp_path / "w.npz"],
-                            capture_output=True, text=True)
-    assert result.returncode == 2 and "Traceback" not in result.stderr
-    assert result.stderr.splitlines()[-1].startswith(
-        f"error: {evil}: refused, it holds posix.system; only tensors,")
-    assert not (tmp_path / "x").exists()
     for words, says in (
         ((target, tmp_path / "w.npz", "--model_name", "L2SKNet_UNet"), "not the weights of this"),
         ((source, tmp_path / "w.h5"), "w.h5: unknown ending; name it .npz, .pth.tar"),

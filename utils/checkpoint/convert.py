@@ -1,26 +1,24 @@
-"""Weights from one format into the other, by way of the network they belong to."""
+"""Weights from one format into another, by way of the network they belong to."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
+
+import numpy as np
 
 from evaluation import THRESHOLD
 from model import MODEL_NAMES, build_model
 from utils.checkpoint.onnx_graph import make_onnx, require_onnx
-from utils.checkpoint.torch_files import (
-    SUFFIXES,
-    check_format,
-    is_torch_file,
-    read_torch_file,
-    write_torch_file,
-)
+from utils.checkpoint.torch_files import SUFFIXES, write_torch_file
 from utils.checkpoint.weights import (
     find_prefix,
     find_state_dict,
     get_weights,
     load_weights,
     official_state_dict,
-    read_checkpoint,
+    read_file,
     save_weights,
 )
 from utils.errors import UserError
@@ -50,23 +48,20 @@ def convert(
         UserError: a file cannot be read, the weights are not of the network, `target` has
             another ending, or the package onnx is missing and needed.
     """
-    source, target = Path(source), Path(target)
+    target = Path(target)
     if not target.name.endswith((".npz", ONNX, *SUFFIXES)):
         raise UserError(f"{target}: unknown ending; name it .npz, .pth.tar, .pth, .pt or .onnx")
     if size and target.suffix != ONNX:
         raise UserError(f"--size: {target} holds weights, for images of any size; leave it out")
     if target.suffix == ONNX:
         require_onnx(str(target))
-    check_format(source)
-    from_torch = is_torch_file(source)
-    content, meta = (read_torch_file(source), {}) if from_torch else read_checkpoint(source)
-
-    names = [model_name or meta.get("model")]
-    nets = {name: build_model(name) for name in (names if names[0] else MODEL_NAMES)}
+    content, meta = read_file(source)
+    known = model_name or meta.get("model")
+    nets = {name: build_model(name) for name in ([known] if known else MODEL_NAMES)}
     found = {name: find_state_dict(content, net.state_dict()) for name, net in nets.items()}
     model_name = max(nets, key=lambda name: _fit(nets[name].state_dict(), found[name]))
     net = nets[model_name]
-    load_weights(net, source)
+    load_weights(net, found[model_name], str(source))
 
     weights = get_weights(net)
     beside = ""
@@ -78,7 +73,7 @@ def convert(
         with atomic_path(target) as temporary:
             temporary.write_bytes(made.SerializeToString())
     elif target.name.endswith(".pth.tar"):
-        epoch, losses = _progress(content) if from_torch else _progress_of_run(meta)
+        epoch, losses = _progress(content, meta.get("history"))
         state = official_state_dict(weights, "model.")
         write_torch_file(target, {"epoch": epoch, "state_dict": state, "total_loss": losses})
         beside = f", epoch {epoch}, {len(losses)} losses"
@@ -88,7 +83,16 @@ def convert(
             f"{sum(array.size for array in weights.values()):,} numbers{beside}")
 
 
-def _conventions(model_name, meta, size):
+def _fit(own: Mapping[str, Any], weights: Mapping[str, np.ndarray]) -> int:
+    """Number of a network's entries that stand among the weights with their shape."""
+    prefix, _ = find_prefix(weights, own)
+    return sum(prefix + name in weights and weights[prefix + name].shape == tuple(entry.shape)
+               for name, entry in own.items())
+
+
+def _conventions(
+    model_name: str, meta: Mapping[str, Any], size: tuple[int, int] | None
+) -> dict[str, str]:
     """What one must know to use a network, as text."""
     shape, sizes = ("1×1×{}×{}".format(*size), "") if size else ("N×1×H×W", ", any size")
     return {
@@ -102,26 +106,14 @@ def _conventions(model_name, meta, size):
     }
 
 
-def _fit(own, weights):
-    """Number of a network's entries among the weights, less the number of missing entries."""
-    prefix, _ = find_prefix(weights, own)
-    shapes = {name: weights[prefix + name].shape for name in own if prefix + name in weights}
-    return 2 * sum(shapes[name] == tuple(own[name].shape) for name in shapes) - len(own)
-
-
-def _progress(content):
-    """The epoch of a checkpoint of PyTorch's or Jittor's, and the training loss of each epoch."""
+def _progress(
+    content: Any, history: Sequence[Mapping[str, Any]] | None
+) -> tuple[int, list[float]]:
+    """The epoch of a checkpoint, and its training losses: by our history, else as others write."""
     content = content if isinstance(content, dict) else {}
-    losses = content.get("total_loss", content.get("loss", []))
+    epoch, losses = content.get("epoch"), content.get("total_loss", content.get("loss", []))
+    if history:
+        epoch, losses = history[-1].get("epoch"), [record.get("loss") for record in history]
     losses = [float(loss) for loss in (losses if isinstance(losses, list) else [losses])
-              if isinstance(loss, (int, float)) and not isinstance(loss, bool)]
-    epoch = content.get("epoch")
-    counts = isinstance(epoch, int) and not isinstance(epoch, bool)
-    return epoch if counts else len(losses), losses
-
-
-def _progress_of_run(meta):
-    """The same of a checkpoint of ours."""
-    history = meta.get("history") or []
-    return _progress({"epoch": history[-1].get("epoch") if history else None,
-                      "total_loss": [record.get("loss") for record in history]})
+              if type(loss) in (int, float)]
+    return epoch if type(epoch) is int else len(losses), losses

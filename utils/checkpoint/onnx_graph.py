@@ -10,7 +10,7 @@ Shape, Pad or Slice, which runtimes with fixed shapes lack.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -120,17 +120,6 @@ class _Graph:
             return x
         return self.op("LeakyRelu", x, alpha=slope) if slope else self.op("Relu", x)
 
-    def sum(self, terms: Sequence[str]) -> str:
-        """The sum of values of one shape."""
-        total, *others = terms
-        for term in others:
-            total = self.op("Add", total, term)
-        return total
-
-    def size(self, x: str) -> str:
-        """Height and width, two integers."""
-        return self.op("Shape", x, start=2)
-
 
 # ---------------------------------------------------------- one rule per class of `model.fast`
 
@@ -171,13 +160,12 @@ def _separable(graph, branch, x, theta):
 
 def _contrast(graph, stage, x):
     """A `FastStage`."""
-    pooled = graph.op("GlobalAveragePool", x)
-    terms = []
+    pooled, total = graph.op("GlobalAveragePool", x), None
     for i, branch in enumerate(stage.branches):
         form = _separable if hasattr(branch, "row") else _square
         y = form(graph, branch, x, _theta(graph, stage.attention, i, pooled))
-        terms.append(graph.activation(y, stage.slope))
-    total = graph.sum(terms)
+        y = graph.activation(y, stage.slope)
+        total = y if total is None else graph.op("Add", total, y)
     return total if stage.merge is None else _stack(graph, stage.merge, total)
 
 
@@ -195,7 +183,8 @@ def _fuse(graph, fuse, coarse, fine, size):
     if size:
         shape = graph.constant([1, fuse.conv.weight.shape[0], *size])
     else:
-        shape = graph.op("Concat", graph.op("Shape", y, end=2), graph.size(fine), axis=0)
+        sides = graph.op("Shape", fine, start=2)
+        shape = graph.op("Concat", graph.op("Shape", y, end=2), sides, axis=0)
     y = graph.op("Resize", y, "", "", shape, mode="linear",
                  coordinate_transformation_mode="half_pixel")
     return graph.op("Add", graph.op("Relu", y), fine)
@@ -208,7 +197,7 @@ def _unet(graph, net, image, fixed):
     """`UNet.logits`, of an image padded to multiples of 8 by its edge, and cropped back."""
     if fixed:
         return _unet_body(graph, net, image)
-    size = graph.size(image)
+    size = graph.op("Shape", image, start=2)
     multiple = graph.constant([net.multiple])
     padded = graph.op("Div", graph.op("Add", size, graph.constant([net.multiple - 1])), multiple)
     missing = graph.op("Sub", graph.op("Mul", padded, multiple), size)
@@ -241,9 +230,8 @@ def _fpn(graph, net, image, fixed):
             x = graph.op("Relu", graph.op("Add", _stack(graph, block.body, x), skip))
         levels.append(_contrast(graph, net.stages[level], x))
     *finer, y = levels
-    fuses = enumerate(zip((net.fuse32, net.fuse21, net.fuse10), reversed(finer)))
-    for steps, (fuse, fine) in fuses:
-        scale = 2 ** (2 - steps)
+    fuses = zip((net.fuse32, net.fuse21, net.fuse10), reversed(finer), (4, 2, 1))
+    for fuse, fine, scale in fuses:
         y = _fuse(graph, fuse, y, fine, fixed and [-(-side // scale) for side in fixed])
     return _conv(graph, net.head.project, _conv(graph, net.head.conv, y))
 

@@ -15,26 +15,17 @@ import re
 import struct
 import zipfile
 from collections import OrderedDict
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from utils.checkpoint.unpickle import (
-    BFLOAT16,
-    STORAGES,
-    Refused,
-    StandIn,
-    Storage,
-    check,
-    unpickle,
-)
+from utils.checkpoint.unpickle import BFLOAT16, STORAGES, Refused, check, unpickle
 from utils.errors import UserError
 from utils.files import atomic_path
 
 SUFFIXES = (".pth", ".pth.tar", ".pt")  # that are written
-LARGEST = 2**30  # bytes of a file; the networks and all their moments are 13 MB
+LARGEST = 2**30  # bytes of memory; the networks and all their moments are 13 MB
 _READ_SUFFIXES = (*SUFFIXES, ".ckpt", ".bin", ".pkl", ".pickle")
 _LEGACY_MAGIC = 0x1950A86A20F9469CFC6C  # the first pickle of a file before PyTorch 1.6
 _JITTOR_TAIL = b"HCAJSLHD"  # after the pickle and its SHA-1
@@ -65,13 +56,26 @@ _NAMES = {  # what other files are, by the end of their own name
 }
 
 
-def check_format(path: str | Path) -> None:
-    """Raises UserError, with its name and a cure, for a file of a format that is not read."""
+def is_torch_file(path: str | Path) -> bool:
+    """True for a file of PyTorch's or Jittor's: by its content, else by its name.
+
+    Raises:
+        UserError: the file is of a format that is not read; names it and a cure.
+    """
     path = Path(path)
-    if not path.is_file():
-        return
+    by_name = path.name.endswith(_READ_SUFFIXES)
+    if not path.is_file():  # a pipe would be waited for
+        return by_name
     with open(path, "rb") as file:
         head = file.read(512)
+    entries = []
+    with contextlib.suppress(Exception), zipfile.ZipFile(path) as file:  # damaged: raises anything
+        entries = file.namelist()
+    if entries:
+        torch = any(name.endswith("data.pkl") for name in entries)
+    else:
+        torch = head[:1] == b"\x80" and 2 <= head[1] <= pickle.HIGHEST_PROTOCOL or by_name
+
     found = [what for start, what in _HEADS.items() if head.startswith(start)]
     if head[8:9] == b"{" and int.from_bytes(head[:8], "little") <= path.stat().st_size - 8:
         found.append(_SAFETENSORS)
@@ -79,33 +83,19 @@ def check_format(path: str | Path) -> None:
         found.append(_UNPACK)
     elif re.match(rb"\x08[\x01-\x1f][\x12\x1a\x22\x2a\x32\x3a\x42]", head):
         found.append(_ONNX)  # its version, then another of its fields
-    with contextlib.suppress(Exception):  # a damaged zip raises anything, and is named later
-        if zipfile.is_zipfile(path):
-            with zipfile.ZipFile(path) as file:
-                names = file.namelist()
-            found += [what for end, what in _ENTRIES.items() for name in names
-                      if name.endswith(end)]
-    if not is_torch_file(path):
+    found += [what for end, what in _ENTRIES.items() for name in entries if name.endswith(end)]
+    if not torch:
         found += [what for end, what in _NAMES.items() if path.name.lower().endswith(end)]
     if found:
         raise UserError(f"{path}: {found[0][0]}, which is not read; {found[0][1]}")
+    return torch
 
 
-def is_torch_file(path: str | Path) -> bool:
-    """Whether a file is one of PyTorch's or Jittor's: by its content, else by its name."""
-    path = Path(path)
-    if not path.is_file():  # a pipe would be waited for
-        return path.name.endswith(_READ_SUFFIXES)
-    if zipfile.is_zipfile(path):
-        # Of a damaged one anything can be raised.
-        with contextlib.suppress(Exception), zipfile.ZipFile(path) as file:
-            return any(name.endswith("data.pkl") for name in file.namelist())
-    else:
-        with open(path, "rb") as file:
-            head = file.read(2)
-            if head[:1] == b"\x80" and 2 <= head[-1] <= pickle.HIGHEST_PROTOCOL:
-                return True
-    return path.name.endswith(_READ_SUFFIXES)
+def check_size(path: str | Path, size: int) -> None:
+    """Raises UserError if a file would take more memory than any checkpoint."""
+    if size > LARGEST:
+        raise UserError(f"{path}: would take {size / 1e9:.1f} GB of memory, which is no checkpoint "
+                        "of these networks; take another one")
 
 
 def read_torch_file(path: str | Path) -> Any:
@@ -122,10 +112,7 @@ def read_torch_file(path: str | Path) -> Any:
     path = Path(path)
     if not path.is_file():
         raise UserError(f"{path}: no such file")
-    size = path.stat().st_size
-    if size > LARGEST:
-        raise UserError(f"{path}: would take {size / 1e9:.1f} GB of memory, which is no checkpoint "
-                        "of these networks; take another one")
+    check_size(path, path.stat().st_size)
     try:
         return _read_zip(path) if zipfile.is_zipfile(path) else _read_pickles(path.read_bytes())
     except Refused as refused:
@@ -177,8 +164,8 @@ def _read_zip(path):
         folder = code[: -len("data.pkl")]
         if f"{folder}byteorder" in file.namelist():
             check(file.read(f"{folder}byteorder") == b"little", "big-endian numbers")
-        read = _storages(lambda key, dtype, size: file.read(f"{folder}data/{key}"))
-        return unpickle(io.BytesIO(file.read(code)), read)
+        return unpickle(io.BytesIO(file.read(code)), lambda key, *_: file.read(
+            f"{folder}data/{key}"))
 
 
 def _read_pickles(data):
@@ -188,7 +175,7 @@ def _read_pickles(data):
         if hashlib.sha1(data).digest() != checksum:
             raise _Damaged("its SHA-1 checksum does not match")
     stream = io.BytesIO(data)
-    content = unpickle(stream, load_bytes=_read_pickles)
+    content = unpickle(stream, read_bytes=_read_pickles)
     if isinstance(content, int) and content == _LEGACY_MAGIC:
         return _read_legacy(stream)
     if stream.tell() != len(data):
@@ -203,44 +190,14 @@ def _read_legacy(stream):
     check(unpickle(stream)["little_endian"], "big-endian numbers")
     start, claims, data = stream.tell(), {}, {}
     # How long a storage is stands in the content before it: that is gone through twice.
-    unpickle(stream, _storages(lambda key, *claim: claims.update({key: claim})))
+    unpickle(stream, lambda key, *claim: claims.update({key: claim}))
     for key in unpickle(stream):
         dtype, size = claims[key]
         if struct.unpack("<q", stream.read(8)) != (size,):
             raise ValueError("storages of other sizes than claimed")
         data[key] = stream.read(size * dtype.itemsize)
     stream.seek(start)
-    return unpickle(stream, _storages(lambda key, *_: data[key]))
-
-
-def _storages(read: Callable[[Any, np.dtype, int], bytes | None]) -> Callable[[Any], Any]:
-    """A pickle's reference → its Storage; `read(key, type, size)` returns the bytes, once."""
-    known = {}
-
-    def load(reference: Any) -> Storage | StandIn:
-        if isinstance(reference, tuple) and reference[:1] == ("module",):
-            return StandIn("torch.nn.Module")  # the class of a network saved as a whole
-        check(isinstance(reference, tuple) and len(reference) in (5, 6)
-              and reference[0] == "storage" and reference[5:] in ((), (None,)),
-              "a reference to other things than storages")
-        _, dtype, key, _, size = reference[:5]
-        if isinstance(dtype, StandIn):
-            return dtype
-        check(isinstance(dtype, np.dtype) and isinstance(key, (str, int))
-              and isinstance(size, int) and size >= 0, "a storage of unknown kind")
-        if (key, dtype) not in known:
-            data = read(key, dtype, size)
-            if data is not None and len(data) != size * dtype.itemsize:
-                raise ValueError("a storage of another size than claimed")
-            kept = dtype
-            if data is not None and dtype == BFLOAT16:
-                data = np.left_shift(np.frombuffer(data, dtype), 16, dtype="<u4").tobytes()
-                kept = np.dtype("<f4")
-            known[key, dtype] = Storage(data, kept, size)
-        check(known[key, dtype].size == size, "a storage of two sizes")
-        return known[key, dtype]
-
-    return load
+    return unpickle(stream, lambda key, *_: data[key])
 
 
 # ---------------------------------------------------------------------------------------- writing

@@ -40,6 +40,7 @@ STORAGES = {
     "BFloat16Storage": "<u2",  # the upper half of a float32; no other storage has this type
 }
 BFLOAT16 = np.dtype("<u2")
+ReadStorage = Callable[[Any, np.dtype, int], "bytes | None"]
 
 # Modules whose classes run programs or code: even their names are refused.
 _DANGEROUS = frozenset(
@@ -217,18 +218,18 @@ class _Reader(pickle._Unpickler):
 
     dispatch = pickle._Unpickler.dispatch.copy()
 
-    def __init__(self, stream: io.BytesIO, load_storage: Callable[[Any], Any] | None,
-                 load_bytes: Callable[[bytes], Any] | None):
+    def __init__(self, stream: io.BytesIO, read_storage: ReadStorage | None,
+                 read_bytes: Callable[[bytes], Any] | None):
         super().__init__(stream, encoding="latin1")
-        self.load_storage, self.load_bytes = load_storage, load_bytes
-        self.known: dict[Any, Any] = {}  # what was made of a text or bytes: each is read once
+        self.read_storage, self.read_bytes = read_storage, read_bytes
+        self.known: dict[Any, Any] = {}  # what was made of a storage, a text, bytes: each once
 
     def find_class(self, module: str, name: str) -> Any:
         check(len(module) + len(name) < LONGEST, "a name that is too long")
         full = f"{module}.{name}"
         if full in ("_codecs.encode", "__builtin__.bytes"):
             return self.encode
-        if full == "torch.storage._load_from_bytes" and self.load_bytes:
+        if full == "torch.storage._load_from_bytes" and self.read_bytes:
             return self.file_in_file
         if full in _GLOBALS:
             return _GLOBALS[full]
@@ -237,9 +238,33 @@ class _Reader(pickle._Unpickler):
             function and module in ("builtins", "__builtin__")), shown(full))
         return StandIn(full, function)
 
-    def persistent_load(self, reference: Any) -> Any:
-        check(self.load_storage, "a reference in a strange place")
-        return self.load_storage(reference)
+    def persistent_load(self, reference: Any) -> Storage | StandIn:
+        """The storage of a tensor, by ("storage", type, key, device, size)."""
+        check(self.read_storage, "a reference in a strange place")
+        if isinstance(reference, tuple) and reference[:1] == ("module",):
+            return StandIn("torch.nn.Module")  # the class of a network saved as a whole
+        check(isinstance(reference, tuple) and len(reference) in (5, 6)
+              and reference[0] == "storage" and reference[5:] in ((), (None,)),
+              "a reference to other things than storages")
+        _, dtype, key, _, size = reference[:5]
+        if isinstance(dtype, StandIn):
+            return dtype
+        check(isinstance(dtype, np.dtype) and isinstance(key, (str, int))
+              and isinstance(size, int) and size >= 0, "a storage of unknown kind")
+        storage = self._once((key, dtype), lambda: self._storage(key, dtype, size))
+        check(storage.size == size, "a storage of two sizes")
+        return storage
+
+    def _storage(self, key, dtype, size):
+        data = self.read_storage(key, dtype, size)
+        if data is None:
+            return Storage(None, dtype, size)
+        if len(data) != size * dtype.itemsize:
+            raise ValueError("a storage of another size than claimed")
+        if dtype == BFLOAT16:
+            data = np.left_shift(np.frombuffer(data, dtype), 16, dtype="<u4").tobytes()
+            dtype = np.dtype("<f4")
+        return Storage(data, dtype, size)
 
     def encode(self, text: Any = "", encoding: Any = "latin1") -> bytes:
         """How protocol 2 spells bytes."""
@@ -249,7 +274,7 @@ class _Reader(pickle._Unpickler):
     def file_in_file(self, data: Any) -> Any:
         """A storage as `pickle.dump` of a tensor writes it."""
         check(isinstance(data, bytes), "a storage of unknown kind")
-        return self._once(data, lambda: self.load_bytes(data))
+        return self._once(data, lambda: self.read_bytes(data))
 
     def _once(self, key, make):
         if key not in self.known:
@@ -304,15 +329,16 @@ class _Reader(pickle._Unpickler):
 
 
 def unpickle(
-    stream: io.BytesIO, load_storage: Callable[[Any], Any] | None = None,
-    load_bytes: Callable[[bytes], Any] | None = None,
+    stream: io.BytesIO, read_storage: ReadStorage | None = None,
+    read_bytes: Callable[[bytes], Any] | None = None,
 ) -> Any:
     """The object that a pickle describes; the stream is left behind the pickle.
 
     Args:
         stream: the file, or the part of it that holds pickles.
-        load_storage: takes a persistent reference and returns its `Storage`; None refuses them.
-        load_bytes: takes a file in the file and returns its content.
+        read_storage: returns the bytes of a storage by its key, type and size, or None if they are
+            not to be read yet. Without it, references to storages are refused.
+        read_bytes: takes a file in the file and returns its content.
 
     Raises:
         Refused: the pickle holds what is not read.
@@ -325,4 +351,4 @@ def unpickle(
             raise Refused(f"the pickle opcode {opcode.name} {shown(argument or '')}".rstrip())
         check(count < MOST_OPCODES, "more opcodes than a checkpoint of these networks")
     stream.seek(start)
-    return _Reader(stream, load_storage, load_bytes).load()
+    return _Reader(stream, read_storage, read_bytes).load()

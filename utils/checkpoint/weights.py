@@ -10,7 +10,6 @@ from __future__ import annotations
 import io
 import json
 import os
-import re
 from collections import Counter, OrderedDict
 from collections.abc import Callable, Collection, Iterable, Mapping
 from pathlib import Path
@@ -19,20 +18,19 @@ from typing import Any
 import numpy as np
 
 from utils import runtime
-from utils.checkpoint.torch_files import check_format, is_torch_file, read_torch_file
+from utils.checkpoint.torch_files import check_size, is_torch_file, read_torch_file
+from utils.checkpoint.unpickle import shown
 from utils.errors import UserError, listed
 from utils.files import atomic_path
 from utils.paths import BEST, LAST, Paths
 
 META, OPTIMIZER = "meta", "optimizer/"
-LARGEST = 2**30  # bytes of the arrays of one file; the networks and all their moments are 13 MB
 
 # Entries of official files that take no part in the output.
 _BATCHES_TRACKED = "num_batches_tracked"
 _AVERAGES = "n_averaged"  # of PyTorch's AveragedModel
 # Biases that a variant of the 1-D networks does without; it predicts as with zeros.
 _OPTIONAL_BIASES = (".conv_1xn.bias", ".conv_nx1.bias")
-_DEAD_KERNEL = re.compile(r"contrast\d(_\d)?\.0\.conv\.weight")
 
 # How the official networks register their parts; all others come after, in the order of ours.
 _FIRST_PARTS = ("layer", "contrast", "contrConV")
@@ -56,20 +54,14 @@ def find_not_finite(arrays: Mapping[str, np.ndarray]) -> str | None:
 
 
 def all_finite(net: runtime.jt.Module) -> bool:
-    """Whether all weights are finite numbers.
-
-    On the CPU the arrays are looked at where they lie; from a GPU one sum of each is fetched, in
-    one transfer, for hundreds would each wait for it.
-    """
-    if runtime.jt.flags.use_cuda and _sums_are_finite(net):
-        return True
+    """True if all weights are finite numbers."""
+    if runtime.on_gpu():
+        # One sum per array, fetched in one transfer: hundreds of arrays would each wait for theirs.
+        with runtime.jt.no_grad():
+            sums = runtime.jt.concat([variable.sum() for variable in net.state_dict().values()])
+        if np.isfinite(sums.numpy()).all():
+            return True
     return not find_not_finite(get_weights(net))
-
-
-def _sums_are_finite(net: runtime.jt.Module) -> bool:
-    with runtime.jt.no_grad():
-        sums = runtime.jt.concat([variable.sum() for variable in net.state_dict().values()])
-    return bool(np.isfinite(sums.numpy()).all())
 
 
 def save_weights(
@@ -102,29 +94,21 @@ def save_weights(
 
 
 def read_arrays(path: str | Path) -> dict[str, np.ndarray]:
-    """All entries of an .npz file, name → array.
-
-    Raises:
-        UserError: the file is missing, damaged, of another format, would need unpickling, or more
-            memory than any checkpoint.
-    """
+    """All entries of an .npz file, name → array; raises what `read_checkpoint` raises."""
     return _read(path, _arrays)
 
 
 def read_meta(path: str | Path) -> dict[str, Any]:
-    """The `meta` of a file that `save_weights` wrote; empty if it has none.
-
-    Raises:
-        UserError: as `read_arrays`.
-    """
+    """The `meta` of an .npz file, {} if it has none; raises what `read_checkpoint` raises."""
     return _read(path, _meta)
 
 
 def read_checkpoint(path: str | Path) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
-    """Both at once: between two readings a training may have replaced the file.
+    """Entries and `meta` in one reading: between two, a training may replace the file.
 
     Raises:
-        UserError: as `read_arrays`.
+        UserError: the file is missing, damaged, of another format, would need unpickling, or more
+            memory than any checkpoint.
     """
     return _read(path, lambda file: (_arrays(file), _meta(file)))
 
@@ -146,10 +130,7 @@ def _read(path: str | Path, take: Callable[[np.lib.npyio.NpzFile], Any]) -> Any:
         raise UserError(f"{path}: no such file; train the model first, or name a checkpoint")
     try:
         with np.load(path, allow_pickle=False) as file:
-            claimed = sum(entry.file_size for entry in file.zip.infolist())
-            if claimed > LARGEST:
-                raise UserError(f"{path}: would take {claimed / 1e9:.1f} GB of memory, which is no "
-                                "checkpoint of these networks; take another one")
+            check_size(path, sum(entry.file_size for entry in file.zip.infolist()))
             return take(file)
     except UserError:
         raise
@@ -160,8 +141,17 @@ def _read(path: str | Path, take: Callable[[np.lib.npyio.NpzFile], Any]) -> Any:
         ) from error
 
 
+def read_file(path: str | Path) -> tuple[Any, dict[str, Any]]:
+    """The content of a file of any format that is read, and its `meta` if it is ours.
+
+    Raises:
+        UserError: as `read_checkpoint` and `read_torch_file`.
+    """
+    return (read_torch_file(path), {}) if is_torch_file(path) else read_checkpoint(path)
+
+
 def load_weights(
-    net: runtime.jt.Module, source: str | Path | dict[str, np.ndarray]
+    net: runtime.jt.Module, source: str | Path | Mapping[str, np.ndarray], name: str = "weights"
 ) -> None:
     """Sets all parameters and running statistics of a network.
 
@@ -169,19 +159,21 @@ def load_weights(
         net: a network of `model.build_model`.
         source: the path of an .npz file or of one of PyTorch's or Jittor's (a state_dict, alone or
             in a checkpoint), or a dict of official names → arrays.
+        name: what an error calls the dict.
 
     Raises:
         UserError (a ValueError): the file cannot be read; an entry is missing, unexpected or
             misshaped. The network is then as it was.
     """
     own = net.state_dict()
-    given = fitting_weights(source, {name: tuple(own[name].shape) for name in own})
-    for name, variable in own.items():
-        variable.update(runtime.jt.array(given[name]))
+    given = fitting_weights(source, {key: tuple(own[key].shape) for key in own}, name)
+    for key, variable in own.items():
+        variable.update(runtime.jt.array(given[key]))
 
 
 def fitting_weights(
-    source: str | Path | Mapping[str, np.ndarray], shapes: Mapping[str, tuple[int, ...]]
+    source: str | Path | Mapping[str, np.ndarray], shapes: Mapping[str, tuple[int, ...]],
+    name: str = "weights",
 ) -> dict[str, np.ndarray]:
     """The float32 weights of a network whose entries have these shapes; without Jittor.
 
@@ -190,70 +182,64 @@ def fitting_weights(
     biases at all, those are zero, and a line says so.
 
     Args:
-        source: of `load_weights`.
+        source, name: of `load_weights`.
         shapes: official name → shape.
 
     Raises:
         UserError: as `load_weights`.
     """
-    from_file = not isinstance(source, Mapping)
-    where = str(source) if from_file else "weights"
-    arrays = _read_weights(source, shapes) if from_file else source
-    given = {name: np.asarray(array) for name, array in arrays.items()
-             if name not in (META, _AVERAGES) and not name.startswith(OPTIMIZER)}
+    if not isinstance(source, Mapping):
+        name, source = str(source), find_state_dict(read_file(source)[0], shapes)
+    if not source:
+        raise UserError(f"{name}: holds no named tensors; save the network's state_dict, not the "
+                        "network")
+    given = {key: np.asarray(array) for key, array in source.items()
+             if key not in (META, _AVERAGES) and not key.startswith(OPTIMIZER)}
     prefix, _ = find_prefix(given, shapes)
-    lacking = [name for name in given if not name.startswith(prefix)]
+    lacking = [key for key in given if not key.startswith(prefix)]
     if lacking:
-        raise UserError(f"{where}: {_shown(lacking[0])} lacks the prefix {_shown(prefix)} of the "
+        raise UserError(f"{name}: {shown(lacking[0])} lacks the prefix {shown(prefix)} of the "
                         "other names; save the state_dict of one network")
-    given = {
-        name: array for name, array in ((name[len(prefix):], given[name]) for name in given)
-        if not name.endswith(_BATCHES_TRACKED)
-        and not (_DEAD_KERNEL.fullmatch(name) and _is_separable(name, shapes))
-    }
-    zeros = {
-        name: np.zeros(shapes[name], np.float32) for kind in _OPTIONAL_BIASES
-        if not any(name.endswith(kind) for name in given)
-        for name in shapes if name.endswith(kind)
-    }
-    given.update(zeros)
-    problems = [f"missing {name}" for name in shapes if name not in given]
-    problems += [f"unexpected {_shown(name)}" for name in given if name not in shapes]
-    problems += [
-        f"{name} is {given[name].shape} and not {shape}"
-        for name, shape in shapes.items() if name in given and given[name].shape != shape
-    ]
-    # Only those expected from here on: of others there may be any number.
-    given = {name: given[name] for name in shapes if name in given}
-    problems += [
-        f"{name} is of type {array.dtype}" for name, array in given.items()
-        if array.dtype.kind not in "fiu"
-    ]
-    if not problems:
-        with np.errstate(over="ignore"):  # what float32 cannot hold is infinite in it
-            given = {name: np.array(array, np.float32, order="C") for name, array in given.items()}
-        problems += [f"{name} is not finite" for name, array in given.items()
-                     if not np.isfinite(array).all()]
-        problems += [f"{name} is below zero" for name, array in given.items()
-                     if name.endswith("running_var") and (array < 0).any()]
+    given = {key[len(prefix):]: array for key, array in given.items()}
+    given = {key: array for key, array in given.items()
+             if not key.endswith(_BATCHES_TRACKED) and not _is_unused(key, shapes)}
+    zeros = [key for kind in _OPTIONAL_BIASES for key in shapes if key.endswith(kind)
+             and not any(other.endswith(kind) for other in given)]
+    given.update((key, np.zeros(shapes[key], np.float32)) for key in zeros)
+
+    problems = [f"missing {key}" for key in shapes if key not in given]
+    problems += [f"unexpected {shown(key)}" for key in given if key not in shapes]
+    weights = {}
+    for key in (key for key in shapes if key in given):  # of other entries there may be any number
+        array = given[key]
+        if array.shape != shapes[key]:
+            problems.append(f"{key} is {array.shape} and not {shapes[key]}")
+        elif array.dtype.kind not in "fiu":
+            problems.append(f"{key} is of type {array.dtype}")
+        else:
+            with np.errstate(over="ignore"):  # what float32 cannot hold is infinite in it
+                weights[key] = np.array(array, np.float32, order="C")
+            if not np.isfinite(weights[key]).all():
+                problems.append(f"{key} is not finite")
+            elif key.endswith("running_var") and (weights[key] < 0).any():
+                problems.append(f"{key} is below zero")
     if problems:
         # Of names of another network the one that all begin with is told.
-        common = prefix or os.path.commonprefix(list(arrays)).rpartition(".")[0]
-        after = f" after the prefix {_shown(common)}" if prefix else (
-            f", its names begin with {_shown(common)}." if common else "")
-        raise UserError(
-            f"{where}: not the weights of this network{after} ({listed(problems, 3, '; ')}); "
-            "is it another model's file?"
-        )
+        common = os.path.commonprefix(list(source)).rpartition(".")[0]
+        names = f", its names begin with {shown(common)}." if common else ""
+        after = f" after the prefix {shown(prefix)}" if prefix else names
+        raise UserError(f"{name}: not the weights of this network{after} "
+                        f"({listed(problems, 3, '; ')}); is it another model's file?")
     if zeros:
-        kinds = sorted({name.rsplit(".", 2)[1] for name in zeros})
-        print(f"{where}: no bias in any {' or '.join(kinds)}, as in a variant of the 1-D networks; "
+        kinds = sorted({key.rsplit(".", 2)[1] for key in zeros})
+        print(f"{name}: no bias in any {' or '.join(kinds)}, as in a variant of the 1-D networks; "
               "they count as zero")
-    return given
+    return weights
 
 
-def _shown(name: str) -> str:
-    return f"{ascii(name)[1:-1]:.80}"
+def _is_unused(key: str, shapes: Mapping[str, Any]) -> bool:
+    """True for the k×k kernel of an official LLSKM-1D, which takes no part in the output."""
+    return key.endswith(".conv.weight") and key.replace(".conv.", ".conv_1xn.") in shapes
 
 
 def find_prefix(keys: Iterable[str], names: Collection[str]) -> tuple[str, int]:
@@ -304,17 +290,6 @@ def find_state_dict(content: Any, names: Collection[str]) -> dict[str, np.ndarra
     return max(found, key=lambda arrays: (find_prefix(arrays, names)[1], len(arrays)))
 
 
-def _read_weights(path: str | Path, names: Collection[str]) -> dict[str, np.ndarray]:
-    check_format(path)
-    if not is_torch_file(path):
-        return read_arrays(path)
-    weights = find_state_dict(read_torch_file(path), names)
-    if not weights:
-        raise UserError(f"{path}: holds no named tensors; save the network's state_dict, not the "
-                        "network")
-    return weights
-
-
 def official_state_dict(
     weights: Mapping[str, np.ndarray], prefix: str = ""
 ) -> OrderedDict[str, np.ndarray]:
@@ -329,8 +304,7 @@ def official_state_dict(
         batches, and the unused k×k kernels of the 1-D networks, all of them zero.
     """
     def place(name: str) -> int:
-        first = (i for i, part in enumerate(_FIRST_PARTS) if name.startswith(part))
-        return next(first, len(_FIRST_PARTS))
+        return [name.startswith(part) for part in (*_FIRST_PARTS, "")].index(True)
 
     official = OrderedDict()
     for name in sorted(weights, key=place):
@@ -342,7 +316,3 @@ def official_state_dict(
         if name.endswith(".running_var"):
             official[name.replace("running_var", _BATCHES_TRACKED)] = np.zeros((), np.int64)
     return OrderedDict((prefix + name, array) for name, array in official.items())
-
-
-def _is_separable(name: str, own: Mapping[str, Any]) -> bool:
-    return name.replace(".conv.", ".conv_1xn.") in own

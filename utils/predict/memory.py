@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import contextlib
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 from model import NETWORKS
+from utils import runtime
 from utils.data.decoding import Page, read_size
 from utils.errors import UserError
 
@@ -16,9 +16,8 @@ FIXED = 200_000_000  # bytes that a prediction takes for an image of any size
 
 def free_bytes() -> int | None:
     """Free memory of the GPU, or of this machine within its container's limit; None if unknown."""
-    jittor = sys.modules.get("jittor")
-    if jittor is not None and jittor.flags.use_cuda:
-        info = jittor.core.get_mem_info()  # other programs are not in it
+    if runtime.on_gpu():
+        info = runtime.jt.core.get_mem_info()  # other programs are not in it
         return info.total_cuda_ram - info.total_cuda_used
     free = []
     with contextlib.suppress(OSError, IndexError, ValueError):  # "max" stands for no limit

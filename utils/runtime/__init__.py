@@ -19,11 +19,11 @@ from utils.runtime.boot import (
     DEVICES,
     PRECISIONS,
     Runtime,
+    on_gpu,
     precision,
     set_seed,
     start,
     start_if_needed,
-    use_cuda,
 )
 from utils.runtime.home import jittor_home
 from utils.runtime.onednn import cpu_instructions, onednn_folder
@@ -35,12 +35,12 @@ __all__ = [
     "Runtime",
     "cpu_instructions",
     "jittor_home",
+    "on_gpu",
     "onednn_folder",
     "precision",
     "set_seed",
     "start",
     "start_if_needed",
-    "use_cuda",
 ]
 
 

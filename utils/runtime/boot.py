@@ -12,10 +12,11 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, MutableMapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 from utils import environment
 from utils.errors import UserError
@@ -29,7 +30,6 @@ BF16 = "bf16"
 PRECISIONS = ("default", "float32", "tf32", BF16)
 AVX512_BF16 = 0xE7  # in `cpu_instructions`
 CUDA_CACHE = "-cuda"  # what the name of Jittor's cache folder ends with where CUDA is compiled in
-_MISSING = object()
 
 _running: Runtime | None = None
 
@@ -92,7 +92,7 @@ def start(device: str = "auto", precision: str | None = None) -> Runtime:
         if device == "cuda" and not _running.toolkit:
             raise UserError("Jittor was started without CUDA in this process: "
                             "start it with the device cuda from the beginning")
-        use_cuda(device == "cuda")
+        _use_cuda(device == "cuda")
         name = cuda.find_gpu().name if device == "cuda" else _cpu_name()
         _running = replace(_running, device=device, device_name=name)
     return _running
@@ -103,7 +103,12 @@ def precision() -> str:
     return "default" if _running is None else _running.precision
 
 
-def use_cuda(on: bool) -> None:
+def on_gpu() -> bool:
+    """True if Jittor computes on a GPU; False before it is started."""
+    return _running is not None and bool(sys.modules["jittor"].flags.use_cuda)
+
+
+def _use_cuda(on: bool) -> None:
     """Makes Jittor compute on the GPU or on the CPU from now on, without its message."""
     flags = sys.modules["jittor"].flags
     silent, flags.log_silent = flags.log_silent, 1
@@ -135,45 +140,15 @@ def _warn(message: str) -> None:
 def _boot(device: str, precision: str) -> Runtime:
     environment.check_python()
     environment.check_tools()
-    home, user_home = jittor_home(), os.path.expanduser("~")
-    if not has_locks(home / ".cache" / "jittor"):
-        os.environ["disable_lock"] = "1"  # Jittor would stop at its lock
+    home = jittor_home()
     gpu, toolkit = choose_cuda(device, home)
     if toolkit and precision == BF16:
         raise UserError("--precision bf16 is for CPUs so far: add --device cpu, or take tf32")
     if "torch" in sys.modules:
         _warn("PyTorch is loaded in this process; its oneDNN and Jittor's may clash")
-
-    for name, value in {
-        "python_config_path": environment.python_config(),
-        "use_cutt": "0", "use_cutlass": "0", "use_nccl": "0", "use_mpi": "0",  # downloads
-        "FIX_TORCH_ERROR": "0",  # would import PyTorch
-        "gdb_path": "",  # saves a quarter of a second
-    }.items():
-        os.environ.setdefault(name, value)
-    os.environ["cache_name"] = _cache_name(toolkit)
-    # Empty for the CPU: Jittor would crash if it found nvcc but no GPU.
-    os.environ["nvcc_path"] = toolkit.nvcc if toolkit else ""
-    if toolkit:
-        if precision == "float32":  # read by cuBLAS and cuDNN when they are loaded
-            os.environ["NVIDIA_TF32_OVERRIDE"] = "0"
-        toolkit.load()
-    ranks.prepare(cuda.find_nccl(home / ".cache" / "jittor") if toolkit and ranks.size() > 1
-                  else None)
     try:
-        # Jittor, and each Python that it starts, writes a $JITTOR_HOME other than $HOME into
-        # $HOME/.cache/jittor/config.json, for all later runs. So it sees both alike while it is
-        # imported: it remembers nothing, and the user's home may be read-only.
-        with _silence(), _without_cupy(), _environ(HOME=str(home), JITTOR_HOME=str(home)):
-            with ranks.mended_mpi():
-                jittor = _import_jittor(home)
-            if str(home) != user_home:
-                # For the Python that Jittor starts for each operator. By -S, since Jittor takes
-                # words that are no options for source files.
-                jittor.flags.python_path = (f"/usr/bin/env -S'HOME={home} JITTOR_HOME={home} "
-                                            f"{jittor.flags.python_path}'")
-            if not toolkit:
-                quick_kernels(jittor, onednn_folder(home))
+        _prepare(home, toolkit, precision)
+        jittor = _import_jittor(home, toolkit)
     except ImportError as error:
         _check_libstdcxx(error)
         if isinstance(error, ModuleNotFoundError) and not str(error.name).endswith("_core"):
@@ -208,7 +183,7 @@ def _boot(device: str, precision: str) -> Runtime:
         # By default Jittor remembers the fastest algorithm for 100 shapes of convolutions only.
         if jittor.cudnn:
             jittor.cudnn.set_algorithm_cache_size(100_000)
-    use_cuda(bool(toolkit))
+    _use_cuda(bool(toolkit))
     onednn = jittor.compile_extern.mkl_ops is not None
     if not (onednn or toolkit):
         _warn("no oneDNN: convolutions will be many times slower; "
@@ -218,18 +193,82 @@ def _boot(device: str, precision: str) -> Runtime:
                    "default" if precision == BF16 else precision, toolkit)  # `start` turns it on
 
 
+def _prepare(home: Path, toolkit: cuda.Toolkit | None, precision: str) -> None:
+    """Sets the environment variables that Jittor reads, and loads the libraries of CUDA."""
+    cache = home / ".cache" / "jittor"
+    if not has_locks(cache):
+        os.environ["disable_lock"] = "1"  # Jittor would stop at its lock
+    for name, value in {
+        "python_config_path": environment.python_config(),
+        "use_cutt": "0", "use_cutlass": "0", "use_nccl": "0", "use_mpi": "0",  # downloads
+        "FIX_TORCH_ERROR": "0",  # would import PyTorch
+        "gdb_path": "",  # saves a quarter of a second
+    }.items():
+        os.environ.setdefault(name, value)
+    # Jittor puts the folder of a CUDA core behind the CPU's folder on `sys.path`: with one name for
+    # both, it would import the CPU's core if that exists. The variable may be set by a parent
+    # process or the user; by default Jittor takes the git branch of its folder.
+    name = os.environ.get("cache_name", CACHE_NAME).removesuffix(CUDA_CACHE)
+    os.environ["cache_name"] = name + CUDA_CACHE if toolkit else name
+    # Empty for the CPU: Jittor would crash if it found nvcc but no GPU.
+    os.environ["nvcc_path"] = toolkit.nvcc if toolkit else ""
+    if toolkit:
+        if precision == "float32":  # read by cuBLAS and cuDNN when they are loaded
+            os.environ["NVIDIA_TF32_OVERRIDE"] = "0"
+        toolkit.load()
+    if not provide_onednn(home):
+        os.environ["use_mkl"] = "0"  # or it would be downloaded from a university's server
+    ranks.prepare(cuda.find_nccl(cache) if toolkit and ranks.size() > 1 else None)
+
+
+def _import_jittor(home: Path, toolkit: cuda.Toolkit | None) -> ModuleType:
+    # Jittor, and each Python that it starts, writes a $JITTOR_HOME other than $HOME into
+    # $HOME/.cache/jittor/config.json, for all later runs. So it sees both alike while it is
+    # imported: it remembers nothing, and the user's home may be read-only.
+    user_home, variables = Path.home(), {"HOME": str(home), "JITTOR_HOME": str(home)}
+    quiet = os.environ.get("log_v", "0") == "0"
+    if quiet:
+        variables["log_silent"] = "1"
+    with _set(os.environ, **variables), contextlib.redirect_stdout(sys.stderr), _without_cupy():
+        import jittor_utils  # light: finds g++ and the cache folder
+
+        core = "cu*/jittor_core*.so" if toolkit else "jittor_core*.so"
+        if not any(Path(jittor_utils.cache_path).glob(core)):
+            print("Jittor compiles its core, once for this environment: a minute or two on 2 cores",
+                  file=sys.stderr, flush=True)
+        if quiet:  # hides Jittor's information lines, but not warnings, errors and progress
+            jittor_utils.LOG.log_silent = 0
+            jittor_utils.LOG._log = _log_quietly
+        # On a GPU, which waits for the core, it is compiled with Jittor's own flags.
+        with ranks.mended_mpi(), contextlib.nullcontext() if toolkit else quick_core():
+            import jittor
+
+        if home != user_home:
+            # For the Python that Jittor starts for each operator. By -S, since Jittor takes words
+            # that are no options for source files.
+            jittor.flags.python_path = (f"/usr/bin/env -S'HOME={home} JITTOR_HOME={home} "
+                                        f"{jittor.flags.python_path}'")
+        if not toolkit:
+            quick_kernels(jittor, onednn_folder(home))
+        return jittor
+
+
 @contextlib.contextmanager
-def _environ(**values: str) -> Iterator[None]:
-    """Sets environment variables for a moment."""
-    before = {name: os.environ.get(name) for name in values}
-    os.environ.update(values)
+def _set(items: MutableMapping[str, Any], **values: Any) -> Iterator[None]:
+    """Sets environment variables, or modules, for a moment."""
+    before = {name: items[name] for name in values if name in items}
+    items.update(values)
     try:
         yield
     finally:
-        for name, value in before.items():
-            os.environ.pop(name, None)
-            if value is not None:
-                os.environ[name] = value
+        for name in values:
+            items.pop(name, None)
+        items.update(before)
+
+
+def _without_cupy() -> contextlib.AbstractContextManager[None]:
+    """Hides CuPy from Jittor, which would import it; CuPy takes GPU memory."""
+    return _set(sys.modules, cupy=None)  # `import cupy` raises ImportError
 
 
 def _keep_memory() -> None:
@@ -244,57 +283,11 @@ def _keep_memory() -> None:
         mallopt(mmap_max, 0)
 
 
-def _cache_name(toolkit: cuda.Toolkit | None) -> str:
-    """The name of Jittor's cache folder, one for the CPU and another for CUDA.
-
-    Jittor puts the folder of a CUDA core behind the CPU's folder on `sys.path`. With one name for
-    both, it would import the CPU's core if that exists.
-    """
-    # Set by a parent process or the user. By default Jittor takes the git branch of its folder.
-    name = os.environ.get("cache_name", CACHE_NAME).removesuffix(CUDA_CACHE)
-    return name + CUDA_CACHE if toolkit else name
-
-
-@contextlib.contextmanager
-def _without_cupy() -> Iterator[None]:
-    """Hides CuPy from Jittor, which would import it; CuPy takes GPU memory."""
-    before = sys.modules.get("cupy", _MISSING)
-    sys.modules["cupy"] = None  # `import cupy` raises ImportError
-    try:
-        yield
-    finally:
-        if before is _MISSING:
-            del sys.modules["cupy"]
-        else:
-            sys.modules["cupy"] = before
-
-
 def _in_one_line(error: Exception) -> str:
     """The texts of an error and its cause in one line; cuts out the middle of a long text."""
     texts = [str(found) for found in (error, error.__context__) if found]
     line = " ".join(re.sub(r"\x1b\[[\d;]*[mK]", "", ": ".join(texts)).split())  # without colours
     return line if len(line) <= 400 else f"{line[:150]} ... {line[-245:]}"
-
-
-def _import_jittor(home: Path) -> ModuleType:
-    import jittor_utils  # light: finds g++ and the cache folder
-
-    if not provide_onednn(home):
-        os.environ["use_mkl"] = "0"  # or it would be downloaded from a university's server
-    core = "cu*/jittor_core*.so" if os.environ["nvcc_path"] else "jittor_core*.so"
-    if not any(Path(jittor_utils.cache_path).glob(core)):
-        print("Jittor compiles its core, once for this environment: a minute or two on 2 cores",
-              file=sys.stderr, flush=True)
-    log = jittor_utils.LOG
-    if os.environ.get("log_v", "0") == "0":
-        # Hides Jittor's information lines, but not warnings, errors and progress.
-        log.log_silent = 0
-        log._log = _log_quietly
-    # On a GPU, which waits for the core, it is compiled with Jittor's own flags.
-    with contextlib.nullcontext() if os.environ["nvcc_path"] else quick_core():
-        import jittor
-
-    return jittor
 
 
 def _check_libstdcxx(error: Exception) -> None:
@@ -313,14 +306,6 @@ def _log_quietly(level: str, verbose: int, *message) -> None:
         print(f"jittor: {text}", file=sys.stderr, flush=True)
     elif level == "f":
         raise RuntimeError(text)
-
-
-@contextlib.contextmanager
-def _silence() -> Iterator[None]:
-    """Hides Jittor's information lines while it is imported, and keeps stdout free."""
-    quiet = {"log_silent": "1"} if os.environ.get("log_v", "0") == "0" else {}
-    with _environ(**quiet), contextlib.redirect_stdout(sys.stderr):
-        yield
 
 
 def _restore_process(jittor) -> None:

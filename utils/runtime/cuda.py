@@ -27,6 +27,7 @@ import subprocess
 import sys
 import tempfile
 from dataclasses import dataclass
+from itertools import product
 from pathlib import Path
 
 from utils.environment import ROOT
@@ -137,7 +138,7 @@ def find_toolkit(jittor_cache: str | Path, gpu: Gpu) -> Toolkit:
     """
     views = Path(jittor_cache) / "l2sknet-cuda"
     problems = []
-    for nvcc in _compilers(Path(jittor_cache), views):
+    for nvcc in _compilers(views):
         try:
             return _use(nvcc, views, gpu)
         except UserError as error:
@@ -187,12 +188,12 @@ def find_nccl(jittor_cache: str | Path) -> tuple[Path, Path]:
 # ---------------------------------------------------------------------------- searching
 
 
-def _compilers(jittor_cache, views):
+def _compilers(views):
     """Paths of nvcc, sorted by preference; only $nvcc_path if it is set."""
     demanded = os.environ.get("nvcc_path")
     if demanded and views not in Path(demanded).parents:  # a view was set by a parent process
         return [demanded]
-    paths = sorted(jittor_cache.glob("jtcuda/*/bin/nvcc"))  # of jittor_utils.install_cuda
+    paths = sorted(views.parent.glob("jtcuda/*/bin/nvcc"))  # of jittor_utils.install_cuda
     paths += [shutil.which("nvcc"), "/usr/local/cuda/bin/nvcc", "/opt/cuda/bin/nvcc"]
     paths += sorted(Path("/usr/local").glob("cuda-*/bin/nvcc"), reverse=True)
     paths += [site / "nvidia/cu13/bin/nvcc" for site in _sites()]
@@ -214,7 +215,7 @@ def _sites():
 
 
 def _wheels(major):
-    """The (include, lib) folders of NVIDIA's wheels for a CUDA version, without cuDNN."""
+    """The folders of NVIDIA's wheels for a CUDA version, without cuDNN's."""
     folders = []
     for site in _sites():
         if major >= 13:
@@ -222,7 +223,7 @@ def _wheels(major):
         elif any(site.glob(f"nvidia_cuda_runtime_cu{major}-*.dist-info")):
             folders += sorted(path for path in site.glob("nvidia/*")
                               if not re.fullmatch(r"cudnn|cu\d+", path.name))
-    return [(folder / "include", folder / "lib") for folder in folders]
+    return folders
 
 
 def _use(nvcc, views, gpu):
@@ -233,7 +234,7 @@ def _use(nvcc, views, gpu):
     release = re.search(r"release (\d+)\.(\d+)", text)
     if not release:
         raise UserError(f"{nvcc} does not tell its version")
-    major, version = int(release.group(1)), ".".join(release.groups())
+    major, version = int(release[1]), ".".join(release.groups())
     if major not in (11, 12, 13):
         raise UserError(f"{nvcc} is of CUDA {version}, and CUDA 11 to 13 can be used")
     if major > gpu.driver[0]:
@@ -242,17 +243,16 @@ def _use(nvcc, views, gpu):
     if major >= 13 and gpu.capability < 75:
         raise UserError(f"{nvcc} is of CUDA {version}, which dropped the {gpu.name}")
     top = _top(nvcc)
-    own = _own_folders(top)
     if major < 13 and _has_cudnn8(top, major):
         # Jittor looks beside nvcc, where a wrapper has nothing; it knows that of Debian's.
         if (Path(os.path.realpath(nvcc)).parent.parent != top and nvcc != "/usr/bin/nvcc"
                 and (top / "bin/nvcc").is_file()):
             nvcc = str(top / "bin/nvcc")
         return Toolkit(nvcc, version, "8", f"{top} as it is")
-    cudnn = _find_cudnn(top, own, major)
+    cudnn = _find_cudnn(top, major)
     if cudnn is None:
         raise UserError(f"CUDA {version} in {top} lacks cuDNN")
-    return _view(nvcc, version, top, own + _wheels(major), cudnn, views)
+    return _view(nvcc, version, top, _wheels(major), cudnn, views)
 
 
 def _top(nvcc):
@@ -265,13 +265,10 @@ def _top(nvcc):
 
 
 def _own_folders(top):
-    """The (include, lib) folders of a toolkit in the layout of NVIDIA, Conda, or the wheels."""
+    """A toolkit's folders of headers and of libraries, as NVIDIA, Conda, or the wheels lay it."""
     targets = sorted(top.glob("targets/*-linux"))
-    pairs = [(target / "include", target / "lib") for target in targets]
-    pairs += [(top / "include", top / "lib64"), (top / "include", top / "lib")]
-    with_headers = any((include / "cuda_runtime.h").is_file() for include, _ in pairs)
-    return [(include if not with_headers or (include / "cuda_runtime.h").is_file() else None, lib)
-            for include, lib in pairs]
+    return ([*(target / "include" for target in targets), top / "include"],
+            [*(target / "lib" for target in targets), top / "lib64", top / "lib"])
 
 
 def _system_folders():
@@ -291,19 +288,18 @@ def _has_cudnn8(top, major):
     return any((folder / name).is_file() for folder in folders for name in names)
 
 
-def _find_cudnn(top, own, major):
+def _find_cudnn(top, major):
     """Finds cuDNN 8 or 9; returns (include, lib, version) or None."""
-    pairs = [*own, (top / "include", top / "lib"), *_system_folders()]  # Conda's is the second
+    pairs = [*product(*_own_folders(top)), *_system_folders()]
     pairs += [(site / "nvidia/cudnn/include", site / "nvidia/cudnn/lib") for site in _sites()
               if any(site.glob(f"nvidia_cudnn_cu{major}-*.dist-info"))]
     for include, lib in pairs:
-        if include is None or not (include / "cudnn.h").is_file():
-            continue
         header = include / "cudnn_version.h"
         text = header.read_text(errors="replace") if header.is_file() else ""
         version = [number for part in ("MAJOR", "MINOR", "PATCHLEVEL")
                    for number in re.findall(rf"define CUDNN_{part} (\d+)", text)[:1]]
-        if version and version[0] in "89" and (lib / f"libcudnn.so.{version[0]}").is_file():
+        if version and version[0] in "89" and (include / "cudnn.h").is_file() and (
+                lib / f"libcudnn.so.{version[0]}").is_file():
             return include, lib, ".".join(version)
     return None
 
@@ -311,17 +307,19 @@ def _find_cudnn(top, own, major):
 # ---------------------------------------------------------------------------- the view
 
 
-def _view(nvcc, version, top, folders, cudnn, views):
+def _view(nvcc, version, top, wheels, cudnn, views):
     """The toolkit view of these folders; makes it if it does not exist."""
     cudnn_include, cudnn_lib, cudnn_version = cudnn
+    includes, libraries = _own_folders(top)
+    # Conda's include/ holds the headers of everything else as well.
+    includes = [folder for folder in includes if (folder / "cuda_runtime.h").is_file()] or includes
     links = {}
     _link(links, "include", cudnn_include.glob("cudnn*.h"))
     _link(links, "lib64", cudnn_lib.glob("libcudnn*"))
-    for include, lib in folders:
-        if include is not None and include.is_dir():
-            _link(links, "include", include.iterdir())
-        if lib.is_dir():
-            _link(links, "lib64", lib.iterdir())
+    for folder in (*includes, *(wheel / "include" for wheel in wheels)):
+        _link(links, "include", folder.glob("*"))
+    for folder in (*libraries, *(wheel / "lib" for wheel in wheels)):
+        _link(links, "lib64", folder.glob("lib*"))
 
     missing = [name for name, header in _COMPONENTS.items()
                if f"include/{header}" not in links or f"lib64/lib{name}.so" not in links]

@@ -26,49 +26,42 @@ def onednn_folder(home: Path | None = None) -> Path:
 def provide_onednn(home: Path) -> bool:
     """Puts oneDNN where Jittor would download it to; returns True if it is there.
 
-    The files come from the wheels `onednn-cpu-gomp` and `onednn-devel-cpu-gomp`. They are
-    hard-linked or copied, because all of the user's environments share the folder and it must
-    outlive this environment. A complete folder is left alone.
+    The files come from the wheels `onednn-cpu-gomp` and `onednn-devel-cpu-gomp`. They are copied,
+    because all of the user's environments share the folder and it must outlive this environment.
+    A complete folder is left alone.
     """
     if os.environ.get("use_mkl") == "0":
         return False
     folder = onednn_folder(home)
-    parent = folder.parent
-
-    def works() -> bool:
-        needed = ("lib/libmkldnn.so", "lib/libdnnl.so.2", "include/mkldnn.hpp")
-        return all((folder / name).is_file() for name in needed)
-
-    if works():
+    needed = [folder / "lib/libmkldnn.so", folder / "lib/libdnnl.so.2",
+              folder / "include/mkldnn.hpp"]
+    if all(map(Path.is_file, needed)):
         return True
     library = _installed_file("onednn-cpu-gomp", "libmkldnn.so")
     header = _installed_file("onednn-devel-cpu-gomp", "mkldnn.hpp")
     if library is None or header is None:
         return False
-    parent.mkdir(parents=True, exist_ok=True)
-    with open(parent / "l2sknet.lock", "w") as lock:
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with open(folder.parent / "l2sknet.lock", "w") as lock:
         with contextlib.suppress(OSError):  # a file system without locks
             fcntl.flock(lock, fcntl.LOCK_EX)
-        if works():  # made by another process meanwhile
+        if all(map(Path.is_file, needed)):  # made by another process meanwhile
             return True
         # Jittor takes the first folder here that is named dnnl*, so a temporary one must not be.
-        with tempfile.TemporaryDirectory(prefix="tmp-", dir=parent) as temporary:
+        with tempfile.TemporaryDirectory(prefix="tmp-", dir=folder.parent) as temporary:
             fresh = Path(temporary, "fresh")
             shutil.copytree(header.parent / "oneapi", fresh / "include" / "oneapi")
             for pattern in ("dnnl*.h*", "mkldnn*.h*"):
                 for file in header.parent.glob(pattern):
                     shutil.copy(file, fresh / "include")
             (fresh / "lib").mkdir()
-            try:
-                os.link(library.resolve(), fresh / "lib" / "libdnnl.so.2")
-            except OSError:  # another file system, or one without hard links
-                shutil.copy(library, fresh / "lib" / "libdnnl.so.2")
+            shutil.copy(library, fresh / "lib" / "libdnnl.so.2")
             for name in ("libmkldnn.so", "libdnnl.so"):
                 link_or_copy("libdnnl.so.2", fresh / "lib" / name)
             if os.path.lexists(folder):
                 folder.rename(Path(temporary, "broken"))
             fresh.rename(folder)
-    return works()
+    return all(map(Path.is_file, needed))
 
 
 def cpu_instructions() -> int:
@@ -78,9 +71,9 @@ def cpu_instructions() -> int:
 
 
 def _installed_file(package: str, name: str) -> Path | None:
-    try:
-        files = importlib.metadata.files(package) or []
-    except importlib.metadata.PackageNotFoundError:
-        return None
-    found = (Path(file.locate()).resolve() for file in files if file.name == name)
-    return next((path for path in found if path.is_file()), None)
+    with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+        for file in importlib.metadata.files(package) or ():
+            path = Path(file.locate()).resolve()
+            if file.name == name and path.is_file():
+                return path
+    return None

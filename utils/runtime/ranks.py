@@ -16,7 +16,7 @@ import re
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from itertools import chain, zip_longest
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -47,11 +47,6 @@ def rank() -> int:
 def is_main() -> bool:
     """True for the rank that writes and prints."""
     return rank() == 0
-
-
-def on_this_host() -> int:
-    """The number of ranks on this machine."""
-    return int(os.environ.get("OMPI_COMM_WORLD_LOCAL_SIZE", 1)) if size() > 1 else 1
 
 
 def subset() -> slice:
@@ -160,7 +155,8 @@ def prepare(nccl: tuple[Path, Path] | None) -> None:
         with contextlib.suppress(OSError):
             os.sched_setaffinity(0, os.sched_getaffinity(_launcher()))
     cores = len(os.sched_getaffinity(0))
-    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, cores // on_this_host())))
+    on_this_host = int(os.environ.get("OMPI_COMM_WORLD_LOCAL_SIZE", 1))
+    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, cores // on_this_host)))
 
 
 def _check_mpicc() -> None:
@@ -187,26 +183,21 @@ def _launcher() -> int:
     return 0
 
 
-@contextlib.contextmanager
-def mended_mpi() -> Iterator[None]:
+def mended_mpi() -> contextlib.AbstractContextManager[None]:
     """While Jittor is imported: corrects its mpi_wrapper.cc, which writes past an array's end."""
     if size() == 1:
-        yield
-        return
+        return contextlib.nullcontext()
 
-    def mend(commands, cache_path):
-        return [re.sub(r'"([^"]+/mpi/src/mpi_wrapper\.cc)"',
-                       lambda found: f'"{_mend(Path(found[1]), cache_path)}"', command)
+    def mend(commands: list[str], cache_path: str) -> list[str]:
+        def copy(found: re.Match) -> str:
+            """A copy of the source whose array of host names has one entry per rank."""
+            text = Path(found[1]).read_text("utf-8")
+            path = Path(cache_path, "mended", "mpi_wrapper.cc")
+            write_text(path, text.replace("uint64_t hostHashs[mpi_world_rank]",
+                                          "uint64_t hostHashs[mpi_world_size]"))
+            return f'"{path}"'
+
+        return [re.sub(r'"([^"]+/mpi/src/mpi_wrapper\.cc)"', copy, command)
                 for command in commands]
 
-    with rewritten(mend):
-        yield
-
-
-def _mend(source, cache_path):
-    """Copies the source with an array of host names that has one entry per rank."""
-    text = source.read_text("utf-8")
-    copy = Path(cache_path, "mended", source.name)
-    write_text(copy, text.replace("uint64_t hostHashs[mpi_world_rank]",
-                                  "uint64_t hostHashs[mpi_world_size]"))
-    return copy
+    return rewritten(mend)
