@@ -158,26 +158,18 @@ def test_an_empty_log_is_skipped_in_a_folder_and_an_error_by_name(tmp_path, draw
         loss_curves.main([str(tmp_path / "absent.txt"), "--output_dir", str(tmp_path)])
 
 
-def test_miou_has_a_panel_where_a_run_is_scored_and_a_single_epoch_is_visible(tmp_path):
-    heights = []
-    for name, scored in (("unscored", False), ("scored", True)):
-        curves.save_curves(tmp_path / f"{name}.png",
-                           {"run": run([1]) if scored else [EpochRecord(1, 0.9)]}, "one")
-        assert curves.STYLES[0][0] in colors(tmp_path / f"{name}.png")
-        heights.append(len(read_picture(tmp_path / f"{name}.png")))
-    assert heights[0] < heights[1]
-
-
-def test_every_model_has_its_colour(tmp_path):
+def test_every_model_has_its_colour_and_miou_a_panel_where_a_run_is_scored(tmp_path):
     histories = {model: run([1, 2], level=i + 1) for i, model in enumerate(MODELS)}
     curves.save_curves(tmp_path / "all.png", histories, "NUDT-SIRST")
-    assert {color for color, _ in curves.STYLES[:4]} <= colors(tmp_path / "all.png")
+    assert {style["color"] for style in curves.STYLES[:4]} <= colors(tmp_path / "all.png")
     unscored = {model: [EpochRecord(1, 0.9), EpochRecord(2, 0.8)] for model in MODELS}
     curves.save_curves(tmp_path / "one.png", {**unscored, MODELS[0]: run([1, 2])}, "one")
     curves.save_curves(tmp_path / "none.png", unscored, "none")
     every, one, none = (len(read_picture(tmp_path / f"{name}.png"))
                         for name in ("all", "one", "none"))
     assert every == one > 1.3 * none  # loss twice, and mIoU
+    curves.save_curves(tmp_path / "dot.png", {"run": [EpochRecord(1, 0.9)]}, "a single epoch")
+    assert curves.STYLES[0]["color"] in colors(tmp_path / "dot.png")
 
 
 @pytest.mark.filterwarnings("error::UserWarning", "error::RuntimeWarning")
@@ -195,4 +187,4 @@ def test_odd_losses_are_drawn_without_complaint(tmp_path, losses):
     curves.save_curves(tmp_path / "odd.png", {"a": records}, "odd")
     curves.save_curves(tmp_path / "both.png", {"a": records, "b": run([1])}, "odd")
     assert read_picture(tmp_path / "odd.png").shape[1] == 1050
-    assert curves.STYLES[1][0] in colors(tmp_path / "both.png")
+    assert curves.STYLES[1]["color"] in colors(tmp_path / "both.png")
