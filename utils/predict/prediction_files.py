@@ -53,15 +53,12 @@ def prediction_folders(
     default_models: Sequence[str],
     folders: Sequence[Path] | None = None,
 ) -> dict[str, dict[str, Path]]:
-    """Which models are meant, and where the predictions of each lie.
+    """Dataset → model → folder of its predictions, by the flags of a script.
 
     Args:
         models: names (--model_name); None: the names of `folders`, else `default_models`.
         folders: of predictions (--pred), one for each model, or one that holds a folder for each;
             None: the predictions of test.py below `output_dir`.
-
-    Returns:
-        Dataset → model → folder.
 
     Raises:
         UserError: names and folders do not go together.
@@ -81,10 +78,9 @@ def prediction_folders(
     repeated = [name for name, count in Counter(models).items() if count > 1]
     if repeated:
         raise UserError(f"{repeated[0]}: several models of this name; name each with --model_name")
-    if folders:
-        return {dataset_names[0]: dict(zip(models, folders))}
-    return {name: {model: PredictionPaths(Paths(output_dir).predictions(name), model).mat
-                   for model in models} for name in dataset_names}
+    return {name: dict(zip(models, folders or [
+        PredictionPaths(Paths(output_dir).predictions(name), model).mat for model in models]))
+        for name in dataset_names}
 
 
 def find_predictions(folder: str | Path) -> dict[str, Path]:
@@ -101,8 +97,7 @@ def predictions_of(names: Sequence[str], folder: str | Path) -> dict[str, Path]:
         UserError: there is no such folder, or predictions are missing; says which.
     """
     folder = Path(folder)
-    if not folder.is_dir():
-        raise UserError(_no_folder(folder))
+    _check_folder(folder)
     files = find_predictions(folder)
     suffix = _shared_suffix(names, files, folder)
     if suffix:
@@ -131,24 +126,23 @@ def _shared_suffix(names, files, folder):
     return likely[0] if likely else ""
 
 
-def _no_folder(folder: Path) -> str:
-    line = f"{folder}: no predictions of {folder.name} here; predict with test.py first"
-    if folder.parent.is_dir():
-        beside = (path for path in folder.parent.iterdir() if path.is_dir())
-        with contextlib.suppress(PermissionError):
-            others = sorted(path.name for path in beside if find_predictions(path))
-            line += f" (there are some of {', '.join(others)})" if others else ""
-    return line
+def _check_folder(folder: Path) -> None:
+    """Raises a UserError if there is no such folder; it names the models beside it."""
+    if folder.is_dir():
+        return
+    others = []
+    with contextlib.suppress(OSError):  # no folder above it either, or one that is not readable
+        others = sorted(path.name for path in folder.parent.iterdir()
+                        if path.is_dir() and find_predictions(path))
+    raise UserError(f"{folder}: no predictions of {folder.name} here; predict with test.py first"
+                    + (f" (there are some of {', '.join(others)})" if others else ""))
 
 
 def read_prediction(path: str | Path) -> np.ndarray:
-    """The probability map in a file of ours or of any other method.
+    """The probability map in a file of ours or of any other method, H×W.
 
     Takes a .mat (its array `T`, else the only one it holds), a .npy, or an image. 8 and 16 bits are
     divided by full scale, other numbers are taken as they are; axes of length one are dropped.
-
-    Returns:
-        H×W.
 
     Raises:
         UserError: the file cannot be read, holds several arrays and none is `T`, or more numbers
@@ -157,8 +151,17 @@ def read_prediction(path: str | Path) -> np.ndarray:
     path = Path(path)
     if not path.is_file():
         raise UserError(f"{path}: no such file; predict with test.py first")
-    read = {".mat": _read_mat, ".npy": _read_npy}.get(path.suffix.lower(), read_gray)
-    array = read(path)
+    kind = path.suffix.lower()
+    if kind in (".mat", ".npy"):
+        try:
+            array = _read_mat(path) if kind == ".mat" else _read_npy(path)
+        except UserError:
+            raise
+        except Exception as error:  # a damaged file: a dozen kinds, of several lines some
+            raise UserError(f"{path}: not a {kind} file that can be read "
+                            f"({' '.join(str(error).split())[:200]})") from error
+    else:
+        array = read_gray(path)
     _check_shape(path, array.shape)
     if array.dtype.kind not in "buif":
         raise UserError(f"{path}: holds {array.dtype}, not real numbers; save probabilities")
@@ -168,50 +171,34 @@ def read_prediction(path: str | Path) -> np.ndarray:
 
 
 def _read_mat(path: Path) -> np.ndarray:
-    with _readable(path, "a .mat"):
-        try:
-            found = describe_arrays(path)
-        except NotImplementedError as error:
-            raise UserError(f"{path}: a MATLAB 7.3 file; save it with -v7") from error
-        if KEY not in found and len(found) != 1:
-            raise UserError(
-                f"{path}: holds no array {KEY} but {ascii(listed(list(found)))[1:-1] or 'nothing'};"
-                f" save the probabilities as {KEY}"
-            )
-        name = KEY if KEY in found else next(iter(found))
-        shape, kind = found[name]
-        if kind not in REAL:
-            raise UserError(f"{path}: holds a {kind}, not real numbers; save the probabilities as "
-                            f"{KEY}")
-        _check_shape(path, shape)
-        return read_array(path, name)
-
-
-@contextlib.contextmanager
-def _readable(path, what):
-    """Turns what the decoders raise for a damaged file, or one of another kind, into one line."""
     try:
-        yield
-    except UserError:
-        raise
-    except Exception as error:  # a dozen kinds, of several lines some
-        raise UserError(f"{path}: not {what} file that can be read "
-                        f"({' '.join(str(error).split())[:200]})") from error
+        found = describe_arrays(path)
+    except NotImplementedError as error:
+        raise UserError(f"{path}: a MATLAB 7.3 file; save it with -v7") from error
+    if KEY not in found and len(found) != 1:
+        names = ascii(listed(list(found)))[1:-1] or "nothing"
+        raise UserError(f"{path}: holds no array {KEY} but {names}; save the probabilities as "
+                        f"{KEY}")
+    name = KEY if KEY in found else next(iter(found))
+    shape, kind = found[name]
+    if kind not in REAL:
+        raise UserError(f"{path}: holds a {kind}, not real numbers; save the probabilities as "
+                        f"{KEY}")
+    _check_shape(path, shape)
+    return read_array(path, name)
+
+
+def _read_npy(path: Path) -> np.ndarray:
+    array = np.load(path, allow_pickle=False)  # no Python objects
+    if not isinstance(array, np.ndarray):
+        raise UserError(f"{path}: an .npz under the name of an .npy; save one array with np.save")
+    return array
 
 
 def _check_shape(path, shape):
     if min(shape, default=1) < 1 or math.prod(shape) > LARGEST:
         raise UserError(f"{path}: an array of {'x'.join(map(str, shape))} is no probability map; "
                         "save it at the size of the image")
-
-
-def _read_npy(path: Path) -> np.ndarray:
-    with _readable(path, "a .npy"):  # nor one of Python objects
-        array = np.load(path, allow_pickle=False)
-        if not isinstance(array, np.ndarray):
-            raise UserError(f"{path}: an .npz under the name of an .npy; save one array with "
-                            "np.save")
-        return array
 
 
 def read_predictions(split: ImageList, folder: str | Path, rows: Sequence[int]) -> list[np.ndarray]:
