@@ -192,8 +192,8 @@ def _scale(axis: Axes, values: np.ndarray, log: bool) -> None:
         axis.set_ylim(low / margin, high * margin)
         # 0.02, 0.05, 0.1 rather than 10^-1: half the readers' question is "how low does it get".
         axis.yaxis.set_major_formatter("{x:g}")
-        if high > 6 * low:
-            ticks = LogLocator(subs=(1, 2, 5) if high < 300 * low else (1,), numticks=12)
+        if high > 6.3 * low:
+            ticks = LogLocator(subs=(1, 2, 5) if high < 316 * low else (1,), numticks=12)
     else:
         axis.set_ylim(0, 1.07 * high)
     axis.yaxis.set_major_locator(ticks)
