@@ -25,13 +25,13 @@ from utils.paths import Paths, PredictionPaths
 from utils.predict import predict_split
 from utils.report.curves import save_score_curves
 from utils.report.evaluation_page import save_page
-from utils.report.panels import save_qualitative, save_worst
+from utils.report.panels import detection_figure, read_examples, save_worst, some_rows
 from utils.report.scores import ModelScores, save_report, save_tables, score_predictions
 from utils.runtime import start
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Runs the script with the arguments given, those of the command line by default."""
+    """Runs the script with `argv`, by default the arguments of the command line."""
     parser = cli.make_parser(__doc__, without_effect=("seed",))
     cli.add_threshold(parser)
     cli.add_batch_size(parser)
@@ -84,18 +84,17 @@ def draw(
     weights: Mapping[str, Path | None], run: Sequence[str],
 ) -> list[Path]:
     """Draws the figures of all models and the page that shows them; the paths written."""
-    scored = {name: model for name, model in models.items() if model}
-    curves = Paths(args.output_dir).score_curves(split.dataset)
+    paths, scored = Paths(args.output_dir), {name: model for name, model in models.items() if model}
+    curves, side_by_side = paths.score_curves(split.dataset), paths.qualitative(split.dataset)
     save_score_curves(curves, {name: model.evaluator for name, model in scored.items()},
                       split.dataset)
-    side_by_side = save_qualitative(args.output_dir, split,
-                                    {name: model.folder for name, model in scored.items()},
-                                    args.threshold)
+    folders = {name: model.folder for name, model in scored.items()}
+    detection_figure(side_by_side, read_examples(split, folders, some_rows(split)), args.threshold)
     worst = {name: save_worst(args.output_dir, name, split, model, args.worst)
              for name, model in scored.items()}
     page = save_page(args.output_dir, split, models, weights, run, curves[0], side_by_side[0],
                      worst)
-    return [page, *curves, *side_by_side, Paths(args.output_dir).worst(split.dataset)]
+    return [page, *curves, *side_by_side, paths.worst(split.dataset)]
 
 
 if __name__ == "__main__":

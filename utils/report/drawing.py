@@ -1,4 +1,4 @@
-"""Matplotlib for files only: the same figures whatever the environment says.
+"""Matplotlib for files only: equal figures whatever the environment says.
 
 Neither $MPLBACKEND (notebooks name a module there that need not be installed) nor a matplotlibrc
 counts, and there is no pyplot. Matplotlib is imported when a figure is made.

@@ -49,7 +49,7 @@ def save_page(
         weights: the files of their weights.
         run: lines that describe how the page was made.
         curves: the .png of `save_score_curves`.
-        side_by_side: the .png of `save_qualitative`.
+        side_by_side: the .png of `detection_figure`.
         worst: model name → pictures of `save_worst`.
 
     Returns:

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from math import ceil
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from scipy import ndimage
@@ -17,7 +17,7 @@ from utils.data.images import stretch
 from utils.datasets import ImageList
 from utils.paths import Paths
 from utils.predict.overlays import Ring, paint, place_inset
-from utils.predict.prediction_files import read_predictions
+from utils.predict.prediction_files import predictions_of, read_prediction, read_predictions
 from utils.report.drawing import new_figure
 from utils.report.scores import ModelScores, describe_image, worst_first
 
@@ -28,35 +28,39 @@ LEGEND = (("target", TARGET, "-"), ("detected", HIT, "-"), ("false alarm", MISS,
 SHARP, BOLD = 768, 2  # pixels of a painted panel's longer side, boldness of its rings
 
 
-def save_qualitative(
-    output_dir: str | Path, split: ImageList, folders: Mapping[str, Path], threshold: float,
-    rows: Sequence[int] | None = None, surface: bool = False,
-) -> list[Path]:
-    """Draws images of a split with their predictions side by side.
+class Examples(NamedTuple):
+    """Images and what networks make of them, an entry per image.
 
-    Args:
-        folders: model name → the folder of its predictions.
-        threshold: of `detection_figure`.
-        rows: indices of the images; by default some with a target.
-        surface: draws the images as surfaces in 3-D, too.
+    Attributes:
+        names: labels; "" for none.
+        images: H×W, any range.
+        masks: H×W, non-zero on targets.
+        predictions: model name → H×W maps of probabilities.
+    """
 
-    Returns:
-        The files, .png and .pdf, the surfaces last.
+    names: Sequence[str]
+    images: Sequence[np.ndarray]
+    masks: Sequence[np.ndarray]
+    predictions: Mapping[str, Sequence[np.ndarray]]
+
+    def rows(self) -> Iterator[tuple[np.ndarray, np.ndarray, list[np.ndarray]]]:
+        """Yields the image, where its targets are, and the maps of all networks."""
+        for row, (image, mask) in enumerate(zip(self.images, self.masks)):
+            yield image, mask > 0, [maps[row] for maps in self.predictions.values()]
+
+
+def read_examples(
+    split: ImageList, folders: Mapping[str, Path], rows: Sequence[int]
+) -> Examples:
+    """Images of a split, by index, with the predictions of each model in its folder.
 
     Raises:
         UserError: by `read_predictions`.
     """
-    rows = some_rows(split) if rows is None else rows
-    chosen = (
-        *([values[row] for row in rows] for values in (split.names, split.images, split.masks)),
-        {model: read_predictions(split, folder, rows) for model, folder in folders.items()},
-    )
-    flat, surfaces = (Paths(output_dir).qualitative(split.dataset, each) for each in (False, True))
-    detection_figure(flat, *chosen, threshold=threshold)
-    if not surface:
-        return [*flat]
-    surface_figure(surfaces, *chosen)
-    return [*flat, *surfaces]
+    names, images, masks = ([values[row] for row in rows]
+                            for values in (split.names, split.images, split.masks))
+    return Examples(names, images, masks, {
+        model: read_predictions(split, folder, rows) for model, folder in folders.items()})
 
 
 def some_rows(split: ImageList, count: int = 4) -> list[int]:
@@ -76,27 +80,20 @@ def save_worst(
     folder = Paths(output_dir).worst(split.dataset, model_name)
     for old in folder.glob("[0-9]*_*.png"):
         old.unlink()
-    paths = []
+    files, paths = predictions_of(split.names, model.folder), []
     for place, row in enumerate(worst_first(model.evaluator.images)[:count], 1):
-        name = split.names[row]
+        name, counts = split.names[row], model.evaluator.images[row]
         paths.append(folder / f"{place:0{len(str(count))}}_{name.replace('/', '_')}.png")
-        detection_figure(
-            [paths[-1]], [""], [split.images[row]], [split.masks[row]],
-            {model_name: read_predictions(split, model.folder, [row])}, model.evaluator.threshold,
-            describe_image(name, model.evaluator.images[row]), size=2.4, zoom_on_errors=True)
+        shown = Examples([""], [split.images[row]], [split.masks[row]],
+                         {model_name: [read_prediction(files[name])]})
+        detection_figure([paths[-1]], shown, model.evaluator.threshold,
+                         describe_image(name, counts), size=2.4, zoom_on_errors=True)
     return paths
 
 
 def detection_figure(
-    paths: Sequence[Path],
-    names: Sequence[str],
-    images: Sequence[np.ndarray],
-    masks: Sequence[np.ndarray],
-    predictions: Mapping[str, Sequence[np.ndarray]],
-    threshold: float = THRESHOLD,
-    title: str = "",
-    size: float = 1.75,
-    zoom_on_errors: bool = False,
+    paths: Sequence[Path], examples: Examples, threshold: float = THRESHOLD, title: str = "",
+    size: float = 1.75, zoom_on_errors: bool = False,
 ) -> None:
     """Draws one row per image: the image, its mask, one column per network; an inset enlarges.
 
@@ -106,10 +103,6 @@ def detection_figure(
 
     Args:
         paths: the files to write; the suffix chooses the format.
-        names: one label per image.
-        images: H×W, any range.
-        masks: H×W, non-zero on targets.
-        predictions: model name → one H×W map of probabilities per image.
         threshold: a pixel is detected above it.
         title: above the figure.
         size: width of a panel in inches.
@@ -117,11 +110,10 @@ def detection_figure(
             is wrong, the largest target.
     """
     # A row is as high as its panels: images of all shapes may meet in one figure.
-    heights = [size * min(image.shape[0] / image.shape[1], 2) for image in images]
+    heights = [size * min(image.shape[0] / image.shape[1], 2) for image in examples.images]
     head = 0.5 if title else 0.25
-    with _panels(paths, names, predictions, size, heights, head, foot=0.35) as (figure, grid):
-        for row, (image, mask) in enumerate(zip(images, masks)):
-            target, maps = mask > 0, [panels[row] for panels in predictions.values()]
+    with _panels(paths, examples, size, heights, head, foot=0.35) as (figure, grid):
+        for row, (image, target, maps) in zip(grid, examples.rows()):
             detected = [panel > threshold for panel in maps]
             circled = _rings(find_regions(target), TARGET)
             rings = [circled, circled, *(_outcome(target, each) for each in detected)]
@@ -130,7 +122,7 @@ def detection_figure(
                            wrong if zoom_on_errors and wrong.any() else target)
             scale = max(ceil(SHARP / max(image.shape)), 1)
             inset = place_inset(image.shape, scale, focus, sum(rings, []), BOLD)
-            for axes, panel, found in zip(grid[row], [stretch(image), target, *maps], rings):
+            for axes, panel, found in zip(row, [stretch(image), target, *maps], rings):
                 axes.imshow(paint(panel, scale, found, inset, BOLD))
                 axes.set(xticks=[], yticks=[])
                 axes.spines[:].set_visible(False)
@@ -142,27 +134,20 @@ def detection_figure(
         figure.suptitle(title, fontsize=9, y=1 - 0.08 / figure.get_figheight(), va="top")
 
 
-def surface_figure(
-    paths: Sequence[Path],
-    names: Sequence[str],
-    images: Sequence[np.ndarray],
-    masks: Sequence[np.ndarray],
-    predictions: Mapping[str, Sequence[np.ndarray]],
-) -> None:
-    """Draws the rows and columns of `detection_figure` as surfaces in 3-D; arguments as there.
+def surface_figure(paths: Sequence[Path], examples: Examples) -> None:
+    """Draws the rows and columns of `detection_figure` as surfaces in 3-D.
 
     The surface takes the highest value of each cell of a coarse grid, and a face the colour of
     its highest corner: sampling pixels would lose a target of two pixels, and a mean would pale it.
     """
     from skimage.measure import block_reduce
 
-    heights = [1.9] * len(images)
-    with _panels(paths, names, predictions, 1.9, heights, 0.25, 0.05, projection="3d") as (_, grid):
+    heights = [1.9] * len(examples.names)
+    with _panels(paths, examples, 1.9, heights, 0.25, 0.05, projection="3d") as (_, grid):
         from matplotlib import colormaps
 
-        for row, (image, mask) in enumerate(zip(images, masks)):
-            maps = [panels[row] for panels in predictions.values()]
-            for axes, panel in zip(grid[row], [stretch(image), mask > 0, *maps]):
+        for row, (image, target, maps) in zip(grid, examples.rows()):
+            for axes, panel in zip(row, [stretch(image), target, *maps]):
                 height, width = panel.shape
                 step = ceil(max(panel.shape) / CELLS)
                 z = block_reduce(panel, step, np.max).astype(float)
@@ -182,19 +167,19 @@ def surface_figure(
 
 @contextmanager
 def _panels(
-    paths: Sequence[Path], names: Sequence[str], models: Sequence[str], width: float,
-    heights: Sequence[float], head: float, foot: float, **axes: Any,
+    paths: Sequence[Path], examples: Examples, width: float, heights: Sequence[float],
+    head: float, foot: float, **axes: Any,
 ) -> Iterator[tuple]:
-    """Yields a figure and its axes, a row per name; all sizes in inches."""
-    columns = ["image", "ground truth", *models]
+    """Yields a figure and its axes, a row per image; all sizes in inches."""
+    columns = ["image", "ground truth", *examples.predictions]
     size = width * len(columns) + 0.25, sum(heights) + head + foot
     rc = {"font.size": 6, "grid.linewidth": 0.3, "axes.linewidth": 0.4} if axes else {}
     with new_figure(paths, size, rc) as figure:
-        grid = figure.subplots(len(names), len(columns), squeeze=False, subplot_kw=axes,
+        grid = figure.subplots(len(heights), len(columns), squeeze=False, subplot_kw=axes,
                                gridspec_kw={"height_ratios": heights})
         for axis, column in zip(grid[0], columns):
             axis.set_title(column, fontsize=8, pad=0 if axes else 4)
-        for axis, name in zip(grid[:, 0], names):
+        for axis, name in zip(grid[:, 0], examples.names):
             axis.annotate(name, (-0.03, 0.5), xycoords="axes fraction", fontsize=7, rotation=90,
                           ha="right", va="center")
         figure.subplots_adjust(left=0.2 / size[0], right=0.985 if axes else 0.995, wspace=0.04,

@@ -91,9 +91,11 @@ class ModelScores:
         return f"{len(meta['history'])} of {meta['recipe']['epochs']}" if meta else ""
 
     @cached_property
-    def scores(self) -> dict:
-        """`Evaluator.compute`."""
-        return self.evaluator.compute()
+    def scores(self) -> dict[str, float]:
+        """All scores by name, the strict ones as `strict_<name>`."""
+        scores = self.evaluator.compute()
+        strict = scores.pop("strict")
+        return {**scores, **{f"strict_{key}": value for key, value in strict.items()}}
 
     def counts(self) -> str:
         """How much was scored."""
@@ -155,10 +157,9 @@ def all_scores(models: Mapping[str, ModelScores]) -> list[Block]:
             "hIoU": f"{targets}, detected regions"}
     rows = [["", *(["comparable", "strict"] * len(models)), "over"]]
     for key, heading in HEADINGS.items():
-        pairs = ((None if key == NOT_COMPARABLE else model.scores[key],
-                  model.scores["strict"].get(key)) for model in models.values())
-        rows.append([heading, *(format_score(key, value, 6) for pair in pairs for value in pair),
-                     over[key]])
+        values = (None if name == NOT_COMPARABLE else model.scores.get(name)
+                  for model in models.values() for name in (key, f"strict_{key}"))
+        rows.append([heading, *(format_score(key, value, 6) for value in values), over[key]])
     parts = [model.evaluator.error_analysis() for model in models.values()]
     hiou, notes = [["", *models]], ["strict hIoU = localisation x segmentation."]
     for factor, (whole, errors) in HIOU_ERRORS.items():
@@ -250,8 +251,7 @@ def _rows(
     for name, model in models.items():
         row = {"model": name, "source": NOT_TRAINED, "dataset": dataset_name}
         if model is not None:
-            strict = {f"strict_{key}": value for key, value in model.scores["strict"].items()}
-            row.update(model.scores, **strict, source=THIS_RUN, epoch=model.epoch,
+            row.update(model.scores, source=THIS_RUN, epoch=model.epoch,
                        threshold=model.evaluator.threshold, **model.evaluator.counts())
         yield row
         for reference in REFERENCE if trained else ():
