@@ -31,7 +31,7 @@ from utils.report.scores import save_report, save_tables, score_predictions
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Runs the script with the arguments given, those of the command line by default."""
+    """Runs the script with `argv`, by default the arguments of the command line."""
     parser = cli.make_parser(__doc__, default_models=["L2SKNet_UNet"], any_model=True,
                              without_effect=("device", "seed"))
     cli.add_threshold(parser)

@@ -26,7 +26,7 @@ from utils.training.logs import EpochRecord
 
 
 def main(argv: list[str] | None = None) -> None:
-    """Runs the script with the arguments given, those of the command line by default."""
+    """Runs the script with `argv`, by default the arguments of the command line."""
     parser = cli.make_parser(
         __doc__, without_effect=("dataset_dir", "device", "seed", "num_workers"))
     parser.add_argument(
@@ -72,7 +72,7 @@ def read_runs(paths: Sequence[Path], labels: Sequence[str]) -> dict[str, list[Ep
 
 
 def find_logs(args: Namespace) -> dict[str, dict[str, dict[Path, list[EpochRecord]]]]:
-    """Reads the logs: by dataset, model and path, those of one model oldest first.
+    """Reads the logs: by dataset, model and path; logs of one model oldest first.
 
     A log named on the command line is always taken; of a folder, those whose names say that they
     belong to the chosen datasets and models.

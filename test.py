@@ -4,8 +4,8 @@
     python test.py --model_name L2SKNet_UNet --input my_frames/
 
 Writes result/<dataset>/img/<model>/NAME.png (0-255) and result/<dataset>/mat/<model>/NAME.mat
-(key T, float32 probabilities). The weights are those of --weights, else the best of the training
-run on this dataset, else those that come with the project (model/pretrained/). With --input and
+(key T, float32 probabilities). The weights are --weights, else the best of the training run on this
+dataset, else the weights that come with the project (model/pretrained/). With --input and
 without --dataset_name the dataset is REAL if there are weights for it, else NUDT-SIRST.
 
 With --input: any size up to 179 megapixels and any depth, no masks needed, TIFFs of several pages
@@ -46,7 +46,7 @@ TILE = cli.number(int, lambda side: side >= 64, "be at least 64")
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Runs the script with the arguments given, those of the command line by default."""
+    """Runs the script with `argv`, by default the arguments of the command line."""
     args = parse(argv)
     if args.input:
         predict_own_images(args)

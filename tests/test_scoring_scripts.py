@@ -189,7 +189,7 @@ def test_several_unusable_predictions_are_counted(place):
 
 
 def mat_file(*elements, packed=None):
-    """A MATLAB 5 file of one array with these elements; `packed`: compressed with so many zeros."""
+    """A MATLAB 5 file of one array; `packed`: compressed, with this number of zeros after it."""
     body = b"".join(struct.pack("<II", code, len(data)) + data + bytes(-len(data) % 8)
                     for code, data in elements)
     data = struct.pack("<II", 14, len(body)) + body
@@ -531,7 +531,7 @@ def test_tables_set_our_scores_beside_the_reference(place):
     assert [rows[0][key] for key in ("model", "source", "epoch")] == lines[0][:3]
     for key in ("mIoU", "nIoU", "pixAcc", "fscore", "precision", "recall", "Pd", "Fa", "hIoU"):
         assert float(rows[0][key]) == unet.scores[key]
-    assert float(rows[0]["strict_Fa"]) == unet.scores["strict"]["Fa"]
+    assert float(rows[0]["strict_Fa"]) == unet.scores["strict_Fa"]
     assert rows[3]["source"] == "not trained" and rows[3]["mIoU"] == ""
     fpn = [row for row in REFERENCE if row.model == "L2SKNet_FPN"]
     assert [float(row["Fa"]) for row in rows[4:]] == [row.Fa for row in fpn]

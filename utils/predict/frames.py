@@ -218,7 +218,7 @@ def _stream(
 def _in_batches(
     stream: Iterable[tuple[str, Path | Page, Future]], most: int, problems: dict[str, str],
 ) -> Iterator[list[tuple[str, Path | Page, np.ndarray]]]:
-    """Yields neighbouring frames of one size, at most so many; fills `problems`."""
+    """Yields up to `most` neighbouring frames of one size; fills `problems`."""
     group: list[tuple[str, Path | Page, np.ndarray]] = []
     for name, file, reading in stream:
         try:

@@ -19,6 +19,7 @@ from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
+from functools import partial
 from pathlib import Path
 from statistics import fmean
 
@@ -95,22 +96,15 @@ def best_epochs(records: Iterable[EpochRecord]) -> dict[str, EpochRecord]:
     Best is the lowest Fa and the highest value of the other metrics. Of equal values the earlier
     epoch counts. NaN is worse than any number.
     """
-    best: dict[str, EpochRecord] = {}
-    for record in records:
-        _update_best(best, record)
-    return best
+    scored = [record for record in records if record.evaluated]
 
+    def place(name: str, record: EpochRecord) -> tuple[bool, float, int]:
+        value = getattr(record, name)
+        if math.isnan(value):
+            return True, 0, record.epoch
+        return False, value if name == "Fa" else -value, record.epoch
 
-def _update_best(best: dict[str, EpochRecord], record: EpochRecord) -> None:
-    if not record.evaluated:
-        return
-    for name in METRICS:
-        if name not in best:
-            best[name] = record
-            continue
-        new, old = getattr(record, name), getattr(best[name], name)
-        if (new < old if name == "Fa" else new > old) or (math.isnan(old) and not math.isnan(new)):
-            best[name] = record
+    return {name: min(scored, key=partial(place, name)) for name in METRICS} if scored else {}
 
 
 def render_log(records: Iterable[EpochRecord], head: str = "") -> str:
@@ -127,7 +121,7 @@ def render_log(records: Iterable[EpochRecord], head: str = "") -> str:
         lines.append(f"{stamp} Epoch---{record.epoch}, total_loss---{record.loss:.6f},".lstrip())
         if not record.evaluated:
             continue
-        _update_best(best, record)
+        best = best_epochs([*best.values(), record])
         lines += [
             f"pixAcc {record.pixAcc:.6f}, mIoU: {record.mIoU:.6f}",
             f"Pd: {record.Pd:.6f}, Fa: {record.Fa:.8f}, fscore: {record.fscore:.6f}",

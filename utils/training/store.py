@@ -272,7 +272,7 @@ class RunStatus(enum.Enum):
     """What a training that is asked for is to the last checkpoint."""
 
     NEW = enum.auto()  # there is no checkpoint, or it is of another recipe
-    RESUME = enum.auto()  # the same run, with epochs left
+    RESUME = enum.auto()  # it is of this run, with epochs left
     FINISHED = enum.auto()
 
 
