@@ -88,7 +88,7 @@ def draw(
     curves, side_by_side = paths.score_curves(split.dataset), paths.qualitative(split.dataset)
     save_score_curves(curves, {name: model.evaluator for name, model in scored.items()},
                       split.dataset)
-    folders = {name: model.folder for name, model in scored.items()}
+    folders = {name: model.predictions.folder for name, model in scored.items()}
     detection_figure(side_by_side, read_examples(split, folders, some_rows(split)), args.threshold)
     worst = {name: save_worst(args.output_dir, name, split, model, args.worst)
              for name, model in scored.items()}

@@ -333,6 +333,8 @@ def test_a_suffix_of_all_predictions_is_taken_off_and_said(place):
     assert "taken off the names of the predictions: _Pred\n" in shown
     for heading in ("mIoU", "Pd", "Fa"):
         assert value(shown, heading) == value(ours, heading)
+    Image.fromarray(255 * place.masks["a"]).save(folder / "a1_Pred.png")  # of another image, a1
+    assert "Tiny_qualitative.png" in place.run(qualitative, "--pred", folder, "--names", "a")
     for name in NAMES:
         Image.fromarray(255 * place.masks[name]).save(folder / f"{name}_pred2.png")
     for path in place.result.glob("Tiny_*"):
@@ -347,7 +349,7 @@ def test_eight_bits_and_the_order_of_formats(tmp_path):
     np.save(folder / "in" / "y.npy", grey)
     savemat(folder / "in" / "y.mat", {"T": grey / 255, "other": grey})
     (folder / "x.txt").write_text("no prediction")
-    found = find_predictions(folder)
+    found = find_predictions(["x", "in/y"], folder).files
     assert {name: path.name for name, path in found.items()} == {"x": "x.png", "in/y": "y.mat"}
     for path in (*found.values(), folder / "in" / "y.npy"):
         np.testing.assert_allclose(read_prediction(path), grey / 255, rtol=1e-7)

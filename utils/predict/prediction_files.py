@@ -7,6 +7,7 @@ import math
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 from PIL import Image
@@ -83,39 +84,61 @@ def prediction_folders(
         for name in dataset_names}
 
 
-def find_predictions(folder: str | Path) -> dict[str, Path]:
-    """The files of predictions in a folder, by name; of one name .mat before .npy before .png."""
-    return index_files(Path(folder), SUFFIXES)
+class Predictions(NamedTuple):
+    """The predictions of one model for some names.
+
+    Attributes:
+        folder: where the files lie.
+        files: name → file.
+        suffix: what stands after the names, `_Pred` of DNANet's `NAME_Pred.png`; "" if nothing.
+        others: names of files for other names.
+    """
+
+    folder: Path
+    files: dict[str, Path]
+    suffix: str
+    others: list[str]
+
+    def describe(self, list_name: str) -> str:
+        """How many predictions of which kind there are, where, and which others beside."""
+        kinds = Counter(path.suffix for path in self.files.values())
+        lines = [" and ".join(f"{count} {kind}" for kind, count in kinds.items())
+                 + f" in {self.folder}"]
+        if self.suffix:
+            lines.append(f"taken off the names of the predictions: {self.suffix}")
+        if self.others:
+            lines.append(f"ignored, not in the {list_name} list: {listed(self.others)}")
+        return "\n".join(lines)
 
 
-def predictions_of(names: Sequence[str], folder: str | Path) -> dict[str, Path]:
-    """The files of predictions in a folder, by stem; each of `names` has one.
-
-    A suffix that the predictions of all `names` have, as DNANet's `NAME_Pred.png`, is taken off.
+def find_predictions(names: Sequence[str], folder: str | Path) -> Predictions:
+    """The predictions for all names in a folder; of one name .mat before .npy before .png.
 
     Raises:
         UserError: there is no such folder, or predictions are missing; says which.
     """
     folder = Path(folder)
     _check_folder(folder)
-    files = find_predictions(folder)
-    suffix = _shared_suffix(names, files, folder)
-    if suffix:
-        files.update({name: files[name + suffix] for name in names})
-    missing = [name for name in names if name not in files]
+    found = index_files(folder, SUFFIXES)
+    suffix = _shared_suffix(names, found, folder)
+    missing = [name for name in names if name + suffix not in found]
     if missing:
         raise UserError(
             f"{folder}: {len(missing)} of {len(names)} predictions missing: {listed(missing)} "
             f"({', '.join(SUFFIXES)}); predict with test.py first"
         )
-    return files
+    files = {name: found[name + suffix] for name in names}
+    used = set(files.values())
+    others = sorted(path.name for path in found.values() if path not in used)
+    return Predictions(folder, files, suffix, others)
 
 
 def _shared_suffix(names, files, folder):
     """What the predictions of all names have after the name; "" if nothing."""
     first = next(iter(names), "")
     shared = [suffix for suffix in {name[len(first):] for name in files if name.startswith(first)}
-              if names and all(name + suffix in files for name in names)]
+              if names and all(name + suffix in files for name in names)
+              and not suffix[:1].isdigit()]  # of Misc_10 beside Misc_1
     # Before NAME.png, which DNANet copies there too: it is the image.
     likely = [suffix for suffix in shared if "pred" in suffix.lower()]
     if not likely and "" not in shared:
@@ -133,7 +156,7 @@ def _check_folder(folder: Path) -> None:
     others = []
     with contextlib.suppress(OSError):  # no folder above it either, or one that is not readable
         others = sorted(path.name for path in folder.parent.iterdir()
-                        if path.is_dir() and find_predictions(path))
+                        if path.is_dir() and index_files(path, SUFFIXES))
     raise UserError(f"{folder}: no predictions of {folder.name} here; predict with test.py first"
                     + (f" (there are some of {', '.join(others)})" if others else ""))
 
@@ -208,7 +231,7 @@ def read_predictions(split: ImageList, folder: str | Path, rows: Sequence[int]) 
         UserError: one is missing, cannot be read, or is not of the size of its image.
     """
     names = [split.names[row] for row in rows]
-    files = predictions_of(names, folder)
+    files = find_predictions(names, folder).files
     maps = [read_prediction(files[name]) for name in names]
     for row, name, prediction in zip(rows, names, maps):
         if prediction.shape != split.images[row].shape:
@@ -219,15 +242,3 @@ def read_predictions(split: ImageList, folder: str | Path, rows: Sequence[int]) 
         if prediction.dtype.kind == "f" and not np.isfinite(prediction).all():
             raise UserError(f"{files[name]}: holds NaN or infinite values; save probabilities")
     return maps
-
-
-def describe_predictions(split: ImageList, folder: str | Path) -> str:
-    """How many predictions of which kind there are for a split, where, and which others beside."""
-    files, found = predictions_of(split.names, folder), find_predictions(folder)
-    used = {files[name] for name in split.names}
-    kinds = Counter(files[name].suffix for name in split.names)
-    line = " and ".join(f"{count} {suffix}" for suffix, count in kinds.items()) + f" in {folder}"
-    suffix = _shared_suffix(split.names, found, folder)
-    line += f"\ntaken off the names of the predictions: {suffix}" if suffix else ""
-    stale = sorted(path.name for path in found.values() if path not in used)
-    return line + (f"\nignored, not in the {split.name} list: {listed(stale)}" if stale else "")

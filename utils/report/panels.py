@@ -17,7 +17,7 @@ from utils.data.images import stretch
 from utils.datasets import ImageList
 from utils.paths import Paths
 from utils.predict.overlays import Ring, paint, place_inset
-from utils.predict.prediction_files import predictions_of, read_prediction, read_predictions
+from utils.predict.prediction_files import read_prediction, read_predictions
 from utils.report.drawing import new_figure
 from utils.report.scores import ModelScores, describe_image, worst_first
 
@@ -80,12 +80,12 @@ def save_worst(
     folder = Paths(output_dir).worst(split.dataset, model_name)
     for old in folder.glob("[0-9]*_*.png"):
         old.unlink()
-    files, paths = predictions_of(split.names, model.folder), []
+    paths = []
     for place, row in enumerate(worst_first(model.evaluator.images)[:count], 1):
         name, counts = split.names[row], model.evaluator.images[row]
         paths.append(folder / f"{place:0{len(str(count))}}_{name.replace('/', '_')}.png")
         shown = Examples([""], [split.images[row]], [split.masks[row]],
-                         {model_name: [read_prediction(files[name])]})
+                         {model_name: [read_prediction(model.predictions.files[name])]})
         detection_figure([paths[-1]], shown, model.evaluator.threshold,
                          describe_image(name, counts), size=2.4, zoom_on_errors=True)
     return paths

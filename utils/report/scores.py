@@ -21,7 +21,7 @@ from utils.datasets import ImageList
 from utils.errors import UserError, listed
 from utils.files import atomic_path, write_text
 from utils.paths import Paths
-from utils.predict.prediction_files import describe_predictions, predictions_of, read_prediction
+from utils.predict.prediction_files import Predictions, find_predictions, read_prediction
 from utils.report.page import Block, Table, to_markdown
 from utils.report.reference import REFERENCE, REFERENCE_DATASET, REFERENCE_EPOCH, REFERENCE_NOTE
 
@@ -77,12 +77,12 @@ class ModelScores:
     Attributes:
         evaluator: its `images` are in the order of the list that was scored.
         meta: what the checkpoint says, if it was trained here.
-        folder: of the predictions.
+        predictions: what was scored.
     """
 
     evaluator: Evaluator
     meta: Mapping[str, Any] = field(default_factory=dict)
-    folder: Path = Path()
+    predictions: Predictions | None = None
 
     @property
     def epoch(self) -> str:
@@ -120,24 +120,25 @@ def score_predictions(
     Raises:
         UserError: predictions are missing, or cannot be used; it names them.
     """
-    files = predictions_of(split.names, folder)
+    predictions = find_predictions(split.names, folder)
     evaluator, problems, top = Evaluator(threshold), [], 0
     pairs = zip(split.names, split.masks)
     for name, mask in tqdm(pairs, "scoring", len(split), unit="image", leave=False, disable=None):
         try:
-            prediction = read_prediction(files[name])
+            prediction = read_prediction(predictions.files[name])
             evaluator.update(prediction, mask)
             top = max(top, prediction.max())
         except UserError as error:
             problems.append(str(error))
         except ValueError as error:
-            problems.append(f"{files[name]}: {error}; save probabilities, height x width, 0 to 1")
+            problems.append(f"{predictions.files[name]}: {error}; save probabilities, height x "
+                            "width, 0 to 1")
     if problems:
         raise UserError(listed(problems, 1, "; ", "files that cannot be used"))
     if top in ONE_OF_FULL_SCALE:
         raise UserError(f"{folder}: all values are 0 or 1 in files of 8 or 16 bits, at most 1/255; "
                         "save masks with 0 and 255, or as bool in .npy")
-    return ModelScores(evaluator, meta or {}, Path(folder))
+    return ModelScores(evaluator, meta or {}, predictions)
 
 
 def format_score(key: str, value: float | None, digits: int = 4) -> str:
@@ -180,7 +181,7 @@ def save_report(
     """
     paths, key = Paths(output_dir), (split.dataset, model_name)
     report = to_markdown([(f"{model_name} on {split.dataset}, test list", [
-        [*describe_predictions(split, model.folder).splitlines(), model.counts()],
+        [*model.predictions.describe(split.name).splitlines(), model.counts()],
         *all_scores({model_name: model}), [COMPARABLE, STRICT, AUC]])])
     written = [paths.report(*key, time.strftime("%Y-%m-%d_%H-%M-%S")), paths.roc(*key),
                paths.per_image(*key)]
