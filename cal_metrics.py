@@ -24,15 +24,14 @@ from collections.abc import Sequence
 from utils import cli
 from utils.datasets import load_split
 from utils.paths import Paths
-from utils.predict.prediction_files import describe_predictions, prediction_folders
+from utils.predict.prediction_files import prediction_folders
 from utils.report.curves import save_score_curves
 from utils.report.panels import save_worst
-from utils.report.scores import ModelScores, save_report, save_tables
-from utils.report.scoring import score_predictions
+from utils.report.scores import save_report, save_tables, score_predictions
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Runs the script with the arguments given, those of the command line by default."""
+    """Runs the script with `argv`, by default the arguments of the command line."""
     parser = cli.make_parser(__doc__, default_models=["L2SKNet_UNet"], any_model=True,
                              without_effect=("device", "seed"))
     cli.add_threshold(parser)
@@ -48,27 +47,24 @@ def main(argv: Sequence[str] | None = None) -> None:
         split = load_split(args.dataset_dir, dataset_name, "test", args.num_workers,
                            skip_bad=args.skip_bad)
         # Before anything is written: predictions may be refused.
-        models = {name: ModelScores(score_predictions(split, folder, args.threshold))
+        models = {name: score_predictions(split, folder, args.threshold)
                   for name, folder in folders.items()}
-        evaluators = {name: model.evaluator for name, model in models.items()}
         written = []
         for name, model in models.items():
-            source = describe_predictions(split, folders[name])
-            report, *files = save_report(args.output_dir, dataset_name, name, split.names, model,
-                                         source)
+            report, files = save_report(args.output_dir, split, name, model)
             print(f"{report}\n", flush=True)
             written += files
         if len(models) > 1:
-            table, *files = save_tables(args.output_dir, dataset_name, models, trained=False)
+            table, files = save_tables(args.output_dir, dataset_name, models, trained=False)
             print(f"{table}\n")
             written += files
         alone = "" if len(models) > 1 else next(iter(models))
         curves = Paths(args.output_dir).score_curves(dataset_name, alone)
-        save_score_curves(curves, evaluators, dataset_name)
+        save_score_curves(curves, {name: model.evaluator for name, model in models.items()},
+                          dataset_name)
         written += curves
-        for name, evaluator in evaluators.items() if args.worst else ():
-            pictures = save_worst(args.output_dir, name, split, folders[name], evaluator,
-                                  args.worst)
+        for name, model in models.items() if args.worst else ():
+            pictures = save_worst(args.output_dir, name, split, model, args.worst)
             written.append(f"{pictures[0].parent} ({len(pictures)} pictures)")
         print("written:", *written, sep="\n  ", end="\n\n")
 

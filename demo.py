@@ -118,17 +118,13 @@ def draw_detections(demo: Path, dataset: str) -> None:
     from model import MODEL_NAMES
     from utils.datasets import load_split
     from utils.paths import Paths, PredictionPaths
-    from utils.predict.prediction_files import read_predictions
-    from utils.report.panels import detection_figure
+    from utils.report.panels import detection_figure, read_examples
 
     test = load_split(demo / "data", dataset, "test")
     rows = [i for i, mask in enumerate(test.masks) if mask.any()][:ROWS]
     folder = Paths(demo).predictions(dataset)
-    predictions = {model: read_predictions(test, PredictionPaths(folder, model).mat, rows)
-                   for model in MODEL_NAMES}
-    detection_figure(
-        [demo / DETECTIONS], [test.names[i] for i in rows], [test.images[i] for i in rows],
-        [test.masks[i] for i in rows], predictions)
+    folders = {model: PredictionPaths(folder, model).mat for model in MODEL_NAMES}
+    detection_figure([demo / DETECTIONS], read_examples(test, folders, rows))
 
 
 def run(script: str, *arguments: object) -> None:

@@ -22,11 +22,11 @@ from utils.errors import UserError
 from utils.paths import Paths
 from utils.report import curves
 from utils.training import logs
-from utils.training.logs import EpochRecord, LogName
+from utils.training.logs import EpochRecord
 
 
 def main(argv: list[str] | None = None) -> None:
-    """Runs the script with the arguments given, those of the command line by default."""
+    """Runs the script with `argv`, by default the arguments of the command line."""
     parser = cli.make_parser(
         __doc__, without_effect=("dataset_dir", "device", "seed", "num_workers"))
     parser.add_argument(
@@ -72,7 +72,7 @@ def read_runs(paths: Sequence[Path], labels: Sequence[str]) -> dict[str, list[Ep
 
 
 def find_logs(args: Namespace) -> dict[str, dict[str, dict[Path, list[EpochRecord]]]]:
-    """Reads the logs: by dataset, model and path, those of one model oldest first.
+    """Reads the logs: by dataset, model and path; logs of one model oldest first.
 
     A log named on the command line is always taken; of a folder, those whose names say that they
     belong to the chosen datasets and models.
@@ -84,25 +84,24 @@ def find_logs(args: Namespace) -> dict[str, dict[str, dict[Path, list[EpochRecor
     read: dict[tuple[str, str], dict[Path, list[EpochRecord]]] = {}
     other_datasets = set()
     for source in sources:
-        if source in args.logs and not source.is_dir():
-            name = logs.parse_log_name(source, cli.MODEL_NAMES) or LogName("", source.stem)
-            key = (name.dataset or args.dataset_names[0], name.model)
-            read.setdefault(key, {})[source.resolve()] = logs.read_log(source)
-            continue
-        for path in source.glob("*.txt"):
-            name = logs.parse_log_name(path, args.model_names)
-            if not name:
+        named = source in args.logs and not source.is_dir()
+        for path in [source] if named else source.glob("*.txt"):
+            dataset, model = logs.parse_log_name(
+                path, cli.MODEL_NAMES if named else args.model_names) or ("", path.stem)
+            dataset = dataset or args.dataset_names[0]
+            if not named and model not in args.model_names:
                 continue
-            dataset = name.dataset or args.dataset_names[0]
-            if dataset not in args.dataset_names:
+            if not named and dataset not in args.dataset_names:
                 other_datasets.add(dataset)
                 continue
             try:
                 records = logs.read_log(path)
-            except UserError as error:  # a run that has only begun does not stop the others
-                print(f"skipped {error}")
+            except UserError as error:
+                if named:
+                    raise
+                print(f"skipped {error}")  # a run that has only begun does not stop the others
                 continue
-            read.setdefault((dataset, name.model), {})[path.resolve()] = records
+            read.setdefault((dataset, model), {})[path.resolve()] = records
     if not read:
         hint = f" (there are logs of {', '.join(sorted(other_datasets))})" if other_datasets else ""
         raise UserError(

@@ -16,12 +16,13 @@ from collections.abc import Sequence
 from utils import cli
 from utils.datasets import ImageList, load_split
 from utils.errors import UserError, listed
+from utils.paths import Paths
 from utils.predict.prediction_files import prediction_folders
-from utils.report.panels import save_qualitative
+from utils.report.panels import detection_figure, read_examples, some_rows, surface_figure
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Runs the script with the arguments given, those of the command line by default."""
+    """Runs the script with `argv`, by default the arguments of the command line."""
     parser = cli.make_parser(__doc__, any_model=True, without_effect=("device", "seed"))
     cli.add_threshold(parser)
     cli.add_pred(parser)
@@ -36,10 +37,15 @@ def main(argv: Sequence[str] | None = None) -> None:
     for dataset_name, folders in found.items():
         split = load_split(args.dataset_dir, dataset_name, "test", args.num_workers,
                            skip_bad=args.skip_bad)
-        rows = rows_of(split, args.names) if args.names else None
-        paths = save_qualitative(args.output_dir, split, folders, args.threshold, rows,
-                                 args.surface)
-        print("written:", *paths, sep="\n  ")
+        rows = rows_of(split, args.names) if args.names else some_rows(split)
+        shown = read_examples(split, folders, rows)
+        written = Paths(args.output_dir).qualitative(dataset_name)
+        detection_figure(written, shown, args.threshold)
+        if args.surface:
+            surfaces = Paths(args.output_dir).qualitative(dataset_name, surface=True)
+            surface_figure(surfaces, shown)
+            written += surfaces
+        print("written:", *written, sep="\n  ")
 
 
 def rows_of(split: ImageList, names: Sequence[str]) -> list[int]:

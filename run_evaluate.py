@@ -23,17 +23,15 @@ from utils.datasets import ImageList, load_split
 from utils.errors import UserError
 from utils.paths import Paths, PredictionPaths
 from utils.predict import predict_split
-from utils.predict.prediction_files import describe_predictions
 from utils.report.curves import save_score_curves
 from utils.report.evaluation_page import save_page
-from utils.report.panels import save_qualitative, save_worst
-from utils.report.scores import ModelScores, save_report, save_tables
-from utils.report.scoring import score_predictions
+from utils.report.panels import detection_figure, read_examples, save_worst, some_rows
+from utils.report.scores import ModelScores, save_report, save_tables, score_predictions
 from utils.runtime import start
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Runs the script with the arguments given, those of the command line by default."""
+    """Runs the script with `argv`, by default the arguments of the command line."""
     parser = cli.make_parser(__doc__, without_effect=("seed",))
     cli.add_threshold(parser)
     cli.add_batch_size(parser)
@@ -59,12 +57,13 @@ def main(argv: Sequence[str] | None = None) -> None:
                            skip_bad=args.skip_bad)
         print(device)
         print(split.describe(), flush=True)
-        models = {model_name: path and predict_and_score(args, split, model_name, path)
-                  for model_name, path in weights.items()}
-        table, *files = save_tables(args.output_dir, dataset_name, models)
+        models = {}
+        for model_name, path in weights.items():
+            models[model_name] = path and predict_and_score(args, split, model_name, path)
+        table, written = save_tables(args.output_dir, dataset_name, models)
         print(f"\n{table}")
-        files += draw(args, split, models, weights, [device, command])
-        print("written:", *files, sep="\n  ")
+        written += draw(args, split, models, weights, [device, command])
+        print("written:", *written, sep="\n  ")
 
 
 def predict_and_score(
@@ -74,9 +73,8 @@ def predict_and_score(
     meta = read_meta(weights)  # now: a training may replace the file while we predict
     predict_split(model_name, weights, split, args.output_dir, split.dataset, args.batch_size)
     folder = PredictionPaths(Paths(args.output_dir).predictions(split.dataset), model_name).mat
-    model = ModelScores(score_predictions(split, folder, args.threshold), meta)
-    _, *files = save_report(args.output_dir, split.dataset, model_name, split.names, model,
-                            describe_predictions(split, folder))
+    model = score_predictions(split, folder, args.threshold, meta)
+    _, files = save_report(args.output_dir, split, model_name, model)
     print(f"{model_name}:", *files, sep="\n  ", flush=True)
     return model
 
@@ -86,19 +84,17 @@ def draw(
     weights: Mapping[str, Path | None], run: Sequence[str],
 ) -> list[Path]:
     """Draws the figures of all models and the page that shows them; the paths written."""
-    evaluators = {name: model.evaluator for name, model in models.items() if model}
-    predictions = Paths(args.output_dir).predictions(split.dataset)
-    folders = {name: PredictionPaths(predictions, name).mat for name in evaluators}
-    curves = Paths(args.output_dir).score_curves(split.dataset)
-    save_score_curves(curves, evaluators, split.dataset)
-    side_by_side = save_qualitative(args.output_dir, split, folders, args.threshold)
-    worst = {
-        name: save_worst(args.output_dir, name, split, folders[name], evaluator, args.worst)
-        for name, evaluator in evaluators.items()
-    }
+    paths, scored = Paths(args.output_dir), {name: model for name, model in models.items() if model}
+    curves, side_by_side = paths.score_curves(split.dataset), paths.qualitative(split.dataset)
+    save_score_curves(curves, {name: model.evaluator for name, model in scored.items()},
+                      split.dataset)
+    folders = {name: model.predictions.folder for name, model in scored.items()}
+    detection_figure(side_by_side, read_examples(split, folders, some_rows(split)), args.threshold)
+    worst = {name: save_worst(args.output_dir, name, split, model, args.worst)
+             for name, model in scored.items()}
     page = save_page(args.output_dir, split, models, weights, run, curves[0], side_by_side[0],
                      worst)
-    return [page, *curves, *side_by_side, Paths(args.output_dir).worst(split.dataset)]
+    return [page, *curves, *side_by_side, paths.worst(split.dataset)]
 
 
 if __name__ == "__main__":

@@ -26,7 +26,7 @@ OWN = ("model_names", "dataset_names", "stop_after")  # flags that are not passe
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Runs the script with the arguments given, those of the command line by default."""
+    """Runs the script with `argv`, by default the arguments of the command line."""
     args = parse(argv)
     deadline = None if args.stop_after is None else time.monotonic() + 60 * args.stop_after
 

@@ -4,8 +4,8 @@
     python test.py --model_name L2SKNet_UNet --input my_frames/
 
 Writes result/<dataset>/img/<model>/NAME.png (0-255) and result/<dataset>/mat/<model>/NAME.mat
-(key T, float32 probabilities). The weights are those of --weights, else the best of the training
-run on this dataset, else those that come with the project (model/pretrained/). With --input and
+(key T, float32 probabilities). The weights are --weights, else the best of the training run on this
+dataset, else the weights that come with the project (model/pretrained/). With --input and
 without --dataset_name the dataset is REAL if there are weights for it, else NUDT-SIRST.
 
 With --input: any size up to 179 megapixels and any depth, no masks needed, TIFFs of several pages
@@ -42,11 +42,11 @@ from utils.predict.frames import THRESHOLD, FrameOptions, predict_frames
 from utils.predict.memory import check_memory
 from utils.runtime import ranks
 
-SMALLEST_TILE = 64
+TILE = cli.number(int, lambda side: side >= 64, "be at least 64")
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Runs the script with the arguments given, those of the command line by default."""
+    """Runs the script with `argv`, by default the arguments of the command line."""
     args = parse(argv)
     if args.input:
         predict_own_images(args)
@@ -138,7 +138,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     own.add_argument("--no_overlay", action="store_true", help="write no overlays")
     own.add_argument("--boxes", choices=("coco",),
                      help="also write the detections in this format")
-    own.add_argument("--tile", type=_tile, metavar="N",
+    own.add_argument("--tile", type=TILE, metavar="N",
                      help="predict tiles of NxN pixels that overlap by a quarter, if the memory is "
                           "too small for whole frames. The map differs from the map of the whole "
                           "frame: the attention theta is a statistic of all that the network sees "
@@ -152,13 +152,6 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
             if getattr(args, flag) is not parser.get_default(flag):
                 parser.error(f"--{flag} goes with --input")
     return args
-
-
-def _tile(text: str) -> int:
-    value = int(text)
-    if value < SMALLEST_TILE:
-        raise argparse.ArgumentTypeError(f"{text} must be at least {SMALLEST_TILE}")
-    return value
 
 
 if __name__ == "__main__":

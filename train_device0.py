@@ -20,7 +20,7 @@ from utils.training.stop import StopRequest
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Runs the script with the arguments given, those of the command line by default."""
+    """Runs the script with `argv`, by default the arguments of the command line."""
     parser = cli.make_parser(__doc__, default_models=["L2SKNet_UNet"])
     cli.add_training(parser)
     args = parser.parse_args(argv)

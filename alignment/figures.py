@@ -28,7 +28,7 @@ def save_stages(path: Path, rows: Sequence[Mapping], title: str) -> None:
         for axis, kind in zip(axes, FACTORS):
             chosen = [row for row in rows if row["kind"] == kind]
             for index, (side, label) in enumerate(SIDES.items()):
-                color, _ = STYLES[index]
+                color = STYLES[index]["color"]
                 places = [stages.index(row["stage"]) + 0.24 * index - 0.12 for row in chosen]
                 values = np.array([row[side] for row in chosen])
                 worst = [row["worst"][index] for row in chosen]
@@ -55,8 +55,8 @@ def save_curves(
     """
     with stacked_panels(path, len(panels), 1.4, legend_rows=1) as axes:
         for axis, (what, curves, scale, bound) in zip(axes, panels):
-            for (label, values), (color, dashes) in zip(curves.items(), STYLES):
-                axis.plot(x, values, color=color, linestyle=dashes, label=label, marker="o")
+            for (label, values), style in zip(curves.items(), STYLES):
+                axis.plot(x, values, **style, label=label, marker="o")
             if bound:
                 axis.axhline(bound, color="#888888", linewidth=0.6)
             axis.set_yscale(scale)

@@ -15,7 +15,7 @@ from utils.data.synthetic import write_sample_dataset
 from utils.datasets import load_splits
 from utils.errors import UserError
 from utils.report import panels
-from utils.report.panels import HIT, MISS, TARGET, detection_figure
+from utils.report.panels import HIT, MISS, TARGET, Examples, detection_figure
 
 
 @pytest.fixture
@@ -77,7 +77,7 @@ def test_detection_figure_marks_hits_misses_and_false_alarms(tmp_path):
     pixels = {}
     for name, prediction in outcomes.items():
         path = tmp_path / f"{name}.png"
-        detection_figure([path], ["one"], [image], [mask], {name: [prediction]})
+        detection_figure([path], Examples(["one"], [image], [mask], {name: [prediction]}))
         pixels[name] = {color: _pixels(path, color) for color in (TARGET, HIT, MISS)}
     legend = min(count[HIT] for count in pixels.values())
     assert pixels["hit"][HIT] > legend + 50 and pixels["false"][HIT] > legend + 50
@@ -95,12 +95,13 @@ def test_an_error_at_the_rim_of_a_target_is_enlarged_with_the_whole_target(tmp_p
     mask[60:63, 40:58] = 1
     found = mask * 0.9
     found[60, 57] = 0
-    detection_figure([tmp_path / "rim.png"], ["one"], [mask], [mask], {"net": [found]},
-                     zoom_on_errors=True)
+    shown = Examples(["one"], [mask], [mask], {"net": [found]})
+    detection_figure([tmp_path / "rim.png"], shown, zoom_on_errors=True)
     assert seen[0].left < 40 and 58 < seen[0].left + seen[0].side
 
 
 def test_detection_figure_of_nothing_at_all(tmp_path):
     blank = np.zeros((48, 64))
-    detection_figure([tmp_path / "blank.png"], ["none"], [blank], [blank], {"network": [blank]})
+    shown = Examples(["none"], [blank], [blank], {"network": [blank]})
+    detection_figure([tmp_path / "blank.png"], shown)
     assert Image.open(tmp_path / "blank.png").size[0] > 300

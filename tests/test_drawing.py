@@ -42,8 +42,9 @@ def make_font(path, characters):
 def test_an_installed_font_has_the_chinese_names_else_one_line_says_so(
     tmp_path, monkeypatch, capsys
 ):
-    with drawing.settings({}):
-        from matplotlib import font_manager
+    monkeypatch.delenv("MPLBACKEND")
+    from matplotlib import font_manager
+
     known = [font for font in font_manager.fontManager.ttflist if font.name == drawing.FONT]
     monkeypatch.setattr(font_manager.fontManager, "ttflist", known)
     monkeypatch.setattr(font_manager, "findSystemFonts", lambda: [])

@@ -13,7 +13,6 @@ from PIL import Image
 from evaluation import Evaluator
 from evaluation.pd_fa import match_in_order, match_optimally
 from evaluation.roc import THRESHOLDS
-from utils.report.reference import REFERENCE
 
 ROOT = Path(__file__).resolve().parent.parent
 OFFICIAL = ROOT / "tests" / "fixtures" / "metrics.npz"
@@ -56,122 +55,106 @@ def test_equals_the_official_evaluation_code(nudt):
     assert scores["AUC"] == pytest.approx(float(official["auc"]), rel=0, abs=1e-9)
 
 
-# Pixels
+# By hand
+
+BLANK, THREE, TWO = blank(), squares((10, 10, 3)), squares((10, 10, 2))
+SMALL = squares((2, 2, 2), shape=(8, 24))
+HALF = blank()
+HALF[10:12, 10] = 1
+LONG, PART = blank(), blank()
+LONG[10, 2:18] = PART[10, 2:11] = 1  # 9 of 16 pixels, centroids 3.5 apart
+PAIR = squares((10, 10, 1), (10, 14, 1))
+# What the case is, pairs of prediction and mask, and the scores; "s" before a strict one.
+CASES = {
+    "4 of 9 target pixels and 5 beside them": ([(squares((11, 11, 3)), THREE)], {
+        "mIoU": 4 / 14, "s mIoU": 4 / 14, "pixAcc": 4 / 9, "precision": 4 / 9, "recall": 4 / 9,
+        "fscore": 4 / 9}),
+    "a faint prediction counts in the comparable scores only": ([(0.4 * THREE, THREE)], {
+        "fscore": 1, "precision": 1, "recall": 1, "Pd": 1, "mIoU": 0, "pixAcc": 0,
+        "s fscore": 0, "s precision": 0, "s recall": 0, "s Pd": 0, "s Fa": 0}),
+    # The pixel of 0.44 has 0.55 of the maximum.
+    "dividing by the maximum lifts pixels over the threshold": (
+        [(0.8 * TWO + squares((20, 20, 1), value=0.44), TWO)], {
+            "precision": 4 / 5, "fscore": 8 / 9, "Fa": 1 / 1024,
+            "s precision": 1, "s fscore": 1, "s Fa": 0}),
+    # With a maximum of 1: absolute and divided are the same.
+    "a pixel at the threshold is not detected": (
+        [(0.5 * TWO + squares((0, 0, 1)), TWO)], {"mIoU": 0, "fscore": 0, "Pd": 0}),
+    "sums over the set, but nIoU averages images": (
+        [(squares((10, 10, 4)), squares((10, 10, 4))), (HALF, TWO)], {
+            "mIoU": 18 / 20, "nIoU": 0.75, "s nIoU": 0.75}),
+    "a centroid two pixels away is a hit": ([(squares((10, 12, 3)), THREE)], {
+        "Pd": 1, "s Pd": 1, "s Fa": 0}),
+    "a centroid exactly three pixels away is a miss": ([(squares((10, 13, 3)), THREE)], {
+        "Pd": 0, "s Pd": 0, "s Fa": 9 / 1024}),
+    # 2² + 2² is less than 3², though the squares no longer touch.
+    "distance is diagonal": ([(squares((12, 12, 2)), TWO)], {"Pd": 1}),
+    # The 2×2 at (20, 20) has the area of the matched region.
+    "comparable Fa forgives a false region of a matched area": (
+        [(squares((4, 4, 2), (20, 20, 2), (26, 4, 3)), squares((4, 4, 2)))],
+        {"Fa": 9 / 1024, "s Fa": 13 / 1024}),
+    "comparable Fa forgives within one image only": (
+        [(squares((4, 4, 2)), squares((4, 4, 2))), (squares((20, 20, 2)), BLANK)],
+        {"Fa": 4 / 2048, "s Fa": 4 / 2048}),
+    # The region lies two pixels from both targets.
+    "a region detects one target at most": (
+        [(squares((10, 12, 1)), PAIR)], {"Pd": 0.5, "s Pd": 0.5, "Fa": 0, "s Fa": 0}),
+    # The first target takes the region at column 12, and the second target has none left. Both
+    # regions have one pixel, the area of the matched one.
+    "official matching takes the first region and so may miss a target": (
+        [(squares((10, 12, 1), (11, 8, 1)), PAIR)], {"Pd": 0.5, "s Pd": 1, "Fa": 0, "s Fa": 0}),
+    "a large target is matched by overlap beyond three pixels": (
+        [(PART, LONG)], {"s Pd": 0, "hIoU": 9 / 16}),
+    # Missed without any region: 1 of 2 objects; the package counts a false region as well.
+    "the package counts a phantom region in hIoU and strict does not": (
+        [(TWO, TWO), (BLANK, TWO)], {"hIoU": 1 / 3, "s hIoU": 1 / 2}),
+    # Nothing there and nothing detected: no error; the package counts two.
+    "the package counts two phantoms of an empty image": (
+        [(TWO, TWO), (BLANK, BLANK)], {"hIoU": 1 / 3, "s hIoU": 1, "Pd": 1}),
+    "nothing there and nothing detected": (
+        [(BLANK, BLANK)], {"nIoU": 1, "Fa": 0, "Pd": 0, "mIoU": 0}),
+    "nothing there and something detected": (
+        [(squares((4, 4, 2)), BLANK)], {"nIoU": 0, "Fa": 4 / 1024, "Pd": 0}),
+    "images of different sizes": (
+        [(SMALL, SMALL), (squares((4, 4, 3), shape=(40, 10)), blank(40, 10))],
+        {"Fa": 9 / (8 * 24 + 40 * 10)}),
+    # AUC: the diagonal, all at threshold 0, nothing above.
+    "an all-black prediction detects nothing": ([(BLANK, THREE)], {
+        **dict.fromkeys(("mIoU", "fscore", "precision", "recall", "Pd", "Fa", "nIoU", "hIoU"), 0),
+        **dict.fromkeys(("s mIoU", "s fscore", "s Pd", "s Fa", "s hIoU"), 0), "AUC": 0.5,
+        "s AUC": 0.5}),
+}
 
 
-def test_pixel_scores_by_hand():
-    # 4 of 9 target pixels, and 5 beside them; everything above and below 0.5 alike when divided
-    # by the maximum, which is 1.
-    mask, pred = squares((10, 10, 3)), squares((11, 11, 3))
-    scores = evaluate((pred, mask))
-    assert scores["mIoU"] == pytest.approx(4 / 14)
-    assert scores["pixAcc"] == pytest.approx(4 / 9, abs=1e-7)
-    assert scores["precision"] == scores["recall"] == pytest.approx(4 / 9)
-    assert scores["fscore"] == pytest.approx(4 / 9)
-    assert scores["strict"]["mIoU"] == scores["mIoU"]
-
-
-def test_a_faint_prediction_counts_in_the_comparable_scores_only():
-    mask = squares((10, 10, 3))
-    scores = evaluate((0.4 * mask, mask))
-    assert scores["fscore"] == scores["precision"] == scores["recall"] == scores["Pd"] == 1
-    assert scores["mIoU"] == scores["pixAcc"] == 0
-    assert {scores["strict"][k] for k in ("fscore", "precision", "recall", "Pd", "Fa")} == {0}
-
-
-def test_dividing_by_the_maximum_lifts_pixels_over_the_threshold():
-    mask = squares((10, 10, 2))
-    pred = 0.8 * mask
-    pred[20, 20] = 0.44  # 0.55 of the maximum
-    scores = evaluate((pred, mask))
-    assert scores["precision"] == pytest.approx(4 / 5)
-    assert scores["fscore"] == pytest.approx(8 / 9)
-    assert scores["Fa"] == pytest.approx(1 / 1024)
-    assert scores["strict"]["precision"] == scores["strict"]["fscore"] == 1
-    assert scores["strict"]["Fa"] == 0
-
-
-def test_a_pixel_at_the_threshold_is_not_detected():
-    mask = squares((10, 10, 2))
-    pred = 0.5 * mask
-    pred[0, 0] = 1.0  # a maximum of 1: absolute and divided are the same
-    scores = evaluate((pred, mask))
-    assert scores["mIoU"] == scores["fscore"] == scores["Pd"] == 0
+@pytest.mark.filterwarnings("error")  # 0 / 0 would warn
+@pytest.mark.parametrize("case", CASES)
+def test_scores_by_hand(case):
+    pairs, expected = CASES[case]
+    scores = evaluate(*pairs)
+    strict = scores.pop("strict")
+    found = {**scores, **{f"s {key}": value for key, value in strict.items()}}
+    assert {key: found[key] for key in expected} == pytest.approx(expected, abs=1e-7)
+    assert np.isfinite([*found.values()]).all()
 
 
 def test_threshold_is_used_throughout():
-    mask = squares((10, 10, 2))
-    pred = 0.3 * mask
+    pred = 0.3 * TWO
     pred[20, 20] = 1.0
-    at_half, lower = evaluate((pred, mask)), evaluate((pred, mask), threshold=0.25)
+    at_half, lower = evaluate((pred, TWO)), evaluate((pred, TWO), threshold=0.25)
     assert (at_half["Pd"], lower["Pd"]) == (0, 1)
     assert (at_half["mIoU"], lower["mIoU"]) == (0, pytest.approx(4 / 5))
     assert (at_half["strict"]["Pd"], lower["strict"]["Pd"]) == (0, 1)
 
 
-def test_sums_over_the_set_but_nIoU_averages_images():
-    perfect = squares((10, 10, 4))
-    half_mask, half_pred = squares((10, 10, 2)), blank()
-    half_pred[10:12, 10] = 1
-    scores = evaluate((perfect, perfect), (half_pred, half_mask))
-    assert scores["mIoU"] == pytest.approx(18 / 20)
-    assert scores["nIoU"] == scores["strict"]["nIoU"] == pytest.approx((1 + 0.5) / 2)
-
-
-# Targets
-
-
-def test_centroid_exactly_three_pixels_away_is_a_miss():
-    mask = squares((10, 10, 3))
-    for step, detected in ((2, 1), (3, 0)):
-        scores = evaluate((squares((10, 10 + step, 3)), mask))
-        assert scores["Pd"] == scores["strict"]["Pd"] == detected
-        assert scores["strict"]["Fa"] == pytest.approx((1 - detected) * 9 / 1024)
-    # 2² + 2² is less than 3², though the squares no longer touch.
-    assert evaluate((squares((12, 12, 2)), squares((10, 10, 2))))["Pd"] == 1
-
-
-def test_diagonal_pixels_are_one_region():
-    mask = squares((10, 10, 1), (11, 11, 1))
+def test_counts_say_over_how_much_the_scores_are():
     evaluator = Evaluator()
-    evaluator.update(mask, mask)
-    assert evaluator.counts()["targets"] == 1
+    diagonal = squares((10, 10, 1), (11, 11, 1))  # one region
+    evaluator.update(diagonal, diagonal)
+    evaluator.update(blank(), blank())
     assert evaluator.compute()["Pd"] == 1
-
-
-def test_comparable_Fa_forgives_a_false_region_of_a_matched_area():
-    mask = squares((4, 4, 2))
-    pred = squares((4, 4, 2), (20, 20, 2), (26, 4, 3))
-    scores = evaluate((pred, mask))
-    assert scores["Fa"] == pytest.approx(9 / 1024)  # the 3×3; the 2×2 has the matched area
-    assert scores["strict"]["Fa"] == pytest.approx((4 + 9) / 1024)
-
-
-def test_comparable_Fa_forgives_within_one_image_only():
-    hit = (squares((4, 4, 2)), squares((4, 4, 2)))
-    false = (squares((20, 20, 2)), blank())
-    scores = evaluate(hit, false)
-    assert scores["Fa"] == scores["strict"]["Fa"] == pytest.approx(4 / 2048)
-
-
-def test_a_region_detects_one_target_at_most():
-    mask = squares((10, 10, 1), (10, 14, 1))
-    pred = squares((10, 12, 1))  # 2 pixels from both
-    scores = evaluate((pred, mask))
-    assert scores["Pd"] == scores["strict"]["Pd"] == 0.5
-    assert scores["Fa"] == scores["strict"]["Fa"] == 0
-
-
-def test_official_matching_takes_the_first_region_and_so_may_miss_a_target():
-    # Targets at columns 10 and 14, regions at 12 and 8 (the latter in a lower row, so it comes
-    # second). The first target takes the region at 12, and the second target has none left.
-    mask = squares((10, 10, 1), (10, 14, 1))
-    pred = squares((10, 12, 1), (11, 8, 1))
-    scores = evaluate((pred, mask))
-    assert scores["Pd"] == 0.5
-    assert scores["strict"]["Pd"] == 1
-    assert scores["Fa"] == 0  # both regions have one pixel, the area of the matched one
-    assert scores["strict"]["Fa"] == 0  # both are matched
+    assert evaluator.counts() == {
+        "images": 2, "images_without_target": 1, "targets": 1, "pixels": 2048
+    }
 
 
 def test_matching_by_hand():
@@ -317,24 +300,6 @@ def test_hiou_tells_one_region_over_two_targets_and_two_over_one():
     assert parts["segmentation"]["perception"] == pytest.approx(6 / 10)
 
 
-def test_a_large_target_is_matched_by_overlap_beyond_three_pixels():
-    mask, pred = blank(), blank()
-    mask[10, 2:18] = pred[10, 2:11] = 1  # 9 of 16 pixels, centroids 3.5 apart
-    scores = evaluate((pred, mask))
-    assert scores["strict"]["Pd"] == 0
-    assert scores["hIoU"] == pytest.approx(9 / 16)
-
-
-def test_package_counts_phantoms_in_hiou_and_strict_does_not():
-    target = squares((10, 10, 2))
-    # Missed without any region: 1 of 2 objects; the package counts a false region as well.
-    scores = evaluate((target, target), (blank(), target))
-    assert (scores["hIoU"], scores["strict"]["hIoU"]) == (pytest.approx(1 / 3), 1 / 2)
-    # Nothing there and nothing detected: no error; the package counts two.
-    scores = evaluate((target, target), (blank(), blank()))
-    assert (scores["hIoU"], scores["strict"]["hIoU"]) == (pytest.approx(1 / 3), 1)
-
-
 def scenes(count):
     """Random targets, and predictions that move, drop, split and invent some; some empty."""
     rng = np.random.default_rng(11)
@@ -401,44 +366,6 @@ def test_equals_pyirstdmetrics_where_the_definitions_meet():
 # Defined results
 
 
-def finite(scores):
-    values = [v for k, v in scores.items() if k != "strict"] + list(scores["strict"].values())
-    return all(np.isfinite(values))
-
-
-@pytest.mark.filterwarnings("error")  # 0 / 0 would warn
-def test_all_black_prediction_detects_nothing():
-    scores = evaluate((blank(), squares((10, 10, 3))))
-    assert finite(scores)
-    for kind in (scores, scores["strict"]):
-        for name in ("mIoU", "fscore", "precision", "recall", "Pd", "Fa", "nIoU", "hIoU"):
-            assert kind[name] == 0, name
-    # The diagonal: all at threshold 0, nothing above.
-    assert scores["AUC"] == scores["strict"]["AUC"] == 0.5
-
-
-def test_image_without_target():
-    clean, alarmed = evaluate((blank(), blank())), evaluate((squares((4, 4, 2)), blank()))
-    assert finite(clean) and finite(alarmed)
-    assert (clean["nIoU"], alarmed["nIoU"]) == (1, 0)
-    assert (clean["Fa"], alarmed["Fa"]) == (0, 4 / 1024)
-    assert clean["Pd"] == alarmed["Pd"] == clean["mIoU"] == 0
-
-    evaluator = Evaluator()
-    evaluator.update(squares((4, 4, 2)), squares((4, 4, 2)))
-    evaluator.update(blank(), blank())
-    assert evaluator.compute()["Pd"] == 1
-    assert evaluator.counts() == {
-        "images": 2, "images_without_target": 1, "targets": 1, "pixels": 2048
-    }
-
-
-def test_images_of_different_sizes():
-    small = squares((2, 2, 2), shape=(8, 24))
-    scores = evaluate((small, small), (squares((4, 4, 3), shape=(40, 10)), blank(40, 10)))
-    assert scores["Fa"] == pytest.approx(9 / (8 * 24 + 40 * 10))
-
-
 def test_nothing_added():
     evaluator = Evaluator()
     assert evaluator.counts()["images"] == 0
@@ -454,38 +381,28 @@ def test_a_mask_of_numbered_targets_is_refused():
         Evaluator().update(np.zeros((8, 8), np.float32), mask)
 
 
-@pytest.mark.parametrize(
-    "convert",
-    [
-        lambda m: m > 0,
-        lambda m: m.astype(np.uint8),
-        lambda m: (m * 255).astype(np.uint8),
-        lambda m: (m * 65535).astype(np.uint16),
-        lambda m: m.astype(np.float64) * 255,
-        lambda m: m.astype(np.int64),
-    ],
-    ids=["bool", "0/1", "0/255", "0/65535", "float 0/255", "int64"],
-)
-def test_every_encoding_of_a_mask_scores_the_same(convert):
+def test_every_encoding_of_a_mask_scores_the_same():
     mask = squares((10, 10, 3), (20, 20, 2))
     pred = 0.9 * squares((11, 11, 3), (20, 20, 2), (2, 2, 1))
-    assert evaluate((pred, convert(mask))) == evaluate((pred, mask))
+    expected = evaluate((pred, mask))
+    for full, dtype in ((1, bool), (1, np.uint8), (255, np.uint8), (65535, np.uint16),
+                        (255, np.float64), (1, np.int64)):
+        assert evaluate((pred, (full * mask).astype(dtype))) == expected
 
 
-@pytest.mark.parametrize(("dtype", "full"), [(np.uint8, 255), (np.uint16, 65535), (np.float32, 1)])
-def test_a_grey_mask_is_a_target_above_half_of_full_scale(dtype, full):
+def test_a_grey_mask_is_a_target_above_half_of_full_scale():
     core = squares((10, 10, 2))
-    grey = core * full
-    grey[9, 10:12] = 0.51 * full
-    grey[12, 10:12] = 0.49 * full
+    grey = core.copy()
+    grey[9, 10:12], grey[12, 10:12] = 0.51, 0.49
     core[9, 10:12] = 1
-    assert evaluate((core, grey.astype(dtype)))["mIoU"] == 1
+    for dtype, full in ((np.uint8, 255), (np.uint16, 65535), (np.float32, 1)):
+        assert evaluate((core, (full * grey).astype(dtype)))["mIoU"] == 1
 
 
-@pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64, bool, np.uint8])
-def test_any_type_of_prediction(dtype):
+def test_any_type_of_prediction():
     mask = squares((10, 10, 3))
-    assert evaluate((mask.astype(dtype), mask))["mIoU"] == 1
+    for dtype in (np.float16, np.float32, np.float64, bool, np.uint8):
+        assert evaluate((mask.astype(dtype), mask))["mIoU"] == 1
 
 
 @pytest.mark.parametrize(
@@ -512,10 +429,10 @@ def test_bad_input_is_refused_and_leaves_no_trace(pred, mask, message):
     assert evaluator.counts()["images"] == 0
 
 
-@pytest.mark.parametrize("threshold", [-0.1, 1.0, float("nan")])
-def test_bad_threshold_is_refused(threshold):
-    with pytest.raises(ValueError, match="threshold"):
-        Evaluator(threshold)
+def test_bad_threshold_is_refused():
+    for threshold in (-0.1, 1.0, float("nan")):
+        with pytest.raises(ValueError, match="threshold"):
+            Evaluator(threshold)
 
 
 def test_inputs_are_left_as_they_were():
@@ -526,13 +443,6 @@ def test_inputs_are_left_as_they_were():
     np.testing.assert_array_equal(mask, before[1])
 
 
-def test_reference_table_holds_both_frameworks_of_four_models():
-    assert len({(row.model, row.framework) for row in REFERENCE}) == len(REFERENCE) == 8
-    best = max(REFERENCE, key=lambda row: row.mIoU)
-    assert best == ("L2SKNet_UNet", "Jittor", 0.9371, 0.9674, 0.9862, 1.9e-6)
-
-
-@pytest.mark.parametrize("module", ["evaluation", "cal_metrics"])
-def test_scoring_needs_no_jittor(module):
-    code = f"import sys, {module}; sys.exit('jittor' in sys.modules)"
+def test_scoring_needs_no_jittor():
+    code = "import sys, evaluation, cal_metrics; sys.exit('jittor' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], cwd=ROOT).returncode == 0

@@ -68,35 +68,20 @@ def losses(records):
     return {record.epoch: record.loss for record in records}
 
 
-def test_log_is_written_to_the_letter(tmp_path):
+def test_log_is_written_to_the_letter_and_read_back(tmp_path):
     assert render_log(HISTORY) == TEXT
-    write_log(tmp_path / "log" / "run.txt", HISTORY)
-    assert (tmp_path / "log" / "run.txt").read_bytes() == TEXT.encode()
-    assert os.listdir(tmp_path / "log") == ["run.txt"]
-
-
-def test_the_head_of_a_log_is_not_read_as_an_epoch(tmp_path):
-    head = Recipe(epochs=60, augment=True).describe()
+    for count in range(len(HISTORY)):  # it grows by appending only
+        assert TEXT.startswith(render_log(HISTORY[:count]))
+    head = Recipe(epochs=60, augment=True).describe()  # which is not read as an epoch
     assert head == ("60 epochs, batch size 8, learning rate 0.001 (x0.1 after 30 and 45), seed 42, "
                     "image size 256, augmented")
-    write_log(tmp_path / "run.txt", HISTORY, head)
-    assert (tmp_path / "run.txt").read_text() == f"{head}\n{TEXT}"
-    assert read_log(tmp_path / "run.txt") == HISTORY
-
-
-def test_written_log_is_read_back(tmp_path):
-    write_log(tmp_path / "run.txt", HISTORY)
-    assert read_log(tmp_path / "run.txt") == HISTORY
-
-
-def test_log_grows_by_appending_only():
-    for count in range(len(HISTORY)):
-        assert TEXT.startswith(render_log(HISTORY[:count]))
+    path = tmp_path / "log" / "run.txt"
+    write_log(path, HISTORY, head)
+    assert path.read_bytes() == f"{head}\n{TEXT}".encode() and [*path.parent.iterdir()] == [path]
+    assert read_log(path) == HISTORY
 
 
 def test_date_is_english_with_a_padded_day(monkeypatch):
-    import time
-
     moment = time.mktime((2024, 8, 2, 4, 31, 35, 0, 0, -1))
     monkeypatch.setattr(time, "strftime", lambda *_: pytest.fail("strftime knows the locale"))
     assert log_time(moment) == "Aug  2 04:31:35"
@@ -183,10 +168,12 @@ def test_an_epoch_that_appears_again_replaces_the_earlier(read):
     assert not records[2].evaluated
 
 
-@pytest.mark.parametrize("text", ["", "\n", "Best mIoU: 0.1,when Epoch=1, loss: 0.2\n", "\0\xff\n"])
-def test_a_file_without_epochs_is_named(read, text):
-    with pytest.raises(UserError, match=r"log\.txt.*Epoch---1, total_loss---"):
-        read(text)
+def test_a_file_without_epochs_is_named(read, tmp_path):
+    for text in ("", "Best mIoU: 0.1,when Epoch=1, loss: 0.2\n", "\0\xff\n"):
+        with pytest.raises(UserError, match=r"log\.txt.*Epoch---1, total_loss---"):
+            read(text)
+    with pytest.raises(UserError, match="absent.txt"):
+        read_log(tmp_path / "absent.txt")
 
 
 def test_digits_without_end_are_no_epoch_and_cost_no_time(read):
@@ -195,11 +182,6 @@ def test_digits_without_end_are_no_epoch_and_cost_no_time(read):
     for strange in ("0" * 200_000 + "x", "Epoch---" + "9" * 5000 + ", total_loss---0.5"):
         assert [record.epoch for record in read(good + strange)] == [7]
     assert time.monotonic() - began < 20  # going back at each digit took minutes
-
-
-def test_a_missing_log_is_named(tmp_path):
-    with pytest.raises(UserError, match="absent.txt"):
-        read_log(tmp_path / "absent.txt")
 
 
 def test_log_names():

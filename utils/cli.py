@@ -120,7 +120,7 @@ def add_threshold(parser: Flags) -> None:
     from evaluation import THRESHOLD  # here: other scripts start without SciPy
 
     parser.add_argument(
-        "--threshold", type=_threshold, default=THRESHOLD, metavar="T",
+        "--threshold", type=threshold, default=THRESHOLD, metavar="T",
         help=f"a pixel above it counts as target, 0 ≤ T < 1; default {THRESHOLD}",
     )
 
@@ -165,10 +165,8 @@ def _form(field: dataclasses.Field) -> dict[str, Any]:
     """Argparse's options for a field of `Recipe`, by the type of its default."""
     if isinstance(field.default, bool):
         return {"action": "store_const", "const": True}
-    number = positive(float if isinstance(field.default, float) else int)
-    own = {"seed": _seed, "image_size": not_negative, "crop": not_negative,
-           "target_crops": _fraction, "scale": _factor}
-    form = {"type": own.get(field.name, number), "metavar": field.metadata["metavar"]}
+    kind = positive(float if isinstance(field.default, float) else int)
+    form = {"type": RECIPE_NUMBERS.get(field.name, kind), "metavar": field.metadata["metavar"]}
     return {**form, "nargs": "*"} if field.default is None else form
 
 
@@ -201,53 +199,35 @@ def add_evaluation(parser: Flags) -> None:
                         help="evaluate after each of the last N epochs; default 1")
 
 
-def positive(kind: Callable[[str], float]) -> Callable[[str], float]:
-    """Makes an argparse type: a number of `kind` above zero."""
+def number(
+    kind: Callable[[str], float], fine: Callable[[float], bool], condition: str
+) -> Callable[[str], float]:
+    """Makes an argparse type: a number of `kind` that is `fine`; `condition` says what that is."""
 
     def parse(text: str) -> float:
         value = kind(text)
-        if not 0 < value < float("inf"):
-            raise argparse.ArgumentTypeError(f"{text} must be above zero")
+        if not fine(value):
+            raise argparse.ArgumentTypeError(f"{text} must {condition}")
         return value
 
-    parse.__name__ = kind.__name__
+    parse.__name__ = kind.__name__  # argparse: invalid int value
     return parse
 
 
-def _seed(text: str) -> int:
-    value = int(text)
-    if not 0 <= value < 2**32:
-        raise argparse.ArgumentTypeError(f"{text} must be from 0 to 2**32 - 1")
-    return value
+def positive(kind: Callable[[str], float]) -> Callable[[str], float]:
+    """Makes an argparse type: a number of `kind` above zero."""
+    return number(kind, lambda value: 0 < value < float("inf"), "be above zero")
 
 
-def not_negative(text: str) -> int:
-    """Argparse type: an integer of zero or more."""
-    value = int(text)
-    if value < 0:
-        raise argparse.ArgumentTypeError(f"{text} must not be below zero")
-    return value
-
-
-def _fraction(text: str) -> float:
-    value = float(text)
-    if not 0 <= value <= 1:
-        raise argparse.ArgumentTypeError(f"{text} must be from 0 to 1")
-    return value
-
-
-def _factor(text: str) -> float:
-    value = float(text)
-    if not 1 <= value <= 4:
-        raise argparse.ArgumentTypeError(f"{text} must be from 1 to 4")
-    return value
-
-
-def _threshold(text: str) -> float:
-    value = float(text)
-    if not 0 <= value < 1:
-        raise argparse.ArgumentTypeError(f"{text} must be from 0 to below 1")
-    return value
+not_negative = number(int, lambda value: value >= 0, "not be below zero")
+threshold = number(float, lambda value: 0 <= value < 1, "be from 0 to below 1")
+# Fields of Recipe that take other numbers than those above zero.
+RECIPE_NUMBERS = {
+    "seed": number(int, lambda value: 0 <= value < 2**32, "be from 0 to 2**32 - 1"),
+    "image_size": not_negative, "crop": not_negative,
+    "target_crops": number(float, lambda value: 0 <= value <= 1, "be from 0 to 1"),
+    "scale": number(float, lambda value: 1 <= value <= 4, "be from 1 to 4"),
+}
 
 
 def run(main: Callable[[], int | None], many: bool = False) -> NoReturn:

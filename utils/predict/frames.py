@@ -6,6 +6,7 @@ import time
 from collections import Counter, deque
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
 
@@ -19,13 +20,7 @@ from utils.data.images import read_gray, stretch, to_float
 from utils.errors import UserError, listed
 from utils.files import atomic_path
 from utils.paths import PredictionPaths
-from utils.predict.detections import (
-    Detection,
-    Frame,
-    find_detections,
-    save_coco,
-    save_detections,
-)
+from utils.predict.detections import Frame, find_detections, save_coco, save_detections
 from utils.predict.maps import load_model, predict, predict_tiles
 from utils.predict.overlays import draw_overlay
 from utils.predict.prediction_files import save_prediction
@@ -57,7 +52,8 @@ class FrameOptions(NamedTuple):
     num_workers: int = 4
 
 
-class Outcome(NamedTuple):
+@dataclass
+class Outcome:
     """The result of predicting a list of frames.
 
     Attributes:
@@ -67,8 +63,8 @@ class Outcome(NamedTuple):
         dark: number of 16-bit images whose values fit into 14 bits.
     """
 
-    frames: list[Frame]
-    problems: dict[str, str]
+    frames: list[Frame] = field(default_factory=list)
+    problems: dict[str, str] = field(default_factory=dict)
     seconds: float = 0.0
     dark: int = 0
 
@@ -136,21 +132,29 @@ def predict_frames(
     """
     net = load_model(model_name, weights)
     predict(net, np.zeros((1, 1, 64, 64), np.float32))  # compiles, which the speed leaves out
-    run = {"model": model_name, "weights": str(weights), **options._asdict()}
+    paths = PredictionPaths(folder, model_name)
     named = list(zip(result_names(files), files))[ranks.subset()]
-    own = Outcome([], {})
-    began = time.perf_counter()
+    own, began = Outcome(), time.perf_counter()
+
+    def save_lists(outcome: Outcome) -> None:
+        save_detections(paths.detections(".csv"), paths.detections(".json"), outcome.frames,
+                        outcome.problems,
+                        {"model": model_name, "weights": str(weights), **options._asdict()})
+        if options.coco:
+            save_coco(paths.detections(".coco.json"), outcome.frames,
+                      f"{model_name} with {weights}, threshold {options.threshold:g}")
+
     try:
         try:
-            dark = _stream(net, model_name, named, folder, options, own)
+            _stream(net, named, paths, options, own)
         except BaseException:
             if own.frames and ranks.size() == 1:
-                _save_lists(folder, model_name, own, options, run)
+                save_lists(own)
             raise
-        own = own._replace(seconds=time.perf_counter() - began, dark=dark)
+        own.seconds = time.perf_counter() - began
         outcome = _merge(ranks.gather(own), [file.name for file in files])
         if outcome.frames and ranks.is_main():
-            _save_lists(folder, model_name, outcome, options, run)
+            save_lists(outcome)
     except OSError as error:  # not from reading, which names the image and goes on
         raise UserError(f"{folder}: the results cannot be written ({error}); make room there, or "
                         "name another folder with --output") from error
@@ -168,35 +172,29 @@ def _merge(parts: Sequence[Outcome], order: Sequence[str]) -> Outcome:
         max(part.seconds for part in parts), sum(part.dark for part in parts))
 
 
-def _save_lists(folder, model_name, outcome, options, run):
-    paths = PredictionPaths(folder, model_name)
-    save_detections(paths.detections(".csv"), paths.detections(".json"), outcome.frames,
-                    outcome.problems, run)
-    if options.coco:
-        save_coco(paths.detections(".coco.json"), outcome.frames,
-                  f"{model_name} with {run['weights']}, threshold {options.threshold:g}")
-
-
 def _stream(
-    net: runtime.jt.Module,
-    model_name: str,
-    named: Sequence[tuple[str, Path | Page]],
-    folder: Path,
-    options: FrameOptions,
-    outcome: Outcome,
-) -> int:
-    """Fills `outcome`'s frames and problems, and returns its `dark`.
+    net: runtime.jt.Module, named: Sequence[tuple[str, Path | Page]], paths: PredictionPaths,
+    options: FrameOptions, outcome: Outcome,
+) -> None:
+    """Predicts the named files and fills `outcome`, but for its duration.
 
     Raises:
         OSError: the results cannot be written.
     """
-    dark, shape = 0, None
+
+    def save(name: str, image: np.ndarray, probability: np.ndarray, found: list) -> None:
+        save_prediction(probability, paths.folder, paths.model_name, name)
+        if options.overlays:
+            with atomic_path(paths.overlay / f"{name}.png") as temporary:
+                draw_overlay(image, found).save(temporary)
+
+    shape = None
     workers = max(1, options.num_workers)
     writing: deque[Future] = deque()
     with ThreadPoolExecutor(workers) as pool:
         most = 1 if options.tile else AT_ONCE["cuda" if runtime.jt.flags.use_cuda else "cpu"]
         reading = _read_ahead(pool, named, max(workers, most), options.stretch)
-        bar = tqdm(reading, model_name, len(named), unit="image", disable=None)
+        bar = tqdm(reading, paths.model_name, len(named), unit="image", disable=None)
         for group in _in_batches(bar, most, outcome.problems):
             images = [image for *_, image in group]
             if images[0].shape != shape:  # Jittor would keep the memory for each size
@@ -209,20 +207,18 @@ def _stream(
                 found = find_detections(probability, options.threshold)
                 outcome.frames.append(Frame(file.name, shape[1], shape[0], found))
                 if image.dtype == np.uint16 and not options.stretch:
-                    dark += int(image.max() < FOURTEEN_BITS)
-                writing.append(pool.submit(
-                    _save, folder, model_name, name, image, probability, found, options.overlays))
+                    outcome.dark += int(image.max() < FOURTEEN_BITS)
+                writing.append(pool.submit(save, name, image, probability, found))
                 if len(writing) > workers:
                     writing.popleft().result()
         for each in writing:
             each.result()
-    return dark
 
 
 def _in_batches(
     stream: Iterable[tuple[str, Path | Page, Future]], most: int, problems: dict[str, str],
 ) -> Iterator[list[tuple[str, Path | Page, np.ndarray]]]:
-    """Yields neighbouring frames of one size, at most so many; fills `problems`."""
+    """Yields up to `most` neighbouring frames of one size; fills `problems`."""
     group: list[tuple[str, Path | Page, np.ndarray]] = []
     for name, file, reading in stream:
         try:
@@ -253,18 +249,3 @@ def _read_ahead(
         if len(waiting) > ahead:
             yield waiting.popleft()
     yield from waiting
-
-
-def _save(
-    folder: Path,
-    model_name: str,
-    name: str,
-    image: np.ndarray,
-    probability: np.ndarray,
-    found: Sequence[Detection],
-    with_overlay: bool,
-) -> None:
-    save_prediction(probability, folder, model_name, name)
-    if with_overlay:
-        with atomic_path(PredictionPaths(folder, model_name).overlay / f"{name}.png") as temporary:
-            draw_overlay(image, found).save(temporary)

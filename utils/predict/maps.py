@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -98,22 +97,8 @@ def predict_split(
     """
     net = load_model(model_name, weights)
     folder = Paths(output_dir).predictions(dataset_name)
-    for index, probability in predict_images(net, split, batch_size, model_name, subset):
-        save_prediction(probability, folder, model_name, split.names[index])
-
-
-def predict_images(
-    net: runtime.jt.Module, split: ImageList, batch_size: int, label: str,
-    subset: slice = slice(None),
-) -> Iterator[tuple[int, np.ndarray]]:
-    """Yields the index and the probability map of each image as soon as it is predicted.
-
-    Args:
-        net: a network in evaluation mode.
-        batch_size, subset: as in `predict_split`.
-        label: the text of the progress bar.
-    """
-    with tqdm(total=len(split), desc=label, unit="image", disable=None) as bar:
+    with tqdm(total=len(split), desc=model_name, unit="image", disable=None) as bar:
         for indices, x in test_batches(split, batch_size, subset):
-            yield from zip(indices, predict(net, x))
+            for index, probability in zip(indices, predict(net, x)):
+                save_prediction(probability, folder, model_name, split.names[index])
             bar.update(len(indices))

@@ -6,6 +6,7 @@ Pillow and not Matplotlib, which takes ten times as long.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from itertools import product
 from math import ceil, floor, hypot
 from typing import NamedTuple
 
@@ -32,13 +33,9 @@ class Ring(NamedTuple):
 
 
 class Inset(NamedTuple):
-    """An enlarged window.
+    """A window of `side` pixels of the image, enlarged `zoom` times.
 
-    Attributes:
-        left, top, side: the window, in pixels of the image.
-        zoom: the factor of enlargement.
-        corner: the upper left corner of the inset on the canvas.
-        hidden: the number of rings below the inset.
+    `corner` is its upper left corner on the canvas, `hidden` the number of rings below it.
     """
 
     left: int
@@ -67,26 +64,22 @@ def paint(
     image: np.ndarray, scale: int, rings: Iterable[Ring], inset: Inset | None = None,
     bold: float = 1,
 ) -> Image.Image:
-    """Draws an image, `scale` times as large, with rings and an inset.
+    """Draws an image in [0, 1], `scale` times as large, with rings and an inset.
 
     Args:
-        image: H×W in [0, 1].
-        scale: the factor of enlargement.
         rings: their size and stroke grow with the canvas.
         inset: its window is framed as well; None for no inset.
         bold: a factor on the lines and on the smallest size of the rings.
     """
     gray = Image.fromarray(np.uint8(np.rint(255 * image)))
-    canvas = _enlarge(gray, scale)
     unit = _unit(image.shape, scale, bold)
-    for ring in rings:
-        _draw_ring(canvas, ring, (0, 0), scale, unit)
+    canvas = _painted(gray, scale, rings, (0, 0), unit)
     if inset:
         left, top, side, zoom, corner, _ = inset
-        part = _enlarge(gray.crop((left, top, left + side, top + side)), zoom)
-        for ring in rings:
-            if left <= ring.column < left + side and top <= ring.row < top + side:
-                _draw_ring(part, ring, (left, top), zoom, unit)
+        inside = [ring for ring in rings
+                  if left <= ring.column < left + side and top <= ring.row < top + side]
+        part = _painted(gray.crop((left, top, left + side, top + side)), zoom, inside,
+                        (left, top), unit)
         _draw_frame(part, 0, 0, part.width, unit)
         _draw_frame(canvas, left * scale, top * scale, side * scale, unit)
         canvas.paste(part, corner)
@@ -100,7 +93,7 @@ def place_inset(
 
     Args:
         shape: height and width of the image.
-        scale: of `paint`, as is `bold`.
+        scale, bold: of `paint`.
         focus: what the inset enlarges.
         rings: all that will be drawn.
 
@@ -118,13 +111,12 @@ def place_inset(
     size = side * zoom / scale  # in pixels of the image
     reach = size / 2 + 8 * _unit(shape, scale, bold) / scale  # a ring beside the inset stays whole
     choices = []
-    for x in (0, width - size):
-        for y in (0, height - size):
-            row, column = y + size / 2, x + size / 2
-            hidden = sum(max(abs(ring.row - row), abs(ring.column - column)) <= reach
-                         for ring in rings)
-            distance = hypot(focus.row - row, focus.column - column)
-            choices.append((hidden, -distance, (round(x * scale), round(y * scale))))
+    for x, y in product((0, width - size), (0, height - size)):
+        row, column = y + size / 2, x + size / 2
+        hidden = sum(max(abs(ring.row - row), abs(ring.column - column)) <= reach
+                     for ring in rings)
+        distance = hypot(focus.row - row, focus.column - column)
+        choices.append((hidden, -distance, (round(x * scale), round(y * scale))))
     hidden, _, corner = min(choices)
     return Inset(left, top, side, zoom, corner, hidden)
 
@@ -133,27 +125,25 @@ def _unit(shape: tuple[int, int], scale: int, bold: float) -> float:
     return bold * max(max(shape) * scale / LONGER_SIDE, 1)
 
 
-def _enlarge(gray: Image.Image, scale: int) -> Image.Image:
+def _painted(gray, scale, rings, origin, unit):
+    """An enlarged image with rings; `origin` (column, row) is its upper left pixel."""
     size = gray.width * scale, gray.height * scale
-    return gray.resize(size, Image.Resampling.NEAREST).convert("RGB")
+    canvas = gray.resize(size, Image.Resampling.NEAREST).convert("RGB")
+    for ring in rings:
+        x, y = ((c - o + 0.5) * scale for c, o in zip((ring.column, ring.row), origin))
+        radius, stroke = max(ring.extent / 2 * scale + 3 * unit, 8 * unit), 1.9 * unit
+        # Drawn four times as large on a patch of its own, because Pillow's lines are not smooth.
+        half, fine = ceil(radius + stroke) + 1, 4
+        left, top = floor(x) - half, floor(y) - half
+        mask = Image.new("L", (2 * half * fine, 2 * half * fine))
+        box = [fine * (c + sign * radius) for sign in (-1, 1) for c in (x - left, y - top)]
+        for start, end in DASHES if ring.dashed else WHOLE:
+            ImageDraw.Draw(mask).arc(box, start, end, fill=255, width=round(fine * stroke))
+        mask = mask.resize((2 * half, 2 * half), Image.Resampling.BOX)
+        canvas.paste(ring.color, (left, top), mask)
+    return canvas
 
 
-def _draw_ring(
-    canvas: Image.Image, ring: Ring, origin: tuple[int, int], scale: int, unit: float
-) -> None:
-    """Draws a ring on a canvas whose upper left pixel is `origin` (column, row) of the image."""
-    x, y = ((c - o + 0.5) * scale for c, o in zip((ring.column, ring.row), origin))
-    radius, stroke = max(ring.extent / 2 * scale + 3 * unit, 8 * unit), 1.9 * unit
-    # Drawn four times as large on a patch of its own, because Pillow's lines are not smooth.
-    half, fine = ceil(radius + stroke) + 1, 4
-    left, top = floor(x) - half, floor(y) - half
-    mask = Image.new("L", (2 * half * fine, 2 * half * fine))
-    box = [fine * (c + sign * radius) for sign in (-1, 1) for c in (x - left, y - top)]
-    for start, end in DASHES if ring.dashed else WHOLE:
-        ImageDraw.Draw(mask).arc(box, start, end, fill=255, width=round(fine * stroke))
-    canvas.paste(ring.color, (left, top), mask.resize((2 * half, 2 * half), Image.Resampling.BOX))
-
-
-def _draw_frame(canvas: Image.Image, x: int, y: int, size: int, unit: float) -> None:
+def _draw_frame(canvas, x, y, size, unit):
     ImageDraw.Draw(canvas).rectangle((x, y, x + size - 1, y + size - 1), None, INSET,
                                      ceil(1.3 * unit))

@@ -7,6 +7,7 @@ import math
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 from PIL import Image
@@ -53,15 +54,12 @@ def prediction_folders(
     default_models: Sequence[str],
     folders: Sequence[Path] | None = None,
 ) -> dict[str, dict[str, Path]]:
-    """Which models are meant, and where the predictions of each lie.
+    """Dataset → model → folder of its predictions, by the flags of a script.
 
     Args:
         models: names (--model_name); None: the names of `folders`, else `default_models`.
         folders: of predictions (--pred), one for each model, or one that holds a folder for each;
             None: the predictions of test.py below `output_dir`.
-
-    Returns:
-        Dataset → model → folder.
 
     Raises:
         UserError: names and folders do not go together.
@@ -81,46 +79,66 @@ def prediction_folders(
     repeated = [name for name, count in Counter(models).items() if count > 1]
     if repeated:
         raise UserError(f"{repeated[0]}: several models of this name; name each with --model_name")
-    if folders:
-        return {dataset_names[0]: dict(zip(models, folders))}
-    return {name: {model: PredictionPaths(Paths(output_dir).predictions(name), model).mat
-                   for model in models} for name in dataset_names}
+    return {name: dict(zip(models, folders or [
+        PredictionPaths(Paths(output_dir).predictions(name), model).mat for model in models]))
+        for name in dataset_names}
 
 
-def find_predictions(folder: str | Path) -> dict[str, Path]:
-    """The files of predictions in a folder, by name; of one name .mat before .npy before .png."""
-    return index_files(Path(folder), SUFFIXES)
+class Predictions(NamedTuple):
+    """The predictions of one model for some names.
+
+    Attributes:
+        folder: where the files lie.
+        files: name → file.
+        suffix: what stands after the names, `_Pred` of DNANet's `NAME_Pred.png`; "" if nothing.
+        others: names of files for other names.
+    """
+
+    folder: Path
+    files: dict[str, Path]
+    suffix: str
+    others: list[str]
+
+    def describe(self, list_name: str) -> str:
+        """How many predictions of which kind there are, where, and which others beside."""
+        kinds = Counter(path.suffix for path in self.files.values())
+        lines = [" and ".join(f"{count} {kind}" for kind, count in kinds.items())
+                 + f" in {self.folder}"]
+        if self.suffix:
+            lines.append(f"taken off the names of the predictions: {self.suffix}")
+        if self.others:
+            lines.append(f"ignored, not in the {list_name} list: {listed(self.others)}")
+        return "\n".join(lines)
 
 
-def predictions_of(names: Sequence[str], folder: str | Path) -> dict[str, Path]:
-    """The files of predictions in a folder, by stem; each of `names` has one.
-
-    A suffix that the predictions of all `names` have, as DNANet's `NAME_Pred.png`, is taken off.
+def find_predictions(names: Sequence[str], folder: str | Path) -> Predictions:
+    """The predictions for all names in a folder; of one name .mat before .npy before .png.
 
     Raises:
         UserError: there is no such folder, or predictions are missing; says which.
     """
     folder = Path(folder)
-    if not folder.is_dir():
-        raise UserError(_no_folder(folder))
-    files = find_predictions(folder)
-    suffix = _shared_suffix(names, files, folder)
-    if suffix:
-        files.update({name: files[name + suffix] for name in names})
-    missing = [name for name in names if name not in files]
+    _check_folder(folder)
+    found = index_files(folder, SUFFIXES)
+    suffix = _shared_suffix(names, found, folder)
+    missing = [name for name in names if name + suffix not in found]
     if missing:
         raise UserError(
             f"{folder}: {len(missing)} of {len(names)} predictions missing: {listed(missing)} "
             f"({', '.join(SUFFIXES)}); predict with test.py first"
         )
-    return files
+    files = {name: found[name + suffix] for name in names}
+    used = set(files.values())
+    others = sorted(path.name for path in found.values() if path not in used)
+    return Predictions(folder, files, suffix, others)
 
 
 def _shared_suffix(names, files, folder):
     """What the predictions of all names have after the name; "" if nothing."""
     first = next(iter(names), "")
     shared = [suffix for suffix in {name[len(first):] for name in files if name.startswith(first)}
-              if names and all(name + suffix in files for name in names)]
+              if names and all(name + suffix in files for name in names)
+              and not suffix[:1].isdigit()]  # of Misc_10 beside Misc_1
     # Before NAME.png, which DNANet copies there too: it is the image.
     likely = [suffix for suffix in shared if "pred" in suffix.lower()]
     if not likely and "" not in shared:
@@ -131,24 +149,23 @@ def _shared_suffix(names, files, folder):
     return likely[0] if likely else ""
 
 
-def _no_folder(folder: Path) -> str:
-    line = f"{folder}: no predictions of {folder.name} here; predict with test.py first"
-    if folder.parent.is_dir():
-        beside = (path for path in folder.parent.iterdir() if path.is_dir())
-        with contextlib.suppress(PermissionError):
-            others = sorted(path.name for path in beside if find_predictions(path))
-            line += f" (there are some of {', '.join(others)})" if others else ""
-    return line
+def _check_folder(folder: Path) -> None:
+    """Raises a UserError if there is no such folder; it names the models beside it."""
+    if folder.is_dir():
+        return
+    others = []
+    with contextlib.suppress(OSError):  # no folder above it either, or one that is not readable
+        others = sorted(path.name for path in folder.parent.iterdir()
+                        if path.is_dir() and index_files(path, SUFFIXES))
+    raise UserError(f"{folder}: no predictions of {folder.name} here; predict with test.py first"
+                    + (f" (there are some of {', '.join(others)})" if others else ""))
 
 
 def read_prediction(path: str | Path) -> np.ndarray:
-    """The probability map in a file of ours or of any other method.
+    """The probability map in a file of ours or of any other method, H×W.
 
     Takes a .mat (its array `T`, else the only one it holds), a .npy, or an image. 8 and 16 bits are
     divided by full scale, other numbers are taken as they are; axes of length one are dropped.
-
-    Returns:
-        H×W.
 
     Raises:
         UserError: the file cannot be read, holds several arrays and none is `T`, or more numbers
@@ -157,8 +174,17 @@ def read_prediction(path: str | Path) -> np.ndarray:
     path = Path(path)
     if not path.is_file():
         raise UserError(f"{path}: no such file; predict with test.py first")
-    read = {".mat": _read_mat, ".npy": _read_npy}.get(path.suffix.lower(), read_gray)
-    array = read(path)
+    kind = path.suffix.lower()
+    if kind in (".mat", ".npy"):
+        try:
+            array = _read_mat(path) if kind == ".mat" else _read_npy(path)
+        except UserError:
+            raise
+        except Exception as error:  # a damaged file: a dozen kinds, of several lines some
+            raise UserError(f"{path}: not a {kind} file that can be read "
+                            f"({' '.join(str(error).split())[:200]})") from error
+    else:
+        array = read_gray(path)
     _check_shape(path, array.shape)
     if array.dtype.kind not in "buif":
         raise UserError(f"{path}: holds {array.dtype}, not real numbers; save probabilities")
@@ -168,50 +194,34 @@ def read_prediction(path: str | Path) -> np.ndarray:
 
 
 def _read_mat(path: Path) -> np.ndarray:
-    with _readable(path, "a .mat"):
-        try:
-            found = describe_arrays(path)
-        except NotImplementedError as error:
-            raise UserError(f"{path}: a MATLAB 7.3 file; save it with -v7") from error
-        if KEY not in found and len(found) != 1:
-            raise UserError(
-                f"{path}: holds no array {KEY} but {ascii(listed(list(found)))[1:-1] or 'nothing'};"
-                f" save the probabilities as {KEY}"
-            )
-        name = KEY if KEY in found else next(iter(found))
-        shape, kind = found[name]
-        if kind not in REAL:
-            raise UserError(f"{path}: holds a {kind}, not real numbers; save the probabilities as "
-                            f"{KEY}")
-        _check_shape(path, shape)
-        return read_array(path, name)
-
-
-@contextlib.contextmanager
-def _readable(path, what):
-    """Turns what the decoders raise for a damaged file, or one of another kind, into one line."""
     try:
-        yield
-    except UserError:
-        raise
-    except Exception as error:  # a dozen kinds, of several lines some
-        raise UserError(f"{path}: not {what} file that can be read "
-                        f"({' '.join(str(error).split())[:200]})") from error
+        found = describe_arrays(path)
+    except NotImplementedError as error:
+        raise UserError(f"{path}: a MATLAB 7.3 file; save it with -v7") from error
+    if KEY not in found and len(found) != 1:
+        names = ascii(listed(list(found)))[1:-1] or "nothing"
+        raise UserError(f"{path}: holds no array {KEY} but {names}; save the probabilities as "
+                        f"{KEY}")
+    name = KEY if KEY in found else next(iter(found))
+    shape, kind = found[name]
+    if kind not in REAL:
+        raise UserError(f"{path}: holds a {kind}, not real numbers; save the probabilities as "
+                        f"{KEY}")
+    _check_shape(path, shape)
+    return read_array(path, name)
+
+
+def _read_npy(path: Path) -> np.ndarray:
+    array = np.load(path, allow_pickle=False)  # no Python objects
+    if not isinstance(array, np.ndarray):
+        raise UserError(f"{path}: an .npz under the name of an .npy; save one array with np.save")
+    return array
 
 
 def _check_shape(path, shape):
     if min(shape, default=1) < 1 or math.prod(shape) > LARGEST:
         raise UserError(f"{path}: an array of {'x'.join(map(str, shape))} is no probability map; "
                         "save it at the size of the image")
-
-
-def _read_npy(path: Path) -> np.ndarray:
-    with _readable(path, "a .npy"):  # nor one of Python objects
-        array = np.load(path, allow_pickle=False)
-        if not isinstance(array, np.ndarray):
-            raise UserError(f"{path}: an .npz under the name of an .npy; save one array with "
-                            "np.save")
-        return array
 
 
 def read_predictions(split: ImageList, folder: str | Path, rows: Sequence[int]) -> list[np.ndarray]:
@@ -221,7 +231,7 @@ def read_predictions(split: ImageList, folder: str | Path, rows: Sequence[int]) 
         UserError: one is missing, cannot be read, or is not of the size of its image.
     """
     names = [split.names[row] for row in rows]
-    files = predictions_of(names, folder)
+    files = find_predictions(names, folder).files
     maps = [read_prediction(files[name]) for name in names]
     for row, name, prediction in zip(rows, names, maps):
         if prediction.shape != split.images[row].shape:
@@ -232,15 +242,3 @@ def read_predictions(split: ImageList, folder: str | Path, rows: Sequence[int]) 
         if prediction.dtype.kind == "f" and not np.isfinite(prediction).all():
             raise UserError(f"{files[name]}: holds NaN or infinite values; save probabilities")
     return maps
-
-
-def describe_predictions(split: ImageList, folder: str | Path) -> str:
-    """How many predictions of which kind there are for a split, where, and which others beside."""
-    files, found = predictions_of(split.names, folder), find_predictions(folder)
-    used = {files[name] for name in split.names}
-    kinds = Counter(files[name].suffix for name in split.names)
-    line = " and ".join(f"{count} {suffix}" for suffix, count in kinds.items()) + f" in {folder}"
-    suffix = _shared_suffix(split.names, found, folder)
-    line += f"\ntaken off the names of the predictions: {suffix}" if suffix else ""
-    stale = sorted(path.name for path in found.values() if path not in used)
-    return line + (f"\nignored, not in the {split.name} list: {listed(stale)}" if stale else "")

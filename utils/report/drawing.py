@@ -1,4 +1,4 @@
-"""Matplotlib for files only: the same figures whatever the environment says.
+"""Matplotlib for files only: equal figures whatever the environment says.
 
 Neither $MPLBACKEND (notebooks name a module there that need not be installed) nor a matplotlibrc
 counts, and there is no pyplot. Matplotlib is imported when a figure is made.
@@ -31,30 +31,34 @@ _told: set[str] = set()  # characters without a font that the user has been told
 
 
 @contextmanager
-def settings(rc: Mapping[str, Any]) -> Iterator[None]:
-    """Draws a block with Matplotlib's own defaults and `rc` alone."""
+def new_figure(
+    paths: Sequence[str | Path], size: tuple[float, float], rc: Mapping[str, Any], dpi: int = 150
+) -> Iterator[Figure]:
+    """Yields an empty figure, with Matplotlib's own defaults and `rc`; writes it at the end.
+
+    One line names the characters that no installed font has: boxes stand for them.
+
+    Args:
+        paths: the files to write, each whole or not at all; the suffix chooses the format.
+        size: width and height in inches.
+        dpi: dots per inch; a .pdf has 300.
+    """
     backend = os.environ.pop("MPLBACKEND", None)
     try:
         import matplotlib
     finally:
         if backend is not None:
             os.environ["MPLBACKEND"] = backend
-    with matplotlib.rc_context():
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    with matplotlib.rc_context(), warnings.catch_warnings(record=True) as caught:
+        warnings.filterwarnings("always", "Glyph .* missing from ")
         matplotlib.rcdefaults()
         matplotlib.rcParams.update({"font.family": [FONT, *_installed_fonts()], **rc})
-        yield
-
-
-def save_figure(figure: Figure, paths: Sequence[str | Path], dpi: int) -> None:
-    """Writes a figure to each path, whole or not at all; the suffix chooses the format.
-
-    One line names the characters that no installed font has: boxes stand for them.
-    """
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-
-    FigureCanvasAgg(figure)
-    with warnings.catch_warnings(record=True) as caught:
-        warnings.filterwarnings("always", "Glyph .* missing from ")
+        figure = Figure(figsize=size)
+        FigureCanvasAgg(figure)
+        yield figure
         for path in paths:
             with atomic_path(path) as temporary:
                 figure.savefig(temporary, dpi=300 if Path(path).suffix == ".pdf" else dpi)

@@ -6,6 +6,7 @@ import platform
 import tempfile
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from importlib import metadata
 from pathlib import Path
 
@@ -31,18 +32,13 @@ PREDICTIONS_CAPTION = (
 )
 WORST_NOTE = (
     "Lowest IoU first, then most missed targets and false pixels; strict definitions. Every image "
-    "has its line in result/…_per_image.csv. The inset shows the largest region that is wrong."
+    "has its line in result/…_per_image.csv. The inset shows the object with the most wrong pixels."
 )
 
 
 def save_page(
-    output_dir: str | Path,
-    split: ImageList,
-    models: Mapping[str, ModelScores | None],
-    weights: Mapping[str, Path | None],
-    run: Sequence[str],
-    curves: Path,
-    side_by_side: Path,
+    output_dir: str | Path, split: ImageList, models: Mapping[str, ModelScores | None],
+    weights: Mapping[str, Path | None], run: Sequence[str], curves: Path, side_by_side: Path,
     worst: Mapping[str, Sequence[Path]],
 ) -> Path:
     """Writes the page, with copies of the pictures in it.
@@ -53,13 +49,15 @@ def save_page(
         weights: the files of their weights.
         run: lines that describe how the page was made.
         curves: the .png of `save_score_curves`.
-        side_by_side: the .png of `save_qualitative`.
-        worst: model name -> pictures of `save_worst`.
+        side_by_side: the .png of `detection_figure`.
+        worst: model name → pictures of `save_worst`.
 
     Returns:
         Its path.
     """
     scored = {name: model for name, model in models.items() if model}
+    pictures = [block for name, paths in worst.items()
+                for block in (name, Figures(dict.fromkeys(paths, "")))]
     with tempfile.TemporaryDirectory() as temporary:
         training = _training_figures(output_dir, split.dataset, scored, Path(temporary))
         page = to_html([
@@ -67,11 +65,9 @@ def save_page(
              [[time.strftime("%Y-%m-%d %H:%M"), split.describe(), *run]]),
             ("Scores", comparison(split.dataset, models)),
             ("ROC and precision-recall", [Figures({curves: CURVES_CAPTION})]),
-            *([("Training", [training])] if training.captions else []),
+            *([("Training", [Figures(training)])] if training else []),
             ("Predictions", [Figures({side_by_side: PREDICTIONS_CAPTION})]),
-            ("Worst images", [[WORST_NOTE], *(
-                block for name, pictures in worst.items()
-                for block in (name, Figures(dict.fromkeys(pictures, ""))))]),
+            ("Worst images", [[WORST_NOTE], *pictures]),
             ("All scores", all_scores(scored)),
             ("Configuration", _configuration(scored, weights)),
         ])
@@ -82,7 +78,7 @@ def save_page(
 
 def _training_figures(
     output_dir: str | Path, dataset_name: str, models: Mapping[str, ModelScores], folder: Path
-) -> Figures:
+) -> dict[Path, str]:
     """Loss and mIoU over the epochs, of the models whose checkpoints have a history."""
     histories = {}
     for name, model in models.items():
@@ -97,7 +93,7 @@ def _training_figures(
     for name, records in histories.items():
         save_curves(folder / f"{name}.png", {name: records}, name)
         figures[folder / f"{name}.png"] = ""
-    return Figures(figures)
+    return figures
 
 
 def _configuration(
@@ -116,12 +112,10 @@ def _configuration(
 
 def versions() -> dict[str, str]:
     """Python, packages, system, and the commit of this project if it is a git checkout."""
-    found = {"Python": platform.python_version()}
+    found = {"Python": platform.python_version(), **dict.fromkeys(PACKAGES, "not installed")}
     for package in PACKAGES:
-        try:
+        with suppress(metadata.PackageNotFoundError):
             found[package] = metadata.version(package)
-        except metadata.PackageNotFoundError:
-            found[package] = "not installed"
     found["system"] = platform.platform()
     commit = environment.commit()
     return {**found, "this project": commit} if commit else found

@@ -10,18 +10,19 @@ import base64
 from collections.abc import Mapping, Sequence
 from html import escape
 from pathlib import Path
+from string import Template
 from typing import NamedTuple, Union
 
 from utils.report.tables import markdown_table, word_columns
 
-STYLE = Path(__file__).with_name("style.css")
+TEMPLATE = Path(__file__).with_name("page.html")
 
 
 class Table(NamedTuple):
     """Rows of text, the first of them headings.
 
     Attributes:
-        groups: headings above the headings -> the columns that they span; in HTML only.
+        groups: headings above the headings → the columns that they span; in HTML only.
         marked: rows with this cell stand out; in HTML only.
     """
 
@@ -31,7 +32,7 @@ class Table(NamedTuple):
 
 
 class Figures(NamedTuple):
-    """Pictures side by side, .png -> caption."""
+    """Pictures side by side, .png → caption."""
 
     captions: Mapping[Path, str]
 
@@ -60,48 +61,45 @@ def to_markdown(sections: Sections, folder: Path | None = None) -> str:
 
 def to_html(sections: Sections) -> str:
     """The page as HTML, with copies of the pictures in it; the first section names it."""
-    title = escape(sections[0][0])
-    body = "\n".join(
-        f"<section>\n<h{1 + bool(index)}>{escape(heading)}</h{1 + bool(index)}>\n"
-        + "\n".join(map(_html, blocks)) + "\n</section>"
-        for index, (heading, blocks) in enumerate(sections))
-    return (
-        '<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
-        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-        f"<title>{title}</title>\n<style>\n{STYLE.read_text('utf-8')}</style>\n</head>\n"
-        f"<body>\n{body}\n</body>\n</html>\n"
-    )
+    body = []
+    for index, (heading, blocks) in enumerate(sections):
+        body.append(_element(f"h{2 if index else 1}", heading))
+        for block in blocks:
+            if isinstance(block, str):
+                body.append(_element("h3", block))
+            elif isinstance(block, Table):
+                body.append(f'<div class="scroll"><table>\n{_html_rows(block)}\n</table></div>')
+            elif isinstance(block, Figures):
+                pictures = "".join(map(_html_figure, *zip(*block.captions.items())))
+                body.append(f'<div class="side">{pictures}</div>')
+            else:
+                notes = "".join(_element("li", note) for note in block)
+                body.append(f'<ul class="notes">{notes}</ul>')
+    template = Template(TEMPLATE.read_text("utf-8"))
+    return template.substitute(title=escape(sections[0][0]), body="\n".join(body))
 
 
-def _html(block: Block) -> str:
-    if isinstance(block, str):
-        return f"<h3>{escape(block)}</h3>"
-    if isinstance(block, Table):
-        return _html_table(block)
-    if isinstance(block, Figures):
-        pictures = (_html_figure(path, caption) for path, caption in block.captions.items())
-        return f'<div class="side">{"".join(pictures)}</div>'
-    return '<ul class="notes">' + "".join(f"<li>{escape(note)}</li>" for note in block) + "</ul>"
+def _element(tag: str, text: str, attributes: str = "") -> str:
+    return f"<{tag}{attributes}>{escape(text)}</{tag}>"
 
 
 def _html_figure(path: Path, caption: str) -> str:
     data = base64.b64encode(path.read_bytes()).decode()
-    note = f"<figcaption>{escape(caption)}</figcaption>" if caption else ""
+    note = _element("figcaption", caption) if caption else ""
     return (f'<figure><img alt="{escape(caption or path.stem)}" '
             f'src="data:image/png;base64,{data}">{note}</figure>')
 
 
-def _html_table(table: Table) -> str:
-    words = word_columns(table.rows)
-
-    def row(cells: Sequence[str], tag: str) -> str:
-        content = "".join(f'<{tag}{" class=word" if left else ""}>{escape(cell)}</{tag}>'
-                          for cell, left in zip(cells, words))
-        return f'<tr{" class=ours" if table.marked in cells else ""}>{content}</tr>'
-
-    above = "".join(f"<th colspan={span}>{escape(name)}</th>"
+def _html_rows(table: Table) -> str:
+    classes = [" class=word" if words else "" for words in word_columns(table.rows)]
+    rows = []
+    for index, cells in enumerate(table.rows):
+        content = "".join(_element("td" if index else "th", cell, name)
+                          for cell, name in zip(cells, classes))
+        rows.append(f'<tr{" class=ours" if table.marked in cells else ""}>{content}</tr>')
+    above = "".join(_element("th", name, f" colspan={span}")
                     for name, span in table.groups.items())
-    return ('<div class="scroll"><table>\n<thead>'
-            + (f"<tr class=group>{above}</tr>" if above else "") + row(table.rows[0], "th")
-            + "</thead>\n<tbody>\n" + "\n".join(row(cells, "td") for cells in table.rows[1:])
-            + "\n</tbody>\n</table></div>")
+    if above:
+        rows.insert(0, f"<tr class=group>{above}</tr>")
+    end = 2 if above else 1
+    return "\n".join(["<thead>", *rows[:end], "</thead>\n<tbody>", *rows[end:], "</tbody>"])

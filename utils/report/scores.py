@@ -3,29 +3,29 @@
 from __future__ import annotations
 
 import csv
+import io
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from scipy.io import savemat
+from tqdm import tqdm
 
 from evaluation import THRESHOLD, Evaluator
 from evaluation.evaluator import ImageCounts
+from utils.datasets import ImageList
+from utils.errors import UserError, listed
 from utils.files import atomic_path, write_text
 from utils.paths import Paths
+from utils.predict.prediction_files import Predictions, find_predictions, read_prediction
 from utils.report.page import Block, Table, to_markdown
-from utils.report.reference import (
-    REFERENCE,
-    REFERENCE_DATASET,
-    REFERENCE_EPOCH,
-    REFERENCE_NOTE,
-    Reference,
-)
+from utils.report.reference import REFERENCE, REFERENCE_DATASET, REFERENCE_EPOCH, REFERENCE_NOTE
 
-# Key of `Evaluator.compute()` -> heading.
+# Key of `Evaluator.compute()` → heading.
 HEADINGS = {
     "mIoU": "mIoU", "nIoU": "nIoU", "pixAcc": "pixAcc", "fscore": "F-score",
     "precision": "precision", "recall": "recall", "Pd": "Pd", "Fa": "Fa", "AUC": "AUC",
@@ -47,7 +47,13 @@ STRICT = (
     "region counted in Fa."
 )
 AUC = "AUC: of targets hit against background pixels lit, at 201 thresholds."
-
+THIS_RUN, NOT_TRAINED = "this run", "not trained"
+TRAINED_NOTES = [
+    f"{THIS_RUN}: the weights of the epoch named, the best by mIoU if there is a best.npz, else "
+    "the last.",
+    f"reference: {REFERENCE_NOTE}; not measured here, comparable only with training of that length "
+    "on that dataset.",
+]
 # The factors of hIoU: over what they are, and the names of what they lack (`error_analysis`).
 HIOU_ERRORS = {
     "localisation": (
@@ -60,20 +66,23 @@ HIOU_ERRORS = {
         {"perception": "missed pixels", "interference": "background", "merging": "other targets"},
     ),
 }
-HIOU_NOTES = ["strict hIoU = localisation x segmentation.", *(
-    f"{factor}: over {over}; it and what stands below it sum to 1."
-    for factor, (over, _) in HIOU_ERRORS.items())]
-
-THIS_RUN = "this run"
-NOT_TRAINED = "not trained"
+# The largest value of a mask of 0 and 1 that was read as a map of 8 or 16 bits.
+ONE_OF_FULL_SCALE = (np.float32(1) / np.float32(255), np.float32(1) / np.float32(65535))
 
 
 @dataclass(frozen=True)
 class ModelScores:
-    """The scores of a model, and the meta data of its checkpoint."""
+    """The scores of a model.
+
+    Attributes:
+        evaluator: its `images` are in the order of the list that was scored.
+        meta: what the checkpoint says, if it was trained here.
+        predictions: what was scored.
+    """
 
     evaluator: Evaluator
     meta: Mapping[str, Any] = field(default_factory=dict)
+    predictions: Predictions | None = None
 
     @property
     def epoch(self) -> str:
@@ -82,9 +91,11 @@ class ModelScores:
         return f"{len(meta['history'])} of {meta['recipe']['epochs']}" if meta else ""
 
     @cached_property
-    def scores(self) -> dict:
-        """`Evaluator.compute`."""
-        return self.evaluator.compute()
+    def scores(self) -> dict[str, float]:
+        """All scores by name, the strict ones as `strict_<name>`."""
+        scores = self.evaluator.compute()
+        strict = scores.pop("strict")
+        return {**scores, **{f"strict_{key}": value for key, value in strict.items()}}
 
     def counts(self) -> str:
         """How much was scored."""
@@ -92,6 +103,42 @@ class ModelScores:
         return (f"{counts['images']} images ({counts['images_without_target']} without a target), "
                 f"{counts['targets']} targets, {counts['pixels']} pixels; threshold "
                 f"{self.evaluator.threshold:g}")
+
+
+def score_predictions(
+    split: ImageList, folder: str | Path, threshold: float = THRESHOLD,
+    meta: Mapping[str, Any] | None = None,
+) -> ModelScores:
+    """Scores the predictions of a model, ours or anyone's, for the names of a split.
+
+    Args:
+        split: names and masks to score against.
+        folder: holds NAME.mat, .npy or .png for each name.
+        threshold: of `Evaluator`.
+        meta: of `ModelScores`.
+
+    Raises:
+        UserError: predictions are missing, or cannot be used; it names them.
+    """
+    predictions = find_predictions(split.names, folder)
+    evaluator, problems, top = Evaluator(threshold), [], 0
+    pairs = zip(split.names, split.masks)
+    for name, mask in tqdm(pairs, "scoring", len(split), unit="image", leave=False, disable=None):
+        try:
+            prediction = read_prediction(predictions.files[name])
+            evaluator.update(prediction, mask)
+            top = max(top, prediction.max())
+        except UserError as error:
+            problems.append(str(error))
+        except ValueError as error:
+            problems.append(f"{predictions.files[name]}: {error}; save probabilities, height x "
+                            "width, 0 to 1")
+    if problems:
+        raise UserError(listed(problems, 1, "; ", "files that cannot be used"))
+    if top in ONE_OF_FULL_SCALE:
+        raise UserError(f"{folder}: all values are 0 or 1 in files of 8 or 16 bits, at most 1/255; "
+                        "save masks with 0 and 255, or as bool in .npy")
+    return ModelScores(evaluator, meta or {}, predictions)
 
 
 def format_score(key: str, value: float | None, digits: int = 4) -> str:
@@ -111,58 +158,56 @@ def all_scores(models: Mapping[str, ModelScores]) -> list[Block]:
             "hIoU": f"{targets}, detected regions"}
     rows = [["", *(["comparable", "strict"] * len(models)), "over"]]
     for key, heading in HEADINGS.items():
-        pairs = ((None if key == NOT_COMPARABLE else model.scores[key],
-                  model.scores["strict"].get(key)) for model in models.values())
-        rows.append([heading, *(format_score(key, value, 6) for pair in pairs for value in pair),
-                     over[key]])
+        values = (None if name == NOT_COMPARABLE else model.scores.get(name)
+                  for model in models.values() for name in (key, f"strict_{key}"))
+        rows.append([heading, *(format_score(key, value, 6) for value in values), over[key]])
     parts = [model.evaluator.error_analysis() for model in models.values()]
-    hiou = [["", *models]]
-    for factor, (_, errors) in HIOU_ERRORS.items():
+    hiou, notes = [["", *models]], ["strict hIoU = localisation x segmentation."]
+    for factor, (whole, errors) in HIOU_ERRORS.items():
+        notes.append(f"{factor}: over {whole}; it and what stands below it sum to 1.")
         for key, name in {"IoU": factor, **errors}.items():
             hiou.append([name, *(f"{part[factor][key]:.4f}" for part in parts)])
     return [Table(rows, {"": 1, **dict.fromkeys(models, 2), " ": 1}),
-            "What the strict hIoU lacks", Table(hiou), HIOU_NOTES]
+            "What the strict hIoU lacks", Table(hiou), notes]
 
 
 def save_report(
-    output_dir: str | Path,
-    dataset_name: str,
-    model_name: str,
-    names: Sequence[str],
-    model: ModelScores,
-    source: str,
-) -> tuple[str, Path, Path, Path]:
-    """Writes all scores of one model.
-
-    Args:
-        names: of the evaluator's images.
-        source: what was scored (`describe_predictions`).
+    output_dir: str | Path, split: ImageList, model_name: str, model: ModelScores
+) -> tuple[str, list[Path]]:
+    """Writes all scores of one model, its ROC curve and a line per image.
 
     Returns:
-        The report's text, its path, the .mat file with `tpr` and `fpr`, and the .csv with a line
-        per image.
+        The report's text, and the files: the text, a .mat with `tpr` and `fpr`, a .csv.
     """
-    paths, key = Paths(output_dir), (dataset_name, model_name)
-    report = to_markdown([(f"{model_name} on {dataset_name}, test list", [
-        [*source.splitlines(), model.counts()], *all_scores({model_name: model}),
-        [COMPARABLE, STRICT, AUC]])])
-    text_path = paths.report(*key, time.strftime("%Y-%m-%d_%H-%M-%S"))
-    write_text(text_path, report)
-    roc_path = paths.roc(*key)
+    paths, key = Paths(output_dir), (split.dataset, model_name)
+    report = to_markdown([(f"{model_name} on {split.dataset}, test list", [
+        [*model.predictions.describe(split.name).splitlines(), model.counts()],
+        *all_scores({model_name: model}), [COMPARABLE, STRICT, AUC]])])
+    written = [paths.report(*key, time.strftime("%Y-%m-%d_%H-%M-%S")), paths.roc(*key),
+               paths.per_image(*key)]
+    write_text(written[0], report)
     fpr, tpr = model.evaluator.roc()
-    with atomic_path(roc_path) as temporary:
+    with atomic_path(written[1]) as temporary:
         savemat(temporary, {"tpr": tpr, "fpr": fpr})
-    return report, text_path, roc_path, save_per_image(paths.per_image(*key), names,
-                                                       model.evaluator)
+    _write_csv(written[2], per_image(split.names, model.evaluator))
+    return report, written
+
+
+def per_image(names: Sequence[str], evaluator: Evaluator) -> Iterator[dict[str, Any]]:
+    """Yields the counts of each image in the strict definitions, the worst image first."""
+    for index in worst_first(evaluator.images):
+        image = evaluator.images[index]
+        targets, hits, regions, false_pixels = image.strict
+        yield {"name": names[index], "IoU": f"{image.iou:.6f}", "targets": targets, "hits": hits,
+               "misses": targets - hits, "false_regions": regions - hits,
+               "false_pixels": false_pixels, "threshold": evaluator.threshold}
 
 
 def save_tables(
-    output_dir: str | Path,
-    dataset_name: str,
-    models: Mapping[str, ModelScores | None],
+    output_dir: str | Path, dataset_name: str, models: Mapping[str, ModelScores | None],
     trained: bool = True,
-) -> tuple[str, Path, Path]:
-    """Writes the scores of several models as Markdown and CSV.
+) -> tuple[str, list[Path]]:
+    """Writes the scores of several models as Markdown and, at full precision, as CSV.
 
     Args:
         models: by name, all scored on one test list; None: not trained.
@@ -176,72 +221,44 @@ def save_tables(
     markdown_path, csv_path = Paths(output_dir).table(dataset_name, trained)
     markdown = to_markdown([(heading, comparison(dataset_name, models, trained))])
     write_text(markdown_path, markdown)
-    save_csv(csv_path, dataset_name, models, trained)
-    return markdown, markdown_path, csv_path
+    rows = list(_rows(dataset_name, models, trained))
+    _write_csv(csv_path, rows, dict.fromkeys(
+        ["model", "source", "dataset", "epoch", *HEADINGS,
+         *(f"strict_{key}" for key in HEADINGS if key != NOT_STRICT),
+         "threshold", "images", "images_without_target", "targets", "pixels"]))
+    return markdown, [markdown_path, csv_path]
 
 
 def comparison(
     dataset_name: str, models: Mapping[str, ModelScores | None], trained: bool = True
 ) -> list[Block]:
     """A table of several models and its notes; arguments of `save_tables`."""
-    headings = [HEADINGS[key] for key in TABLE]
-    headings += [f"strict {HEADINGS[key]}" for key in STRICT_TABLE]
-    rows = [["model", *(("source", "epoch") if trained else ()), *headings]]
-    for name, model in models.items():
-        if model is None:
-            rows.append([name, NOT_TRAINED, *["-"] * (len(headings) + 1)])
-        else:
-            cells = [format_score(key, model.scores[key]) for key in TABLE]
-            cells += [format_score(key, model.scores["strict"][key]) for key in STRICT_TABLE]
-            rows.append([name, *((THIS_RUN, model.epoch or "-") if trained else ()), *cells])
-        for reference in _references(name) if trained else ():
-            cells = [format_score(key, getattr(reference, key)) for key in TABLE]
-            rows.append([name, f"reference {reference.framework}", REFERENCE_EPOCH, *cells,
-                         *["-"] * len(STRICT_TABLE)])
-    notes = [f"{dataset_name} test list, {next(filter(None, models.values())).counts()}."]
-    if trained:
-        notes += [f"{THIS_RUN}: the weights of the epoch named, the best by mIoU if there is a "
-                  "best.npz, else the last.",
-                  f"reference: {REFERENCE_NOTE}; not measured here, comparable only with training "
-                  "of that length on that dataset."]
-    return [Table(rows, marked=THIS_RUN), [*notes, f"Columns without strict are {COMPARABLE}",
-                                           STRICT]]
+    words = ["model", "source", "epoch"] if trained else ["model"]
+    scores = [("", key) for key in TABLE] + [("strict_", key) for key in STRICT_TABLE]
+    rows = [[*words, *(f"{kind}{HEADINGS[key]}".replace("_", " ") for kind, key in scores)]]
+    for row in _rows(dataset_name, models, trained):
+        rows.append([*(row.get(word) or "-" for word in words),
+                     *(format_score(key, row.get(kind + key)) for kind, key in scores)])
+    return [Table(rows, marked=THIS_RUN),
+            [f"{dataset_name} test list, {next(filter(None, models.values())).counts()}.",
+             *(TRAINED_NOTES if trained else []), f"Columns without strict are {COMPARABLE}",
+             STRICT]]
 
 
-def save_csv(
-    path: Path, dataset_name: str, models: Mapping[str, ModelScores | None], trained: bool
-) -> None:
-    """Writes every score of several models at full precision, and the counts."""
-    strict = [key for key in HEADINGS if key != NOT_STRICT]
-    columns = ["model", "source", "dataset", "epoch", *HEADINGS, *(f"strict_{k}" for k in strict)]
-    columns += ["threshold", "images", "images_without_target", "targets", "pixels"]
-    rows = []
+def _rows(
+    dataset_name: str, models: Mapping[str, ModelScores | None], trained: bool
+) -> Iterator[dict[str, Any]]:
+    """Yields a row per model, and after it the reference's rows of that model."""
     for name, model in models.items():
         row = {"model": name, "source": NOT_TRAINED, "dataset": dataset_name}
         if model is not None:
-            row.update(source=THIS_RUN, epoch=model.epoch, threshold=model.evaluator.threshold,
-                       **model.evaluator.counts())
-            row.update({key: model.scores[key] for key in HEADINGS})
-            row.update({f"strict_{key}": model.scores["strict"][key] for key in strict})
-        rows.append(row)
-        for reference in _references(name) if trained else ():
-            rows.append({"model": name, "source": f"reference {reference.framework}",
-                         "dataset": REFERENCE_DATASET, "epoch": REFERENCE_EPOCH,
-                         **{key: getattr(reference, key) for key in TABLE}})
-    _write_csv(path, [columns, *([row.get(key, "") for key in columns] for row in rows)])
-
-
-def save_per_image(path: Path, names: Sequence[str], evaluator: Evaluator) -> Path:
-    """Writes a line per image, the worst first, in the strict definitions."""
-    rows = [["name", "IoU", "targets", "hits", "misses", "false_regions", "false_pixels",
-             "threshold"]]
-    for index in worst_first(evaluator.images):
-        image = evaluator.images[index]
-        targets, hits, regions, false_pixels = image.strict
-        rows.append([names[index], f"{image.iou:.6f}", targets, hits, targets - hits,
-                     regions - hits, false_pixels, evaluator.threshold])
-    _write_csv(path, rows)
-    return path
+            row.update(model.scores, source=THIS_RUN, epoch=model.epoch,
+                       threshold=model.evaluator.threshold, **model.evaluator.counts())
+        yield row
+        for reference in REFERENCE if trained else ():
+            if reference.model == name:
+                yield {**reference._asdict(), "source": f"reference {reference.framework}",
+                       "dataset": REFERENCE_DATASET, "epoch": REFERENCE_EPOCH}
 
 
 def worst_first(images: Sequence[ImageCounts]) -> list[int]:
@@ -258,12 +275,10 @@ def describe_image(name: str, image: ImageCounts) -> str:
             f"false regions: {regions - hits} (pixels: {false_pixels})")
 
 
-def _references(model: str) -> list[Reference]:
-    return [reference for reference in REFERENCE if reference.model == model]
-
-
-def _write_csv(path: Path, rows: Iterable[Sequence]) -> None:
-    with atomic_path(path) as temporary, open(
-        temporary, "w", newline="", encoding="utf-8", errors="backslashreplace"
-    ) as file:
-        csv.writer(file, lineterminator="\n").writerows(rows)
+def _write_csv(path: Path, rows: Iterable[Mapping], columns: Iterable[str] | None = None) -> None:
+    rows, text = list(rows), io.StringIO()
+    writer = csv.DictWriter(text, list(columns or rows[0]), extrasaction="ignore",
+                            lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    write_text(path, text.getvalue())

@@ -7,13 +7,13 @@ from collections.abc import Sequence
 
 def markdown_table(rows: Sequence[Sequence[str]]) -> str:
     """A table whose first row are headings: words to the left, figures to the right."""
-    words = word_columns(rows)
-    widths = [max(3, *map(len, column)) for column in zip(*rows)]
-    rule = ["-" * width if left else "-" * (width - 1) + ":" for width, left in zip(widths, words)]
-    return "\n".join(
-        _row(cell.ljust(width) if left else cell.rjust(width)
-             for cell, width, left in zip(row, widths, words))
-        for row in (rows[0], rule, *rows[1:]))
+    columns = []
+    for words, cells in zip(word_columns(rows), zip(*rows)):
+        width = max(3, *map(len, cells))
+        rule = "-" * width if words else "-" * (width - 1) + ":"
+        columns.append([cell.ljust(width) if words else cell.rjust(width)
+                        for cell in (cells[0], rule, *cells[1:])])
+    return "\n".join(map(_row, zip(*columns)))
 
 
 def word_columns(rows: Sequence[Sequence[str]]) -> list[bool]:

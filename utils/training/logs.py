@@ -16,11 +16,12 @@ import math
 import re
 import time
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
+from functools import partial
 from pathlib import Path
 from statistics import fmean
-from typing import NamedTuple
 
 from utils.errors import UserError
 from utils.files import write_text
@@ -95,22 +96,15 @@ def best_epochs(records: Iterable[EpochRecord]) -> dict[str, EpochRecord]:
     Best is the lowest Fa and the highest value of the other metrics. Of equal values the earlier
     epoch counts. NaN is worse than any number.
     """
-    best: dict[str, EpochRecord] = {}
-    for record in records:
-        _update_best(best, record)
-    return best
+    scored = [record for record in records if record.evaluated]
 
+    def place(name: str, record: EpochRecord) -> tuple[bool, float, int]:
+        value = getattr(record, name)
+        if math.isnan(value):
+            return True, 0, record.epoch
+        return False, value if name == "Fa" else -value, record.epoch
 
-def _update_best(best: dict[str, EpochRecord], record: EpochRecord) -> None:
-    if not record.evaluated:
-        return
-    for name in METRICS:
-        if name not in best:
-            best[name] = record
-            continue
-        new, old = getattr(record, name), getattr(best[name], name)
-        if (new < old if name == "Fa" else new > old) or (math.isnan(old) and not math.isnan(new)):
-            best[name] = record
+    return {name: min(scored, key=partial(place, name)) for name in METRICS} if scored else {}
 
 
 def render_log(records: Iterable[EpochRecord], head: str = "") -> str:
@@ -127,7 +121,7 @@ def render_log(records: Iterable[EpochRecord], head: str = "") -> str:
         lines.append(f"{stamp} Epoch---{record.epoch}, total_loss---{record.loss:.6f},".lstrip())
         if not record.evaluated:
             continue
-        _update_best(best, record)
+        best = best_epochs([*best.values(), record])
         lines += [
             f"pixAcc {record.pixAcc:.6f}, mIoU: {record.mIoU:.6f}",
             f"Pd: {record.Pd:.6f}, Fa: {record.Fa:.8f}, fscore: {record.fscore:.6f}",
@@ -203,22 +197,16 @@ def _peer_line(line):
     return {}, 0
 
 
-class LogName(NamedTuple):
-    """Dataset and model by the name `<dataset>_<model>_<timestamp>.txt`; dataset may be ""."""
-
-    dataset: str
-    model: str
-
-
-def parse_log_name(path: str | Path, model_names: Sequence[str]) -> LogName | None:
-    """The dataset and model of a log by its name; None if the name has no known model.
+def parse_log_name(path: str | Path, model_names: Sequence[str]) -> tuple[str, str] | None:
+    """Dataset (may be "") and model of a log by its name, `<dataset>_<model>_<timestamp>.txt`.
 
     Both parts may contain `_` and `-`, so only the known model names can divide the file name.
+    None if the name has none of them.
     """
     for model in model_names:
         match = re.fullmatch(rf"(?:(.+)_)?{re.escape(model)}(?:[_.-].*)?", Path(path).stem)
         if match:
-            return LogName(match[1] or "", model)
+            return match[1] or "", model
     return None
 
 
@@ -229,17 +217,16 @@ def log_started(path: str | Path) -> float:
     `Fri_Aug__2_04_31_35_2024`), else from the file's modification time.
     """
     stem = Path(path).stem
-    try:
-        match = re.search(r"([A-Z][a-z]{2})_+(\d{1,2})_(\d\d)_(\d\d)_(\d\d)_(\d{4})$", stem)
-        if match:
-            day, hour, minute, second, year = map(int, match.groups()[1:])
-            month = MONTHS.index(match[1]) + 1
-            return datetime(year, month, day, hour, minute, second).timestamp()
-        match = re.search(r"(\d{4})\D?(\d\d)\D?(\d\d)\D?(\d\d)\D?(\d\d)\D?(\d\d)$", stem)
-        if match:
-            return datetime(*map(int, match.groups())).timestamp()
-    except (ValueError, OverflowError):  # digits that are not a date
-        pass
+    official = re.search(r"([A-Z][a-z]{2})_+(\d{1,2})_(\d\d)_(\d\d)_(\d\d)_(\d{4})$", stem)
+    digits = re.search(r"(\d{4})\D?(\d\d)\D?(\d\d)\D?(\d\d)\D?(\d\d)\D?(\d\d)$", stem)
+    with suppress(ValueError, OverflowError):  # digits that are not a date
+        if official:
+            month, day, *clock, year = official.groups()
+            digits = [year, MONTHS.index(month) + 1, day, *clock]
+        elif digits:
+            digits = digits.groups()
+        if digits:
+            return datetime(*map(int, digits)).timestamp()
     return Path(path).stat().st_mtime
 
 

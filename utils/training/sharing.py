@@ -13,14 +13,14 @@ from utils.runtime import ranks
 
 @contextlib.contextmanager
 def sharing(images: int) -> Iterator[None]:
-    """While a batch of so many images is computed: the ranks share it, each has its `part`."""
+    """Within it the ranks share a batch of `images` images; each computes its `part`."""
     if ranks.size() == 1:
         yield
         return
     from model.ops.sharing import Batch, share_batch  # starts Jittor
 
     class Share(Batch):
-        """The images of this rank; those of the batch lie on the ranks one after the other."""
+        """The images of this rank; the batch lies on the ranks one after the other."""
 
         whole = False
 

@@ -78,26 +78,25 @@ def read_run(path: str | Path) -> SavedRun:
     try:
         recipe = recipe_of(meta)
         history = [EpochRecord(**record) for record in meta["history"]]
-        _check(all(type(getattr(recipe, name)) is kind for name, kind in (
-            ("epochs", int), ("batch_size", int), ("seed", int), ("image_size", int))), "recipe")
-        _check([record.epoch for record in history] == list(range(1, len(history) + 1)), "history")
-        _check(all(map(math.isfinite, meta["losses"])), "losses")
-        _check(_STARTED.fullmatch(meta["started"]), "started")
-        _check(all(isinstance(meta[name], str) for name in ("model", "dataset")), "model")
-        _check(isinstance(meta.get("conditions", {}), dict), "conditions")
-        _check(len(meta["scheduler"]) == 4 and math.isfinite(meta["scheduler"]["base_lr"]),
-               "scheduler")
         broken = find_not_finite(optimizer)
-        _check(not broken, f"{OPTIMIZER}{broken}, which is not finite")
+        for what, fine in {
+            "recipe": all(type(getattr(recipe, name)) is int
+                          for name in ("epochs", "batch_size", "seed", "image_size")),
+            "history": [record.epoch for record in history] == [*range(1, len(history) + 1)],
+            "losses": all(map(math.isfinite, meta["losses"])),
+            "started": _STARTED.fullmatch(meta["started"]),
+            "model": all(isinstance(meta[name], str) for name in ("model", "dataset")),
+            "conditions": isinstance(meta.get("conditions", {}), dict),
+            "scheduler": (len(meta["scheduler"]) == 4
+                          and math.isfinite(meta["scheduler"]["base_lr"])),
+            f"{OPTIMIZER}{broken}, which is not finite": not broken,
+        }.items():
+            if not fine:
+                raise ValueError(what)
     except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
         raise UserError(f"{path}: damaged, or of another program: "
                         f"{' '.join(str(error).split())[:80]}; take another checkpoint") from error
     return SavedRun(path, meta, recipe, history, arrays, optimizer)
-
-
-def _check(fine, what):
-    if not fine:
-        raise ValueError(what)
 
 
 class Store:
@@ -273,7 +272,7 @@ class RunStatus(enum.Enum):
     """What a training that is asked for is to the last checkpoint."""
 
     NEW = enum.auto()  # there is no checkpoint, or it is of another recipe
-    RESUME = enum.auto()  # the same run, with epochs left
+    RESUME = enum.auto()  # it is of this run, with epochs left
     FINISHED = enum.auto()
 
 
