@@ -40,7 +40,17 @@ from typing import NamedTuple
 
 from tqdm import tqdm
 
-from benchmarks.sides import MEASURES, MEMORY, WAYS, Measure, Ours, PyTorch, Side
+from benchmarks.sides import (
+    MEASURES,
+    MEMORY,
+    RUNTIMES,
+    WAYS,
+    Measure,
+    OnnxRuntime,
+    Ours,
+    PyTorch,
+    Side,
+)
 from utils import cli
 from utils.checkpoint.weights import find_weights
 from utils.errors import UserError
@@ -63,8 +73,9 @@ def main(argv: Sequence[str] | None = None) -> None:
                         help="default all")
     parser.add_argument("--steps", type=cli.positive(int), default=5,
                         help="turns of each side; default 5")
-    parser.add_argument("--ways", nargs="*", choices=WAYS, metavar="WAY",
-                        help=f"of PyTorch: {', '.join(WAYS)}; without values all; default eager")
+    parser.add_argument("--ways", nargs="*", choices=[*WAYS, *RUNTIMES], metavar="WAY",
+                        help=f"of PyTorch: {', '.join(WAYS)}; of our ONNX file: "
+                             f"{', '.join(RUNTIMES)}; without values all; default eager")
     parser.add_argument("--csv", type=Path, metavar="FILE", help="medians and all samples")
     args = parser.parse_args(argv)
     if importlib.util.find_spec("torch") is None:
@@ -105,14 +116,19 @@ class Entrant(NamedTuple):
     precision: str  # "float32" or "bf16": entrants of one precision are compared
     side: Callable[..., Side]  # of the model's name, the flags and the device
     gpu_only: bool = False
+    trains: bool = True
 
 
 def choose_entrants(args: Namespace) -> dict[str, Entrant]:
     """All that take part, by title, in the order of a turn."""
-    ways = ["eager"] if args.ways is None else args.ways or WAYS
+    ways = ["eager"] if args.ways is None else args.ways or [*WAYS, *RUNTIMES]
     found = {title: Entrant(False, way.precision, functools.partial(PyTorch, way=way),
-                            way.benchmark)
+                            way.benchmark, not way.freezing)
              for title, way in WAYS.items() if title in ways}
+    for title, (package, precision) in RUNTIMES.items():
+        if title in ways:
+            side = functools.partial(OnnxRuntime, package=package, precision=precision)
+            found[title] = Entrant(False, precision, side, trains=False)
     found["ours, float32"] = Entrant(True, "float32",
                                      functools.partial(Ours, precision=args.precision))
     if args.ways is not None:
@@ -252,10 +268,12 @@ class Round:
         self.used[title] = after
         return answer
 
-    def _ask_all(self, *request):
+    def _ask_all(self, *request, training=False):
         """The answers by title, one side after the other, in the order of the entrants."""
         answers = {}
-        for title in filter(self.pipes.__contains__, self.entrants):
+        for title, entrant in self.entrants.items():
+            if title not in self.pipes or training and not entrant.trains:
+                continue
             with self._or_without(title):
                 answers[title] = self._ask(title, *request)
         return answers
@@ -265,15 +283,16 @@ class Round:
         for key, measure in MEASURES.items():  # in this order: the peak is that of the steps
             if key not in self.args.measures:
                 continue
-            self._ask_all("prepare", key, self.initial)
+            ask = functools.partial(self._ask_all, training=key == "step")
+            ask("prepare", key, self.initial)
             bar = tqdm(range(self.args.steps), f"{self.name} {key}", leave=False, disable=None)
-            turns = [self._ask_all("turn", key, measure.calls) for _ in bar]
+            turns = [ask("turn", key, measure.calls) for _ in bar]
             convert = {"s": lambda s: s, "ms": lambda s: 1000 * s,
                        "images/s": lambda s: self.args.batch_size / s}[measure.unit]
             yield measure, {title: [convert(turn[title]) for turn in turns]
                             for title in turns[-1]}  # without those who have died
             if key == "step":
-                peaks = self._ask_all("peak")
+                peaks = ask("peak")
                 if None not in peaks.values():
                     yield MEMORY, {title: [peak / 1e6] for title, peak in peaks.items()}
 

@@ -1,18 +1,23 @@
-"""The sides of benchmarks/against_pytorch.py: ours, and PyTorch in the ways it is run."""
+"""The sides of benchmarks/against_pytorch.py: ours, PyTorch by its ways, runtimes of ONNX."""
 
 from __future__ import annotations
 
 import abc
+import importlib.util
 import statistics
+import subprocess
 import sys
+import tempfile
 from argparse import Namespace
 from collections.abc import Mapping
+from importlib import metadata
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
 from benchmarks.measuring import most_resident_bytes, seconds_of
+from utils.cli import ROOT
 from utils.data.images import to_float
 from utils.data.synthetic import make_sample
 from utils.errors import UserError
@@ -46,6 +51,7 @@ class Way(NamedTuple):
     channels_last: bool = False
     autocast: bool = False  # to bfloat16; the loss is computed outside, in float32
     benchmark: bool = False  # torch.backends.cudnn.benchmark: seeks a GPU's fastest algorithms
+    freezing: bool = False  # torch.compile takes the weights for constants, so it cannot train
 
     @property
     def precision(self) -> str:
@@ -55,7 +61,7 @@ class Way(NamedTuple):
     def describe(self) -> str:
         """The way in a few words."""
         words = ("torch.compile" if self.compile else "eager", self.channels_last * "channels_last",
-                 self.benchmark * "cudnn.benchmark",
+                 self.benchmark * "cudnn.benchmark", self.freezing * "freezing",
                  "bf16 autocast" if self.autocast else "float32")
         return ", ".join(filter(None, words))
 
@@ -65,6 +71,7 @@ WAYS = {
     "channels_last": Way(channels_last=True),
     "compile": Way(compile=True),
     "compile+channels_last": Way(compile=True, channels_last=True),
+    "compile+channels_last+freezing": Way(compile=True, channels_last=True, freezing=True),
     "benchmark": Way(benchmark=True),
     "benchmark+channels_last": Way(benchmark=True, channels_last=True),
     "benchmark+compile": Way(benchmark=True, compile=True),
@@ -73,6 +80,10 @@ WAYS = {
     "bf16+channels_last": Way(autocast=True, channels_last=True),
     "bf16+channels_last+compile": Way(autocast=True, channels_last=True, compile=True),
 }
+
+# Runtimes that predict with the file that convert_weights.py writes: title → package, precision.
+RUNTIMES = {"onnxruntime": ("onnxruntime", "float32"), "OpenVINO": ("openvino", "float32"),
+            "OpenVINO bf16": ("openvino", "bf16")}
 
 # What a GPU computes with where the activations are in float32, on both sides, by --precision.
 ON_GPU = {"default": "TF32 in convolutions, float32 in matrix products", "tf32": "TF32",
@@ -203,6 +214,10 @@ class PyTorch(Side):
 
         set_precision(args.precision)
         torch.backends.cudnn.benchmark = way.benchmark
+        if way.freezing:
+            import torch._inductor.config
+
+            torch._inductor.config.freezing = True
         self.torch, self.device, self.name, self.way = torch, device, name, way
         self.layout = torch.channels_last if way.channels_last else torch.preserve_format
         self.net = build_twin(name).to(device, memory_format=self.layout)
@@ -252,3 +267,58 @@ class PyTorch(Side):
         if self.device == "cuda":  # the pool, of which Jittor tells the size as well
             return self.torch.cuda.max_memory_reserved()
         return most_resident_bytes()
+
+
+class OnnxRuntime(Side):
+    """Our ONNX file in onnxruntime or OpenVINO, on the CPU; it predicts only."""
+
+    def __init__(self, name: str, args: Namespace, device: str, package: str, precision: str):
+        if importlib.util.find_spec(package) is None:
+            raise UserError(f"{package} is not installed: pip install -r requirements-peers.txt")
+        if device != "cpu":
+            raise UserError("is compared on the CPU only")
+        super().__init__(args)
+        self.name, self.device, self.package, self.precision = name, device, package, precision
+        self.description = f"{package} {metadata.version(package)}, {precision}, our ONNX file"
+
+    def prepare(self, key: str, weights: Weights) -> None:
+        batch = 1 if key == "latency" else self.args.batch_size
+        with tempfile.TemporaryDirectory() as folder:
+            source, target = Path(folder, "weights.npz"), Path(folder, "network.onnx")
+            np.savez(source, **weights)
+            subprocess.run([sys.executable, ROOT / "convert_weights.py", source, target,
+                            "--model_name", self.name], check=True, capture_output=True)
+            self.run = self._session(target, batch)
+        super().prepare(key, weights)
+
+    def _session(self, path, batch):
+        if self.package == "onnxruntime":
+            import onnxruntime
+
+            session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+            (image,) = session.get_inputs()
+            return lambda x: session.run(None, {image.name: x})[0]
+        import openvino
+
+        core = openvino.Core()
+        if self.precision == "bf16" and "BF16" not in core.get_property(
+                "CPU", "OPTIMIZATION_CAPABILITIES"):
+            raise UserError("OpenVINO has no bfloat16 on this processor")
+        model = core.read_model(path)
+        model.reshape([batch, 1, self.args.size, self.args.size])
+        request = core.compile_model(model, "CPU", {
+            "INFERENCE_PRECISION_HINT": "bf16" if self.precision == "bf16" else "f32",
+            "PERFORMANCE_HINT": "LATENCY"}).create_infer_request()
+        return lambda x: request.infer([x])[0]
+
+    def load(self, weights: Weights, train: bool) -> None:
+        pass  # `prepare` has done it
+
+    def train_step(self) -> None:
+        raise NotImplementedError("a runtime of ONNX does not train")
+
+    def predict(self, x: np.ndarray) -> np.ndarray:
+        return self.run(x)[:, 0]
+
+    def peak(self) -> None:
+        return None

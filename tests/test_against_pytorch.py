@@ -14,7 +14,7 @@ import pytest
 from scripts import ROOT
 
 from benchmarks.against_pytorch import Round, choose_entrants, compare, main, table
-from benchmarks.sides import MEASURES, MEMORY, WAYS
+from benchmarks.sides import MEASURES, MEMORY, RUNTIMES, WAYS
 from utils.errors import UserError
 
 needs_torch = pytest.mark.skipif(
@@ -61,7 +61,7 @@ def entrants(*ways, precision="default"):
 
 
 def test_all_ways_or_a_few_take_turns_with_ours():
-    assert [*entrants()] == [*WAYS, "ours, float32", "ours, bf16"]
+    assert [*entrants()] == [*WAYS, *RUNTIMES, "ours, float32", "ours, bf16"]
     few = entrants("bf16", "eager")
     assert [*few] == ["eager", "bf16", "ours, float32", "ours, bf16"]
     assert [entrant.precision for entrant in few.values()] == ["float32", "bf16"] * 2
@@ -70,11 +70,12 @@ def test_all_ways_or_a_few_take_turns_with_ours():
 
 
 def test_the_ways_are_all_different_and_called_as_they_are():
-    assert len(set(WAYS.values())) == len(WAYS) == 11
+    assert len(set(WAYS.values())) == len(WAYS) == 12
     for name, way in WAYS.items():
         words = name.split("+")
-        assert (way.compile, way.channels_last, way.autocast, way.benchmark) == tuple(
-            word in words for word in ("compile", "channels_last", "bf16", "benchmark"))
+        assert (way.compile, way.channels_last, way.autocast, way.benchmark, way.freezing) == tuple(
+            word in words
+            for word in ("compile", "channels_last", "bf16", "benchmark", "freezing"))
         said = way.describe().replace("torch.compile", "compile").replace("bf16 autocast", "bf16")
         assert {*said.split(", ")} - {"eager", "float32"} == {
             word.replace("benchmark", "cudnn.benchmark") for word in words} - {"eager"}

@@ -74,29 +74,28 @@ struct Shape {
     int64_t tiles() const { return y.tiles() * x.tiles(); }
 };
 
-// T tiles of a phase of a map (an image's group).
+// T tiles of a phase of a map (an image's group), and where the first output of each lies.
 template <int T, bool rows, bool columns>
 struct Chunk {
     const Shape& s;
-    int64_t map, phase, start;
+    int64_t map, used, top[T], left[T];
 
     static int64_t per_phase(const Shape& s) { return (s.tiles() + T - 1) / T; }
     static int64_t count(const Shape& s) {
         return s.images * s.groups * s.y.dilation * s.x.dilation * per_phase(s);
     }
-    Chunk(const Shape& s, int64_t index)
-        : s(s), map(index / per_phase(s) / (s.y.dilation * s.x.dilation)),
-          phase(index / per_phase(s) % (s.y.dilation * s.x.dilation)), start(index % per_phase(s) * T) {}
+    Chunk(const Shape& s, int64_t index) : s(s) {
+        const int64_t phases = s.y.dilation * s.x.dilation, start = index % per_phase(s) * T;
+        const int64_t phase = index / per_phase(s) % phases;
+        map = index / per_phase(s) / phases;
+        used = std::min<int64_t>(T, s.tiles() - start);
+        for (int64_t t = 0; t < T; ++t) {  // after the last one it stands again
+            const int64_t tile = start + std::min(t, used - 1);
+            top[t] = phase / s.x.dilation + s.y.dilation * (tile / s.x.tiles() * (1 + rows));
+            left[t] = phase % s.x.dilation + s.x.dilation * (tile % s.x.tiles() * (1 + columns));
+        }
+    }
     int64_t group() const { return map % s.groups; }
-    int64_t tile(int64_t t) const { return std::min(start + t, s.tiles() - 1); }
-    bool is_used(int64_t t) const { return start + t < s.tiles(); }
-    // The first output of a tile.
-    int64_t top(int64_t tile) const {
-        return phase / s.x.dilation + s.y.dilation * (tile / s.x.tiles() * (1 + rows));
-    }
-    int64_t left(int64_t tile) const {
-        return phase % s.x.dilation + s.x.dilation * (tile % s.x.tiles() * (1 + columns));
-    }
 
     // v: positions × blocks × T × b.
     template <int b>
@@ -108,7 +107,7 @@ struct Chunk {
             const int64_t up = s.y.dilation * s.y.back(part / s.x.parts());
             const int64_t back = s.x.dilation * s.x.back(part % s.x.parts());
             for (int64_t t = 0; t < T; ++t)
-                transform_tile<b>(from, top(tile(t)) - up, left(tile(t)) - back,
+                transform_tile<b>(from, top[t] - up, left[t] - back,
                                   v + (block * T + t) * b, blocks * T * b);
         }
     }
@@ -164,10 +163,10 @@ struct Chunk {
         for (int j = 0; j < width; ++j)
             if (rows) output(r[0][j], r[1 * rows][j], r[2 * rows][j], r[3 * rows][j]);
         for (int i = 0; i <= rows; ++i) {
-            const int64_t row = top(start + t) + i * s.y.dilation;
+            const int64_t row = top[t] + i * s.y.dilation;
             if (columns) output(r[i][0], r[i][1 * columns], r[i][2 * columns], r[i][3 * columns]);
             for (int j = 0; j <= columns; ++j) {
-                const int64_t column = left(start + t) + j * s.x.dilation;
+                const int64_t column = left[t] + j * s.x.dilation;
                 if (row >= s.y.size || column >= s.x.size) continue;
                 const int64_t at = (row * s.x.size + column) * b;
                 const vec z = added ? r[i][j] + bias + load<b>(added + at) : r[i][j] + bias;
@@ -182,13 +181,13 @@ struct Chunk {
         constexpr int height = rows ? 4 : 1, width = columns ? 4 : 1;
         const int64_t step = s.outputs * T * b;
         for (int64_t i = 0; i < s.outputs * T; ++i, m += b) {
-            const int64_t t = i % T, row = top(start + t), column = left(start + t);
+            const int64_t t = i % T;
             const float* from = dy + (map * s.outputs + i / T) * s.y.size * s.x.size * b;
             typename Channels<b>::type r[height][width] = {};
-            if (is_used(t))
+            if (t < used)
                 for (int i = 0; i <= rows; ++i)
                     for (int j = 0; j <= columns; ++j)
-                        r[i][j] = inside<b>(from, row + i * s.y.dilation, column + j * s.x.dilation);
+                        r[i][j] = inside<b>(from, top[t] + i * s.y.dilation, left[t] + j * s.x.dilation);
             #pragma GCC unroll 2
             for (int j = 0; j <= columns; ++j)
                 if (rows) output_gradient(r[0][j], r[1 * rows][j], r[2 * rows][j], r[3 * rows][j]);
@@ -299,13 +298,13 @@ void convolve(const Shape& s, const float* x, const float* w, bool reversed, con
                 for (int64_t i = 0; i < positions; ++i)
                     multiply<b, T, O>(blocks, v.begin() + i * blocks * T * b, own + i * part,
                                       m.begin() + i * O * T * b);
-                for (int64_t i = 0; i < O * T; ++i) {
-                    const int64_t out = o + i / T, at = (chunk.map * s.outputs + out) * plane;
-                    if (chunk.is_used(i % T))
+                for (int64_t out = o; out < o + O; ++out) {
+                    const int64_t at = (chunk.map * s.outputs + out) * plane;
+                    const auto shift = bias ? load<b>(bias + (chunk.group() * s.outputs + out) * b)
+                                            : typename Channels<b>::type{};
+                    for (int64_t t = 0; t < chunk.used; ++t)
                         chunk.template transform_output<b>(
-                            m.begin() + i * b, O * T * b, i % T,
-                            bias ? load<b>(bias + (chunk.group() * s.outputs + out) * b)
-                                 : typename Channels<b>::type{},
+                            m.begin() + ((out - o) * T + t) * b, O * T * b, t, shift,
                             added ? added + at : nullptr, slope, y + at);
                 }
             }
