@@ -178,7 +178,9 @@ class Ours(Side):
         self.net.train()  # eval() stops the gradients, and Adam takes no parameter without
         self.optimizer = Adam(self.net.parameters(), self.args.lr)
         if not train:
-            self.net.eval()
+            from utils.predict.maps import to_predict
+
+            self.fast = to_predict(self.net)
 
     def train_step(self) -> None:
         from model import soft_iou_loss
@@ -190,7 +192,7 @@ class Ours(Side):
     def predict(self, x: np.ndarray) -> np.ndarray:
         from utils.predict.maps import predict
 
-        return predict(self.net, x)
+        return predict(self.fast, x)
 
     def peak(self) -> int | None:
         if self.device == "cuda":

@@ -57,8 +57,8 @@ void bias_activated(int64_t rows, int64_t G, int64_t P, const bfloat16* x, const
 
 // The mean of each row and channel over P pixels, in double precision: in parts, for there may be
 // fewer rows than threads.
-template <int B>
-void means(int64_t rows, int64_t P, const bfloat16* x, double* mean) {
+template <int B, class T>
+void means(int64_t rows, int64_t P, const T* x, double* mean) {
     const int64_t size = 1024, parts = (P + size - 1) / size;
     std::vector<double> totals(rows * parts * B);
     #pragma omp parallel for collapse(2)

@@ -23,6 +23,11 @@ def load_model(model_name: str, weights: str | Path) -> runtime.jt.Module:
     """
     net = build_model(model_name)
     load_weights(net, weights)
+    return to_predict(net)
+
+
+def to_predict(net: runtime.jt.Module) -> runtime.jt.Module:
+    """The fast form of a network in the precision that Jittor was started with."""
     net.eval()
     return fast_form(net, "bfloat16" if runtime.precision() == runtime.BF16 else "float32")
 
