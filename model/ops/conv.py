@@ -80,12 +80,12 @@ class _ConvWinograd(_ConvOneDNN):
             cpu_src=f"winograd::{function}<{x.shape[4]}, {rows}, {columns}>"
                     f"({', '.join(arguments)}, out0, data);", data={**self.data, **data})
 
-    def forward(self, shape, x, weight, bias=None, added=None, slope=LINEAR, reversed=0):
+    def forward(self, shape, x, weight, bias=None, added=None, slope=LINEAR, backward=0):
         inputs = [v for v in (x, weight, bias, added) if v is not None]
         names = iter([f"in{i}" for i in range(len(inputs))])
         pointers = ["nullptr" if v is None else next(names) for v in (x, weight, bias, added)]
         return self.code("run", shape, x, weight.shape[2:], *pointers, inputs=inputs, slope=slope,
-                         reversed=reversed)
+                         backward=backward)
 
     def execute(self, x, weight):
         self.saved = x, weight
@@ -93,7 +93,7 @@ class _ConvWinograd(_ConvOneDNN):
 
     def grad(self, dy):
         x, weight = self.saved
-        return (self.forward(x.shape, dy, weight, reversed=1),
+        return (self.forward(x.shape, dy, weight, backward=1),
                 self.code("gradient", weight.shape, x, weight.shape[2:], "in0", "in1",
                           inputs=[x, dy]))
 

@@ -10,6 +10,7 @@
 #include <cstdint>
 #include <memory>
 #include <omp.h>
+#include <vector>
 
 namespace winograd {
 
@@ -207,12 +208,12 @@ struct Chunk {
 template <int b>
 struct Weights {
     int64_t taps, step_in, step_out;
-    bool reversed;
+    bool backward;
 
-    Weights(const Shape& s, bool reversed)
-        : taps(s.y.taps * s.x.taps), step_in(reversed ? s.outputs * b * taps : taps),
-          step_out(reversed ? taps : s.inputs * b * taps), reversed(reversed) {}
-    int64_t tap(int64_t i) const { return reversed ? taps - 1 - i : i; }
+    Weights(const Shape& s, bool backward)
+        : taps(s.y.taps * s.x.taps), step_in(backward ? s.outputs * b * taps : taps),
+          step_out(backward ? taps : s.inputs * b * taps), backward(backward) {}
+    int64_t tap(int64_t i) const { return backward ? taps - 1 - i : i; }
 };
 
 // Calls f(i, j, tap) for the taps of a part of the kernel that are there.
@@ -272,13 +273,13 @@ void multiply(int64_t blocks, const float* v, const float* u, float* m) {
 }
 
 template <int b, int T, int O, bool rows, bool columns>
-void convolve(const Shape& s, const float* x, const float* w, bool reversed, const float* bias,
+void convolve(const Shape& s, const float* x, const float* w, bool backward, const float* bias,
               const float* added, float slope, float* y) {
     typedef Chunk<T, rows, columns> Tiles;
     constexpr int positions = (rows ? 4 : 1) * (columns ? 4 : 1);
     const int64_t plane = s.y.size * s.x.size * b, blocks = s.blocks(), part = blocks * b * O * b;
     const int64_t kernels = positions * s.outputs / O * part;
-    const Weights<b> weights(s, reversed);
+    const Weights<b> weights(s, backward);
     const Buffer u(s.groups * kernels);
     #pragma omp parallel
     {
@@ -338,10 +339,10 @@ void kernel_gradients(const Shape& s, const float* x, const float* dy, float* dw
     typedef Chunk<T, rows, columns> Tiles;
     constexpr int height = rows ? 4 : 1, width = columns ? 4 : 1, positions = height * width;
     const int64_t blocks = s.blocks(), row = s.outputs * b, kernels = positions * blocks * b * row;
-    const int64_t threads = omp_get_max_threads(), all = s.groups * kernels;
+    const int64_t threads = omp_get_max_threads();
     const Weights<b> weights(s, false);
-    const Buffer sums(threads * all);  // of each thread: positions × blocks·b × outputs·b
-    std::fill_n(sums.begin(), threads * all, 0.0f);
+    const Buffer sums(threads * s.groups * kernels);  // of each thread: positions × blocks·b × outputs·b
+    std::vector<char> used(threads * s.groups);  // most threads see few groups
     #pragma omp parallel
     {
         const Buffer v(positions * blocks * T * b), m(positions * s.outputs * T * b);
@@ -350,7 +351,10 @@ void kernel_gradients(const Shape& s, const float* x, const float* dy, float* dw
             const Tiles chunk(s, index);
             chunk.template transform_input<b>(x, v.begin());
             chunk.template transform_gradient<b>(dy, m.begin());
-            float* du = sums.begin() + omp_get_thread_num() * all + chunk.group() * kernels;
+            const int64_t own = omp_get_thread_num() * s.groups + chunk.group();
+            float* du = sums.begin() + own * kernels;
+            if (!used[own]) std::fill_n(du, kernels, 0.0f);
+            used[own] = true;
             for (int64_t i = 0; i < positions * blocks; ++i, du += b * row)
                 for (int64_t o = 0; o < s.outputs; o += O)
                     for (int c = 0; c < b; c += C)
@@ -363,10 +367,10 @@ void kernel_gradients(const Shape& s, const float* x, const float* dy, float* dw
             const int64_t o = i % s.outputs, in = i / s.outputs % (blocks * b);
             const int64_t g = i / s.outputs / (blocks * b), c = in % (s.inputs * b);
             vec r[4][4] = {};
-            for (int64_t copy = 0; copy < threads; ++copy)
-                for (int p = 0; p < positions; ++p)
+            for (int64_t copy = g; copy < threads * s.groups; copy += s.groups)
+                for (int p = 0; used[copy] && p < positions; ++p)
                     r[p / width][p % width] += load<b>(
-                        sums.begin() + copy * all + g * kernels + (p * blocks * b + in) * row + o * b);
+                        sums.begin() + copy * kernels + (p * blocks * b + in) * row + o * b);
             for (int j = 0; j < width; ++j)
                 if (rows) kernel_gradient(r[0][j], r[1][j], r[2][j], r[3][j]);
             for (int k = 0; k < 3; ++k)
@@ -395,7 +399,7 @@ void run(jittor::Var* x, jittor::Var* w, jittor::Var* bias, jittor::Var* added, 
     const Shape s = shape_of(x, y, w, settings);
     const auto chosen = s.outputs % 2 ? convolve<b, b == 16 ? 28 : 12, 1, rows, columns>
                                       : convolve<b, b == 16 ? 14 : 6, 2, rows, columns>;
-    chosen(s, x->ptr<float>(), w->ptr<float>(), bool(settings["reversed"]),
+    chosen(s, x->ptr<float>(), w->ptr<float>(), bool(settings["backward"]),
            bias ? bias->ptr<float>() : nullptr, added ? added->ptr<float>() : nullptr,
            bias ? float(settings["slope"]) : 1, y->ptr<float>());
 }
