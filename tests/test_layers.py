@@ -59,6 +59,14 @@ def test_convolutions_in_fewer_multiplications(
         np.testing.assert_allclose(found, expected, atol=3e-6 * np.abs(expected).max())
 
 
+def test_a_3x3_convolution_in_training_gives_equal_pixels_for_equal_surroundings(rng):
+    """The gradient of a max-pool goes to the first of equals, in PyTorch and in the truth."""
+    x = jt.array(np.broadcast_to(normal(rng, 1, 32, 1, 1), (1, 32, 12, 14)).copy())
+    y = leave(conv2d(enter(x), jt.array(normal(rng, 16, 32, 3, 3)), 1, 1)).numpy()
+    inside = y[:, :, 1:-1, 1:-1]
+    np.testing.assert_array_equal(inside, np.broadcast_to(inside[:, :, :1, :1], inside.shape))
+
+
 def test_the_gradient_of_a_bias_does_not_lose_digits_in_its_sum(rng):
     conv = Conv2d(2, 3, 1)
     x, dy = normal(rng, 2, 2, 256, 256), normal(rng, 2, 3, 256, 256) + 1

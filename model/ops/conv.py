@@ -71,7 +71,12 @@ class _ConvOneDNN(jt.Function):
 
 
 class _ConvWinograd(_ConvOneDNN):
-    """A convolution with an odd kernel that keeps the size, in fewer multiplications."""
+    """A convolution with an odd kernel that keeps the size, in fewer multiplications.
+
+    Winograd's tiles round equal values differently, by their place. The UNets pool what plain 3×3
+    convolutions give, and the gradient of a maximum goes to the first of equals, so in training
+    (`execute`) the results of these are oneDNN's; their gradients, and all others, are not.
+    """
 
     def code(self, function, shape, x, taps, *arguments, inputs, **data):
         rows, columns = (str(n > 1).lower() for n in taps)
@@ -88,8 +93,11 @@ class _ConvWinograd(_ConvOneDNN):
                          backward=backward)
 
     def execute(self, x, weight):
-        self.saved = x, weight
-        return self.forward(self.output_shape(x, weight), x, weight)
+        self.saved, shape = (x, weight), self.output_shape(x, weight)
+        plain = self.data["dilation_h"] == self.data["groups"] == 1
+        if plain and tuple(weight.shape[2:]) == (3, 3):
+            return self.run("forward", shape, x.dtype, x, weight)
+        return self.forward(shape, x, weight)
 
     def grad(self, dy):
         x, weight = self.saved
