@@ -23,10 +23,9 @@ NUMBERS = Path(__file__).parent / "numbers"
 FACTOR, FACTORS = 3, {"gradient, largest": 5}
 # Official float32 is by luck sometimes exact to the last digit, where three times nothing is asked.
 FLOORS = {"evaluation output": 2e-7, "training output": 2e-7, "loss": 6e-8}
-# Two small images: a value near zero on the other side of a ReLU moves half of the gradients.
-# PyTorch's own median for L2SKNet_1D_UNet, 7.5e-7, becomes 4e-6 to 2.4e-5 in 10 of 40 draws, and
-# stays below 1.3e-6 in the others, if each weight is moved by half of its last digit.
-SMALL_FLOORS = {"gradient, median": 2.4e-5}
+# Two small images: a value near zero on the other side of a ReLU moves half of the gradients. On
+# one CPU (Zen 3) PyTorch's own median for L2SKNet_1D_UNet is 1.1e-5 with oneDNN, 7e-7 without.
+SMALL_FLOORS = {"gradient, median": 1.1e-5}
 
 Fixture = Mapping[str, np.ndarray]  # what `load` returns
 Errors = tuple[float, float]  # ours, and that of official float32
