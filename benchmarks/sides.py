@@ -281,16 +281,16 @@ class OnnxRuntime(Side):
             raise UserError("is compared on the CPU only")
         super().__init__(args)
         self.name, self.device, self.package, self.precision = name, device, package, precision
+        self.folder = tempfile.TemporaryDirectory()  # goes with this process
         self.description = f"{package} {metadata.version(package)}, {precision}, our ONNX file"
 
     def prepare(self, key: str, weights: Weights) -> None:
-        batch = 1 if key == "latency" else self.args.batch_size
-        with tempfile.TemporaryDirectory() as folder:
-            source, target = Path(folder, "weights.npz"), Path(folder, "network.onnx")
+        source, target = (Path(self.folder.name, name) for name in ("net.npz", "net.onnx"))
+        if not target.is_file():  # for each measure the weights are the same
             np.savez(source, **weights)
             subprocess.run([sys.executable, ROOT / "convert_weights.py", source, target,
                             "--model_name", self.name], check=True, capture_output=True)
-            self.run = self._session(target, batch)
+        self.run = self._session(target, 1 if key == "latency" else self.args.batch_size)
         super().prepare(key, weights)
 
     def _session(self, path, batch):

@@ -192,7 +192,7 @@ def _stream(
     workers = max(1, options.num_workers)
     writing: deque[Future] = deque()
     with ThreadPoolExecutor(workers) as pool:
-        most = 1 if options.tile else AT_ONCE["cuda" if runtime.jt.flags.use_cuda else "cpu"]
+        most = 1 if options.tile else AT_ONCE["cuda" if runtime.on_gpu() else "cpu"]
         reading = _read_ahead(pool, named, max(workers, most), options.stretch)
         bar = tqdm(reading, paths.model_name, len(named), unit="image", disable=None)
         for group in _in_batches(bar, most, outcome.problems):

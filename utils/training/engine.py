@@ -56,7 +56,7 @@ def training_steps(
     """
     jt = runtime.jt
     net.train()
-    at_once = at_once or (STEPS_AT_ONCE if jt.flags.use_cuda else 1)
+    at_once = at_once or (STEPS_AT_ONCE if runtime.on_gpu() else 1)
     total = num_train_batches(split, recipe.batch_size)
     augmentation = Augmentation(*(getattr(recipe, name) for name in Augmentation._fields))
     batches = train_batches(split, recipe.batch_size, recipe.image_size, recipe.seed, epoch,
