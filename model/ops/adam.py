@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterator, Sequence
 
 from . import jt
@@ -24,19 +25,24 @@ def updated(
     """
     beta1, beta2 = betas
     data = dict(zip(_NAMES, (1 - beta1, beta2, 1 - beta2, eps, step_size, correction)))
-    for start in range(0, len(parameters), _AT_ONCE):
-        chosen = slice(start, start + _AT_ONCE)
-        rows = list(zip(parameters[chosen], gradients[chosen], *zip(*moments[chosen])))
-        shapes = [row[0].shape for row in rows for _ in range(3)]
-        tensors = ", ".join(
-            "{" + ", ".join([f"{{in{4 * i + k}}}" for k in range(4)]
-                            + [f"{{out{3 * i + k}}}" for k in range(3)] + [f"in{4 * i}->num"]) + "}"
-            for i in range(len(rows)))
-        settings = ", ".join(f'float(data["{name}"])' for name in _NAMES)
-        new = cuda_code(
-            shapes, ["float32"] * len(shapes), [x for row in rows for x in row], "adam.cuh",
-            f"const adam::Tensors all = {{{{{tensors}}}}};\n"
-            f"const int count = {len(rows)}, segments = adam::segments(all, count);\n"
-            f"const adam::Settings settings = {{{settings}}};\n"
-            "LAUNCH((adam::update), count * segments, all, segments, settings);", data)
+    rows = list(zip(parameters, gradients, *zip(*moments)))
+    for start in range(0, len(rows), _AT_ONCE):
+        chosen = rows[start : start + _AT_ONCE]
+        shapes = [row[0].shape for row in chosen for _ in range(3)]
+        new = cuda_code(shapes, ["float32"] * len(shapes), [x for row in chosen for x in row],
+                        "adam.cuh", _source(len(chosen)), data)
         yield from (tuple(new[i : i + 3]) for i in range(0, len(new), 3))
+
+
+@functools.cache
+def _source(count):
+    """The update of so many parameters."""
+    tensors = ", ".join(
+        "{" + ", ".join([f"{{in{4 * i + k}}}" for k in range(4)]
+                        + [f"{{out{3 * i + k}}}" for k in range(3)] + [f"in{4 * i}->num"]) + "}"
+        for i in range(count))
+    settings = ", ".join(f'float(data["{name}"])' for name in _NAMES)
+    return (f"const adam::Tensors all = {{{{{tensors}}}}};\n"
+            f"const int count = {count}, segments = adam::segments(all, count);\n"
+            f"const adam::Settings settings = {{{settings}}};\n"
+            "LAUNCH((adam::update), count * segments, all, segments, settings);")

@@ -16,7 +16,7 @@ from . import jt
 from .batch_norm import LINEAR
 from .elementwise import bias_activated
 from .layout import shape_like, shape_of, widest_block
-from .native import BFLOAT16, on_cuda, read_header
+from .native import BFLOAT16, include, on_cuda
 
 Pair = tuple[int, int]  # vertical, horizontal
 
@@ -45,7 +45,7 @@ class _ConvOneDNN(jt.Function):
                                 "input to float32, an image to [0, 1]")
         operands = ", ".join(f"in{i}" for i in range(len(inputs)))
         y = jt.code(
-            shape, dtype, list(inputs), cpu_header=read_header("conv.h"),
+            shape, dtype, list(inputs), cpu_header=include("conv.h"),
             cpu_src=f"onednn::{function}({operands}, out0, data);", data=self.data,
         )
         y.compile_options = _compile_options()
@@ -81,7 +81,7 @@ class _ConvWinograd(_ConvOneDNN):
     def code(self, function, shape, x, taps, *arguments, inputs, **data):
         rows, columns = (str(n > 1).lower() for n in taps)
         return jt.code(
-            shape, "float32", inputs, cpu_header=read_header("winograd.h"),
+            shape, "float32", inputs, cpu_header=include("winograd.h"),
             cpu_src=f"winograd::{function}<{x.shape[4]}, {rows}, {columns}>"
                     f"({', '.join(arguments)}, out0, data);", data={**self.data, **data})
 

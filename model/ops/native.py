@@ -1,13 +1,11 @@
-"""The C++ and CUDA of the operators: `.h` and `.cuh` files, handed to Jittor as text.
-
-Jittor compiles an operator anew when its text changes. An `#include` would hide the text from it,
-and an edited file go on running as it was.
-"""
+"""The C++ and CUDA of the operators, `.h` and `.cuh` files, and how Jittor gets them."""
 
 from __future__ import annotations
 
 import contextlib
 import functools
+import hashlib
+import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -40,9 +38,22 @@ def rehearse_cuda() -> Iterator[None]:
 
 
 @functools.cache
-def read_header(name: str) -> str:
-    """The text of `name`, a file of this folder, for the `cpu_header` of `jt.code`."""
-    return Path(__file__).with_name(name).read_text("utf-8")
+def include(*names: str) -> str:
+    """The line that includes files of this folder, for the `cpu_header` of `jt.code`.
+
+    Jittor copies and compares the text of an operator each time it runs, so the files are not part
+    of it. They lie in Jittor's cache, under a name that tells what is in them: an edited file makes
+    another operator, which is compiled.
+    """
+    text = "".join(Path(__file__).with_name(name).read_text("utf-8") for name in names)
+    digest = hashlib.sha256(text.encode()).hexdigest()[:16]
+    path = Path(jt.flags.cache_path, "headers", f"{digest}.h")
+    if not path.is_file():
+        path.parent.mkdir(exist_ok=True)
+        temporary = path.with_name(f"{path.name}.{os.getpid()}")
+        temporary.write_text(text, "utf-8")
+        temporary.replace(path)
+    return f'#include "{path}"\n'
 
 
 def code(
@@ -58,23 +69,23 @@ def code(
         source: C++ in which {in0}, {out0} … are pointers to values of the operands' types.
     """
     outputs = dtypes if isinstance(dtypes, list) else [dtypes]
-    source = _with_pointers(source, tuple(str(x.dtype) for x in inputs), tuple(map(str, outputs)))
-    return jt.code(shapes, dtypes, list(inputs), cpu_src=source, cpu_header=_with_values(header))
+    source = _with_types(source, tuple(str(x.dtype) for x in inputs), tuple(map(str, outputs)))
+    return jt.code(shapes, dtypes, list(inputs), cpu_src=source,
+                   cpu_header=include("values.h", header))
 
 
 @functools.cache  # a network predicts with a hundred operators, always the same ones
-def _with_pointers(source, inputs, outputs):
+def _with_types(source, inputs, outputs):
     for prefix, dtypes in ("in", inputs), ("out", outputs):
         for i, dtype in enumerate(dtypes):
-            # Jittor's own bfloat16 cuts off digits, see values.h.
-            cast = "(values::bfloat16*)" if dtype == BFLOAT16 else ""
-            source = source.replace(f"{{{prefix}{i}}}", f"{cast}{prefix}{i}_p")
-    return source
+            if dtype == BFLOAT16:  # Jittor's own cuts off digits, see values.h
+                source = source.replace(f"{{{prefix}{i}}}", f"(values::bfloat16*){prefix}{i}_p")
+    return _with_pointers(source)
 
 
 @functools.cache
-def _with_values(header):
-    return read_header("values.h") + read_header(header)
+def _with_pointers(source):
+    return re.sub(r"{((in|out)\d+)}", r"\1_p", source)
 
 
 def cuda_code(
@@ -93,13 +104,12 @@ def cuda_code(
     the bytes of their operands, added up over the launches. A launch that names no operand counts
     all of them.
     """
-    outputs = dtypes if isinstance(dtypes, list) else [dtypes]
-    text = _with_pointers(source, tuple(str(x.dtype) for x in inputs), tuple(map(str, outputs)))
+    text = _with_pointers(source)
     if not _rehearsing:
         return jt.code(shapes, dtypes, list(inputs), cuda_src=text, data=dict(data or {}),
-                       cuda_header=_cuda_header("launch.cuh", header))
+                       cuda_header=include("launch.cuh", "block.cuh", header))
     y = jt.code(shapes, dtypes, list(inputs), cpu_src=text, data=dict(data or {}),
-                cpu_header=_cuda_header("cuda_on_cpu.h", header))
+                cpu_header=include("cuda_on_cpu.h", "block.cuh", header))
     first, *others = [y] if isinstance(y, jt.Var) else y
     operands = {f"in{i}": x for i, x in enumerate(inputs)}
     operands.update((f"out{i}", x) for i, x in enumerate([first, *others]))
@@ -109,11 +119,6 @@ def cuda_code(
     size = sum(x.numel() * BYTES.get(str(x.dtype), 1) for x in moved)
     first.name(f"{len(launches)}_{size}")
     return y
-
-
-@functools.cache
-def _cuda_header(base, header):
-    return "".join(map(read_header, (base, "block.cuh", header)))
 
 
 def block_of_operand(x: jt.Var) -> int:
