@@ -14,14 +14,14 @@ from .ops.resize import crop, pad_to_multiple
 
 CHANNELS = (16, 32, 64, 128)
 
-# Per level, its parallel branches: the arguments of the kernel after its channels.
+# Per level one row, per parallel branch (kernel size, dilation).
 BRANCHES_2D = (
     ((9, 2), (5, 2), (3, 2), (3, 1)),
     ((5, 2), (3, 2), (3, 1)),
     ((3, 2), (3, 1)),
     ((3, 1),),
 )
-BRANCHES_1D = (
+BRANCHES_1D = (  # (kernel size,)
     ((17,), (9,), (5,), (3,)),
     ((9,), (5,), (3,)),
     ((5,), (3,)),
@@ -38,9 +38,9 @@ class Branch(jt.nn.Sequential):
 
 
 class ContrastStage:
-    """The contrast stage of one level, N×C×H×W → N×C×H×W: the sum of its branches, merged.
+    """The contrast stage of one level, N×C×H×W → N×C×H×W: the sum of its branches, then `merge`.
 
-    Not a jt.Module: the official names of its parameters have no prefix for a stage
+    Not a jt.Module: the official parameter names have no prefix for a stage
     (`contrast0_1.0.conv.weight`, `contrConV_0.0.weight`), so `ContrastNet` owns the parts.
     """
 
@@ -50,8 +50,8 @@ class ContrastStage:
     def __call__(self, x: jt.Var) -> jt.Var:
         pooled = global_average(x)
         kernels, norms = zip(*self.branches)
-        # Branch 0 is computed last: the order of the branches is the order in which the gradients
-        # of x are added, and decides their rounding.
+        # Branch 0 is computed last: in the order of the branches the gradients of x are added, and
+        # that order decides their rounding.
         *others, first = [kernel(x, pooled) for kernel in (*kernels[1:], kernels[0])]
         total = add_norms(norms, [first, *others])
         return total if self.merge is None else self.merge(total)
@@ -60,16 +60,16 @@ class ContrastStage:
 class ContrastNet(jt.Module):
     """A network with a contrast stage on each of its four levels; `kernels` is "2D" or "1D".
 
-    A network defines `logits`: image → N×1×H×W, with `contrast` on the way.
+    A subclass defines `logits`, N×1×H×W → N×1×H×W, which calls `contrast` once per level.
     """
 
-    multiple = 1  # height and width are padded to a multiple of it
+    multiple = 1  # height and width of an image are padded to multiples of this number
 
     def __init__(self, kernels: str):
         kernel, levels = KERNEL_FAMILIES[kernels]
         self.stages = []
-        for level, (channels, table) in enumerate(zip(CHANNELS, levels)):
-            branches = [Branch(kernel(channels, *arguments), channels) for arguments in table]
+        for level, (channels, row) in enumerate(zip(CHANNELS, levels)):
+            branches = [Branch(kernel(channels, *sizes), channels) for sizes in row]
             if len(branches) == 1:
                 self.add_module(f"contrast{level}", branches[0])
                 self.stages.append(ContrastStage(branches, None))

@@ -1,11 +1,12 @@
 """Networks for prediction: everything that is constant after training is folded, once.
 
-A batch norm in evaluation is affine, so it goes into the convolution before it. The kernels of an
-LLSKM are affine in θ, K = A + θ∘B, so the formula is evaluated twice, A = K(0) and B = K(1) − K(0),
-and never stated again here. All folding is done in float64, the constants are float32. In bfloat16
-the activations and, inside a convolution, its kernel are rounded.
+A batch norm in evaluation is affine, so it is folded into the convolution before it. The kernels of
+an LLSKM are affine in θ, K = A + θ∘B: A = K(0) and B = K(1) − K(0) come from two calls of its own
+`kernels`, so this file does not repeat the formula. Folding is done in float64. Constants are kept
+in float32, those of θ, A and B in float64. With bfloat16, activations are stored rounded, and a
+convolution rounds its kernel when it uses it.
 
-`fast` rewrites the tree of modules and leaves the way of an image through the network as it is.
+`fast` replaces modules; `logits`, the way of an image through the network, stays.
 """
 
 from __future__ import annotations
@@ -34,10 +35,10 @@ def fast(net: ContrastNet, dtype: str = "float32") -> ContrastNet:
     """The network for prediction, N×1×H×W → N×1×H×W probabilities, without gradients.
 
     Args:
-        net: a network of `model.build_model` with its weights; it is left as it is. What is done to
-            it later does not change the fast one.
-        dtype: of activations between the first and the last layer, "float32" or "bfloat16" (on a
-            CPU with AVX512-BF16).
+        net: a network of `model.build_model` with its weights. It is not changed, and later changes
+            of it do not reach the fast network.
+        dtype: type of the activations between the first and the last layer, "float32" or
+            "bfloat16" (on a CPU with AVX512-BF16).
     """
     stages = net.stages
     made = copy.copy(net)
@@ -59,14 +60,14 @@ class FastConv(jt.Module):
     Args:
         weight: O×C×kh×kw float64.
         bias: O float64.
-        slope: of the activation, as in `BatchNorm`.
+        slope: slope of the activation, as in `BatchNorm`.
     """
 
     def __init__(self, weight: np.ndarray, bias: np.ndarray, slope: float, stride: int | Pair = 1,
                  padding: int | Pair = 0):
         self.weight, self.bias, self.slope = _constant(weight), _constant(bias), slope
         self.stride, self.padding = stride, padding
-        self.output_dtype: str | None = None  # the dtype of its input
+        self.output_dtype: str | None = None  # None: the dtype of the input
 
     def reads_image(self) -> bool:
         """True for the first layer, whose input has one channel and stays in float32."""
@@ -96,7 +97,7 @@ class FastUp(jt.Module):
 
 
 class FastFuse(jt.Module):
-    """`Fuse`: convolution, norm and resize commute, so the resize comes last, with the sum."""
+    """`Fuse`: the norm commutes with the resize, so one operator resizes, activates and adds."""
 
     def __init__(self, module: Fuse):
         conv, norm = module.feature_high
@@ -119,7 +120,7 @@ class FastHead(jt.Module):
 
 
 class FastStage(jt.Module):
-    """`ContrastStage`, with θ of all branches at once."""
+    """`ContrastStage`; θ of all branches is computed together."""
 
     def __init__(self, stage: ContrastStage):
         kernels, norms = zip(*stage.branches)
@@ -154,29 +155,30 @@ class FastAttention(jt.Module):
 
 
 class _Affine(jt.Module):
-    """K = A + θ∘B, times the scale of the norm that follows, whose shift is kept beside it."""
+    """A and B of K = A + θ∘B, both times the scale of the norm that follows; and the norm's shift.
+    """
 
     def __init__(self, kernel: jt.Module, norm: BatchNorm):
         channels = norm.weight.shape[0]
         scale, shift = scale_and_shift(norm)
-        at = [kernel.kernels(jt.full((1, channels, 1, 1), theta).float64()).numpy()
-              for theta in (0.0, 1.0)]
-        a, b = (array * scale[:, None, None, None] for array in (at[0], at[1] - at[0]))
+        at_0, at_1 = (kernel.kernels(jt.full((1, channels, 1, 1), theta).float64()).numpy()
+                      for theta in (0.0, 1.0))
+        a, b = (array * scale[:, None, None, None] for array in (at_0, at_1 - at_0))
         self.a, self.b = _constant(a, "float64"), _constant(b, "float64")  # 1×C×C×k×k float64
         self.shift = shift
 
     def kernels(self, theta: jt.Var) -> jt.Var:
-        """θ, N×C×1×1 float64 → the kernels of each image, N×C×C×k×k float32."""
+        """θ, N×C×1×1 float64 → one kernel per image, N×C×C×k×k float32."""
         return (self.a + theta.unsqueeze(4) * self.b).float32()
 
     def centre(self) -> jt.Var:
-        """The one tap of B, C×C×1×1 float32."""
+        """The centre tap of B, its only tap that is not zero, C×C×1×1 float32."""
         half = self.b.shape[3] // 2
         return self.b[0, :, :, half : half + 1, half : half + 1].float32()
 
 
 class FastLLSKM(_Affine):
-    """A branch with `LLSKM`."""
+    """`Branch` with an `LLSKM`."""
 
     def __init__(self, kernel: LLSKM, norm: BatchNorm):
         super().__init__(kernel, norm)
@@ -189,7 +191,7 @@ class FastLLSKM(_Affine):
 
 
 class FastLLSKM1D(_Affine):
-    """A branch with `LLSKM1D`: K is 1×1, and the separable pair is subtracted."""
+    """`Branch` with an `LLSKM1D`: K is 1×1, and the two separable convolutions are subtracted."""
 
     def __init__(self, kernel: jt.Module, norm: BatchNorm):
         super().__init__(kernel, norm)
@@ -208,7 +210,7 @@ class FastLLSKM1D(_Affine):
 def scale_and_shift(
     norm: BatchNorm, conv_bias: jt.Var | None = None
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Per-channel scale and shift, float64, that replace this norm and the bias before it."""
+    """Per-channel scale and shift, float64, that replace a norm and the bias before the norm."""
     scale = _float64(norm.weight) / np.sqrt(_float64(norm.running_var) + EPS)
     mean = _float64(norm.running_mean)
     if conv_bias is not None:
@@ -248,7 +250,7 @@ _FAST = {ConvStack: _stack, Up: FastUp, Fuse: FastFuse, Head: FastHead, Conv2d: 
 
 
 def _rewritten(module: jt.Module) -> jt.Module:
-    """The module with all that `_FAST` knows replaced, at any depth."""
+    """A copy of the module in which each part that `_FAST` knows is replaced, at any depth."""
     if type(module) in _FAST:
         return _FAST[type(module)](module)
     made = copy.copy(module)

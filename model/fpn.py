@@ -45,7 +45,8 @@ class Fuse(jt.Module):
         self.feature_high = ConvStack({0: (conv, BatchNorm(fine_channels, RELU))})
 
     def execute(self, coarse: jt.Var, fine: jt.Var) -> jt.Var:
-        # A 1×1 convolution commutes with the interpolation, and costs a quarter before it.
+        # A 1×1 convolution commutes with the resize, and on the coarse level has a quarter of the
+        # pixels to compute.
         conv, norm = self.feature_high
         resized = resize_bilinear(conv.without_bias(coarse), fine.shape[2:4])
         return add([norm(resized, conv.bias), fine])

@@ -41,7 +41,7 @@ class Conv2d(jt.Module):
         self.stride, self.padding = stride, padding
 
     def without_bias(self, x: jt.Var) -> jt.Var:
-        """The convolution alone, for a batch norm that takes the bias over."""
+        """The convolution alone; the batch norm after it is given the bias."""
         return conv2d(x, self.weight, self.stride, self.padding)
 
     def execute(self, x: jt.Var) -> jt.Var:
@@ -54,7 +54,7 @@ class BatchNorm(jt.Module):
 
     Args:
         channels: C.
-        slope: of the activation where its input is negative: RELU, LEAKY, or LINEAR for none.
+        slope: slope of the activation for negative inputs: RELU, LEAKY, or LINEAR for none.
     """
 
     def __init__(self, channels: int, slope: float):
@@ -83,7 +83,7 @@ class BatchNorm(jt.Module):
 
 
 def add_norms(norms: Sequence[BatchNorm], xs: Sequence[jt.Var]) -> jt.Var:
-    """Σ norm(x) of norms with the same activation."""
+    """Σ norm(x) over pairs of a norm and its input; all norms have one activation."""
     if not (norms[0].is_training() and can_sum_norms(len(norms))):
         return add([norm(x) for norm, x in zip(norms, xs)])
     total, running = sum_of_norms(xs, [norm.parts() for norm in norms], norms[0].slope)
@@ -96,8 +96,8 @@ class ConvStack(jt.nn.Sequential):
     """One or more of [convolution → batch norm → activation].
 
     Args:
-        steps: index of the convolution in the official nn.Sequential → the convolution and its
-            norm, which has the next index.
+        steps: index of a convolution in the official nn.Sequential → the convolution and its norm.
+            The norm has the next index.
     """
 
     def __init__(self, steps: Mapping[int, tuple[jt.Module, BatchNorm]]):
@@ -118,5 +118,5 @@ def conv3x3(in_channels: int, out_channels: int, stride: int = 1, bias: bool = F
 
 
 def conv1x1(in_channels: int, out_channels: int, stride: int = 1, bias: bool = False) -> Conv2d:
-    """A convolution over channels alone."""
+    """A 1×1 convolution, which mixes channels alone."""
     return Conv2d(in_channels, out_channels, 1, stride, bias=bias)

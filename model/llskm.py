@@ -2,14 +2,15 @@
 
     Y = W_sum * X  −  W * X  +  θ(X) ∘ (W_c * X)
 
-W_sum and W_c are 1×1 kernels: the sum of W over its taps, and its centre tap. θ is one weight per
-image and output channel, so all three terms are *one* convolution, with one kernel per image:
+W is a learned k×k kernel; W_sum, the sum of its taps, and W_c, its centre tap, are 1×1 kernels.
+The first two terms see contrast alone: inside a constant area they give zero. The third adds the
+pixel itself, weighted by the attention θ, one number between 0 and 1 per image and output channel.
+All three terms are *one* convolution, with one kernel per image:
 
-    K_n = δ_centre · (W_sum + θ_n ∘ W_c) − W
+    K_n = δ_centre · (W_sum + θ_n ∘ W_c) − W        (δ_centre: 1 at the centre tap, 0 elsewhere)
 
-which is a convolution grouped over the batch: one pass over memory in place of three. K_n is affine
-in θ_n, so K * X is also two convolutions with common kernels, one of them times θ; `image_conv`
-takes the faster way.
+`image_conv` computes it as one convolution grouped over the batch, or, since K_n is affine in θ_n,
+as two convolutions with kernels common to all images, whichever is faster.
 
 This file, layers.py and ops/ can be copied into another project.
 """
@@ -30,7 +31,7 @@ from .ops.llskm import (
 
 
 class Dense(jt.Module):
-    """A 1×1 convolution without bias of N×C×1×1, in double precision."""
+    """A 1×1 convolution of N×C×1×1, without bias, in double precision."""
 
     def __init__(self, in_channels: int, out_channels: int):
         self.weight, self.bias = conv1x1(in_channels, out_channels).weight, None
@@ -44,13 +45,14 @@ class Dense(jt.Module):
 class ChannelAttention(jt.Module):
     """θ: pooled N×C×1×1 → 1×1 conv C→C/4 → BN → ReLU → 1×1 conv C/4→C → BN → sigmoid.
 
-    All in double precision: its norms see one value per image, and often nearly equal values, so
-    that rounding errors grow by orders of magnitude. It costs next to nothing.
+    All in double precision, which costs next to nothing. Its norms divide by the deviation over N
+    values that are often nearly equal, and so enlarge rounding errors by orders of magnitude.
     """
 
     def __init__(self, channels: int):
         hidden = channels // 4
-        # Index 0 of the official Sequential is the pooling, which the contrast stage shares.
+        # Index 0 of the official Sequential is the pooling; here the contrast stage pools once for
+        # all of its branches.
         self.avg_channel = ConvStack({
             1: (Dense(channels, hidden), BatchNorm(hidden, RELU)),
             4: (Dense(hidden, channels), BatchNorm(channels, LINEAR)),
@@ -112,9 +114,9 @@ class LLSKM(jt.Module):
 class LLSKM1D(jt.Module):
     """The separable form: W is a 1×k and then a k×1 convolution, both with biases.
 
-    As in the official code, W_sum and W_c are those of the product row[o, i]·column[o, i] per pair
-    of channels, although the two convolutions mix channels between them: a constant input does not
-    cancel as in the k×k form.
+    As in the official code, W_sum and W_c are taken from the outer product of row[o, i] and
+    column[o, i], per pair of channels. The two convolutions together are another kernel, because
+    they mix channels in between: so a constant input does not give zero here.
 
     Args:
         channels: C, in and out.

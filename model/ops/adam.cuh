@@ -18,7 +18,7 @@ struct Settings {
     float share1, decay2, share2, eps, step_size, correction;  // share = 1 − β, decay = β
 };
 
-// Of the largest of the first `count`.
+// Number of segments of the largest of the first `count` tensors.
 inline int segments(const Tensors& all, int count) {
     int64_t largest = 0;
     for (int i = 0; i < count; ++i)
@@ -26,7 +26,7 @@ inline int segments(const Tensors& all, int count) {
     return int((largest + SEGMENT - 1) / SEGMENT);
 }
 
-// A block takes a segment of one of them: those of tensor t begin at block t·`segments`.
+// Block t·segments + s takes segment s of tensor t; if the tensor is smaller, the block has nothing to do.
 __global__ void update(Tensors tensors, int segments, Settings s) {
     const Tensor& t = tensors.tensor[blockIdx.x / segments];
     const int64_t first = int64_t(blockIdx.x % segments) * SEGMENT;

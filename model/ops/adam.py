@@ -1,4 +1,4 @@
-"""Adam's update of all parameters, a few kernels in place of two for each parameter."""
+"""Adam's update on a GPU: one kernel for up to 32 parameters, not two for each."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from . import jt
 from .native import cuda_code
 
-_AT_ONCE = 32  # of adam.cuh
+_AT_ONCE = 32  # AT_ONCE of adam.cuh
 _NAMES = ("share1", "decay2", "share2", "eps", "step_size", "correction")
 
 
@@ -17,9 +17,10 @@ def updated(
     moments: Sequence[tuple[jt.Var, jt.Var]], betas: tuple[float, float], eps: float,
     step_size: float, correction: float,
 ) -> Iterator[tuple[jt.Var, jt.Var, jt.Var]]:
-    """For each parameter its new value and moments, on a GPU.
+    """Yields new value, first and second moment per parameter, on a GPU.
 
     Args:
+        moments: first and second moment per parameter.
         step_size: lr/(1−β1ᵗ).
         correction: √(1−β2ᵗ).
     """
@@ -36,7 +37,7 @@ def updated(
 
 @functools.cache
 def _source(count):
-    """The update of so many parameters."""
+    """C++ that updates `count` parameters."""
     tensors = ", ".join(
         "{" + ", ".join([f"{{in{4 * i + k}}}" for k in range(4)]
                         + [f"{{out{3 * i + k}}}" for k in range(3)] + [f"in{4 * i}->num"]) + "}"

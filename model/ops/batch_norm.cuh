@@ -1,10 +1,10 @@
-// Batch norm and the activation after it, N×C×H×W in float32. Sums and what follows from them are in
-// double precision; a value is normalised in float32, as z = (x − centre)·scale + shift, where centre
-// is the mean rounded to float32 and shift makes up for the rounding. Needs block.cuh.
+// Batch norm and the activation after it, N×C×H×W in float32. Sums and statistics are in double
+// precision. A value is normalised in float32: z = (x − centre)·scale + shift, where centre is the mean
+// rounded to float32, and shift makes up for the rounding. Needs block.cuh.
 
 namespace batch_norm {
 
-// What is done to the values of each of C channels: `factors` are C of each.
+// z of channel c. `factors`: C centres, then C scales, then C shifts.
 struct Affine {
     float centre, scale, shift;
     __device__ Affine(const float* factors, int64_t c, int64_t C)
@@ -21,7 +21,7 @@ __device__ inline void set_affine(int64_t c, int64_t C, double mean, double rstd
     factors[2 * C + c] = float(bias - (mean - centre) * scale);
 }
 
-// The sums of a block over its channel's parts, two values each.
+// Adds up two sums per segment (`part`) over all segments of channel blockIdx.x.
 __device__ inline void sum_parts(const Planes& p, int64_t N, int64_t C, const double* part,
                                  double (&sum)[2]) {
     for (int64_t i = threadIdx.x; i < N * p.segments; i += THREADS) {
@@ -32,7 +32,7 @@ __device__ inline void sum_parts(const Planes& p, int64_t N, int64_t C, const do
     sum_over_block(sum);
 }
 
-// part: of each segment the sums of values and of squares.
+// part: sum of values and sum of squares, per segment.
 __global__ void segment_sums(Planes p, const float* x, double* part) {
     const Segment s(p);
     double sum[2] = {0, 0};
@@ -45,8 +45,8 @@ __global__ void segment_sums(Planes p, const float* x, double* part) {
     if (threadIdx.x < 2) part[int64_t(blockIdx.x) * 2 + threadIdx.x] = sum[threadIdx.x];
 }
 
-// One block per channel. moments: C of 1/std, then C of mean − centre. The running statistics are
-// those after the step; `conv_bias` is the bias of the convolution before, which x comes without.
+// One block per channel. moments: C of 1/std, then C of mean − centre. new_mean and new_var: running
+// statistics after the step. `conv_bias`: bias of the convolution before, not yet added to x.
 __global__ void finish_statistics(Planes p, int64_t N, int64_t C, const double* part,
                                   const float* weight, const float* bias, const float* conv_bias,
                                   const float* running_mean, const float* running_var,
@@ -67,7 +67,7 @@ __global__ void finish_statistics(Planes p, int64_t N, int64_t C, const double* 
     new_var[c] = float(running_var[c] * (1 - momentum) + var * (count / (count - 1)) * momentum);
 }
 
-// `factors` from the running statistics.
+// Computes `factors` from the running statistics.
 __global__ void fixed_statistics(int64_t C, const float* weight, const float* bias,
                                  const float* conv_bias, const float* mean, const float* var,
                                  double eps, float* factors) {
@@ -96,8 +96,8 @@ inline Terms terms(const float* x0, const float* f0, const float* x1, const floa
     return {4, {x0, x1, x2, x3}, {f0, f1, f2, f3}};
 }
 
-// y: the sum of all terms, each normalised and activated; `slope` is the activation's where its
-// input is negative.
+// y: the sum of all terms, each normalised and activated; `slope` is the activation's slope for negative
+// inputs.
 __global__ void normalise(Planes p, int64_t C, Terms terms, float slope, float* y) {
     const Segment s(p);
     const int64_t c = s.plane % C;
@@ -111,8 +111,8 @@ __global__ void normalise(Planes p, int64_t C, Terms terms, float slope, float* 
     }
 }
 
-// part: of each segment the sums of dz and of dz·(x − centre). z, the activation's input, is
-// computed again rather than kept.
+// part: sum of dz and sum of dz·(x − centre), per segment. z, the activation's input, is computed again
+// rather than kept.
 __global__ void backward_sums(Planes p, int64_t C, const float* x, const float* dy,
                               const float* factors, float slope, double* part) {
     const Segment s(p);
@@ -128,31 +128,31 @@ __global__ void backward_sums(Planes p, int64_t C, const float* x, const float* 
     if (threadIdx.x < 2) part[int64_t(blockIdx.x) * 2 + threadIdx.x] = sum[threadIdx.x];
 }
 
-// One block per channel. terms: C of the constant and C of the factor of x − centre in `backward`.
+// One block per channel. rest: C constants, then C factors of x − centre, which `backward` subtracts.
 __global__ void finish_backward(Planes p, int64_t N, int64_t C, const double* part,
                                 const double* moments, float* dweight, float* dbias,
-                                float* dconv_bias, float* terms) {
+                                float* dconv_bias, float* rest) {
     double sum[2] = {0, 0};
     sum_parts(p, N, C, part, sum);
     if (threadIdx.x > 0) return;
     const int64_t c = blockIdx.x;
     const double rstd = moments[c], off = moments[C + c], count = double(N) * p.size;
     const double moment = sum[1] - off * sum[0];  // Σ dz·(x − mean)
-    const double slope_dz = rstd * rstd * moment / count;
+    const double factor = rstd * rstd * moment / count;
     dweight[c] = float(moment * rstd);
     dbias[c] = float(sum[0]);
     if (dconv_bias) dconv_bias[c] = 0;  // batch statistics cancel that bias
-    terms[c] = float(sum[0] / count - off * slope_dz);
-    terms[C + c] = float(slope_dz);
+    rest[c] = float(sum[0] / count - off * factor);
+    rest[C + c] = float(factor);
 }
 
 // With h = (x − mean)/std, dx = scale·(dz − mean(dz) − h·mean(dz·h)).
 __global__ void backward(Planes p, int64_t C, const float* x, const float* dy, const float* factors,
-                         const float* terms, float slope, float* dx) {
+                         const float* rest, float slope, float* dx) {
     const Segment s(p);
     const int64_t c = s.plane % C;
     const Affine affine(factors, c, C);
-    const float constant = terms[c], factor = terms[C + c];
+    const float constant = rest[c], factor = rest[C + c];
     for (int i = s.first + threadIdx.x; i < s.last; i += THREADS) {
         const float v = x[s.base + i], d = dy[s.base + i];
         const float dz = affine(v) > 0 ? d : d * slope;

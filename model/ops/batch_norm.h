@@ -15,7 +15,7 @@ struct Shape {
     int64_t group_of(int64_t row) const { return row / H % G; }
 };
 
-// Per-channel sums from two sums per row: C of the first, then C of the second.
+// Adds up two sums per row and channel (`part`) to two sums per channel: C of the first, C of the second.
 template <int B>
 void sum_up(const Shape& s, const std::vector<double>& part, double* sums) {
     std::fill(sums, sums + 2 * s.G * B, 0.);
@@ -26,8 +26,8 @@ void sum_up(const Shape& s, const std::vector<double>& part, double* sums) {
         }
 }
 
-// Per-channel sums of values, then of squares, then the number of pixels: what processes that share a
-// batch add up.
+// Per-channel sums of values, then of squares, then the number of pixels. Processes that share a batch
+// add these up.
 template <int B>
 void sums(const Shape& s, const float* x, double* sums) {
     std::vector<double> part(s.rows() * 2 * B);
@@ -48,7 +48,7 @@ void sums(const Shape& s, const float* x, double* sums) {
     sums[2 * s.G * B] = s.pixels();
 }
 
-// Per-channel mean and biased variance from those sums.
+// Per-channel mean and biased variance from the result of `sums`.
 template <int B>
 void moments(const Shape& s, const double* sums, double* mean, double* var) {
     const int64_t channels = s.G * B;
@@ -59,7 +59,7 @@ void moments(const Shape& s, const double* sums, double* mean, double* var) {
     }
 }
 
-// `slope`: of the activation where its input is negative.
+// y = activation of normalised x; `slope` is the activation's slope for negative inputs.
 template <int B>
 void normalise(const Shape& s, const float* x, const float* weight, const float* bias,
                const double* mean, const double* var, double eps, double slope, float* y) {
@@ -82,7 +82,7 @@ void normalise(const Shape& s, const float* x, const float* weight, const float*
     }
 }
 
-// How x is normalised when training.
+// Per-channel constants of z = scale·x + shift; rstd is 1/std, centre the mean.
 struct Affine {
     std::vector<double> rstd, scale, shift, centre;
     Affine(int64_t channels, const float* weight, const float* bias, const double* mean,
@@ -98,7 +98,7 @@ struct Affine {
 };
 
 // Per-channel sums of dz and of dz·(x − mean), and the gradients of weight and bias, which follow from
-// them. z is the input of the activation, recomputed rather than kept.
+// the sums. z is the input of the activation; it is computed again rather than kept.
 template <int B>
 void backward_sums(const Shape& s, const float* x, const float* dy, const float* weight,
                    const float* bias, const double* mean, const double* var, double eps,
@@ -129,7 +129,8 @@ void backward_sums(const Shape& s, const float* x, const float* dy, const float*
     }
 }
 
-// From those sums over `pixels`: with h = (x − mean)/std, dx = scale·(dz − mean(dz) − h·mean(dz·h)).
+// dx = scale·(dz − mean(dz) − h·mean(dz·h)) with h = (x − mean)/std, from the result of `backward_sums`
+// (`sums`, over `pixels` pixels).
 template <int B>
 void backward_values(const Shape& s, const float* x, const float* dy, const float* weight,
                      const float* bias, const double* mean, const double* var, double eps,
@@ -139,10 +140,10 @@ void backward_values(const Shape& s, const float* x, const float* dy, const floa
     #pragma omp parallel for
     for (int64_t row = 0; row < s.rows(); ++row) {
         const int64_t c = s.group_of(row) * B;
-        double mean_dz[B], slope_dz[B];
+        double mean_dz[B], factor[B];  // factor·(x − mean) = h·mean(dz·h)
         for (int b = 0; b < B; ++b) {
             mean_dz[b] = sums[c + b] / pixels;
-            slope_dz[b] = a.rstd[c + b] * a.rstd[c + b] * sums[channels + c + b] / pixels;
+            factor[b] = a.rstd[c + b] * a.rstd[c + b] * sums[channels + c + b] / pixels;
         }
         const float* pixel = x + row * s.W * B;
         const float* given = dy + row * s.W * B;
@@ -152,7 +153,7 @@ void backward_values(const Shape& s, const float* x, const float* dy, const floa
                 double v = pixel[i * B + b], d = given[i * B + b];
                 double dz = v * a.scale[c + b] + a.shift[c + b] > 0 ? d : d * slope;
                 result[i * B + b] =
-                    a.scale[c + b] * (dz - mean_dz[b] - (v - a.centre[c + b]) * slope_dz[b]);
+                    a.scale[c + b] * (dz - mean_dz[b] - (v - a.centre[c + b]) * factor[b]);
             }
     }
 }

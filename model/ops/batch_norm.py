@@ -1,7 +1,7 @@
 """Batch norm with PyTorch's semantics and sums in double precision, its activation fused in.
 
-Jittor's own layer keeps a biased running variance, and takes E[x²] − E[x]² of float32 sums that
-it adds up one element after another: 5e-4 off in the outputs at the training size.
+Jittor's own layer keeps a biased running variance. It computes E[x²] − E[x]² from float32 sums, to
+which it adds one value after another: at the training size its outputs are 5e-4 off.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from .sharing import Batch, batch_sum, current_batch
 from .sums import segments_of
 
 MOMENTUM, EPS = 0.1, 1e-5
-RELU, LEAKY, LINEAR = 0.0, 0.1, 1.0  # slopes of the activation where its input is negative
+RELU, LEAKY, LINEAR = 0.0, 0.1, 1.0  # slopes of the activation for negative inputs
 
 
 def train_norm(
@@ -24,13 +24,13 @@ def train_norm(
 ) -> tuple[jt.Var, jt.Var, jt.Var]:
     """Normalises x + conv_bias by the statistics of the batch, then applies the activation.
 
-    Batch statistics cancel `conv_bias`, the bias of the convolution before: it only moves the
-    running mean, and its gradient is exactly zero. (Autograd sums up rounding errors instead.)
+    The mean of the batch cancels `conv_bias`, the bias of the convolution before: it only moves the
+    running mean, and its gradient is exactly zero. (Autograd would return rounding errors.)
 
     Args:
         x: activations in either form of `model.ops.layout`.
         weight, bias, running_mean, running_var, conv_bias: one value per channel.
-        slope: of the activation where its input is negative: RELU, LEAKY, or LINEAR for none.
+        slope: slope of the activation for negative inputs: RELU, LEAKY, or LINEAR for none.
 
     Returns:
         Activations, and the running mean and variance after this step.
@@ -67,7 +67,7 @@ def fixed_norm(
     mean, var = mean.float64(), var.float64()
     if conv_bias is not None:
         mean = mean - conv_bias.float64()
-    if x.ndim == 5:  # only the CPU has these
+    if x.ndim == 5:
         return _FixedNormCPU(slope)(x, weight, bias, mean, var)
     scale = weight.float64() / jt.sqrt(var + EPS)
     shift = bias.float64() - mean * scale
@@ -76,12 +76,12 @@ def fixed_norm(
 
 
 def activate(z: jt.Var, slope: float) -> jt.Var:
-    """z where it is positive, z·slope elsewhere. (A maximum with 0 would turn NaN into 0.)"""
+    """z where z > 0, z·slope elsewhere. (A maximum with 0 would turn NaN into 0.)"""
     return z if slope == LINEAR else jt.ternary(z > 0, z, z * slope)
 
 
 def require_two(count: int) -> None:
-    """Raises ValueError unless there are two values or more to normalise."""
+    """Raises ValueError unless there are at least two values per channel to normalise."""
     if count < 2:
         raise ValueError("batch norm has one value per channel to normalise: train on batches "
                          "of two images or more, and call net.eval() to predict")
@@ -93,7 +93,8 @@ def require_two(count: int) -> None:
 def _code(shapes, dtypes, inputs, slope, *calls):
     """An operator that calls functions of batch_norm.h; x is its first operand.
 
-    The slope is volatile: -Ofast would turn NaN·0 into 0, and a ReLU hide a failed network.
+    The slope is volatile: with a known 0, -Ofast would turn NaN·0 into 0, and a ReLU would hide
+    that a network has failed.
     """
     block = block_of_operand(inputs[0])
     shape = "{in0_shape0, in0_shape1, in0_shape2, in0_shape3}"
@@ -106,7 +107,7 @@ def _code(shapes, dtypes, inputs, slope, *calls):
 class _NormCPU(jt.Function):
     """Batch statistics, normalisation and activation, in two passes over memory each way.
 
-    Between the passes the sums are complete: there processes that share a batch exchange them.
+    After the first pass the sums are complete; processes that share a batch exchange them then.
     """
 
     def __init__(self, slope: float, batch: Batch):
@@ -182,7 +183,7 @@ def _mean(x):
 def _norm_any_device(x, weight, bias, slope):
     """Batch norm from Jittor's operators, in double precision.
 
-    θ is normalised by it on the CPU, and activations on GPUs that share a batch.
+    Used on the CPU for θ, and on GPUs where several share a batch.
     """
     x64 = x.float64()
     mean = _mean(x64)
@@ -208,8 +209,8 @@ def _norm_code(shapes, dtypes, inputs, slope, launches):
 class _NormCUDA(jt.Function):
     """Σ of one or more norms on a GPU, and per norm the running statistics after the step.
 
-    Its arguments are the activations of all norms, then per norm weight, bias and running
-    statistics, and for a single norm the bias of the convolution before, or None.
+    Arguments: the inputs of all norms, then per norm weight, bias, running mean and running
+    variance, then, for a single norm, the bias of the convolution before, or None.
     """
 
     def __init__(self, slope, count=1):
@@ -255,28 +256,28 @@ class _NormCUDA(jt.Function):
                 "{out4}, slope, {out0});")
             of_x.append(dx)
             of_norms += [dweight, dbias, None, None]
-        # As many as there were arguments.
+        # One gradient per argument of `execute`.
         last = [dconv_bias if self.has_bias else None] if self.count == 1 else []
         return [*of_x, *of_norms, *last]
 
 
 def can_sum_norms(count: int) -> bool:
-    """True if `sum_of_norms` computes the sum of so many norms: training on a GPU."""
+    """True if `sum_of_norms` can add up `count` norms: on a GPU with the whole batch."""
     return on_cuda() and 1 < count <= 4 and current_batch().whole
 
 
 def sum_of_norms(
     xs: Sequence[jt.Var], parts: Sequence[Sequence[jt.Var]], slope: float
 ) -> tuple[jt.Var, list[jt.Var]]:
-    """Σ of the norms of activations of one shape, as one operator.
+    """Σ norm(x) in training, as one operator on a GPU.
 
     Args:
-        xs: one activation per norm.
+        xs: one input per norm, all of one shape.
         parts: per norm weight, bias, running mean and running variance.
-        slope: of the activation of all norms.
+        slope: slope of the activation, common to all norms.
 
     Returns:
-        The sum; new running mean and variance of each norm, one after the other.
+        The sum, and a list of the new running mean and variance of the first norm, the second …
     """
     n, _, h, w = xs[0].shape
     require_two(n * h * w)

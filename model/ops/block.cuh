@@ -1,10 +1,10 @@
-// What the kernels share: how planes of values are dealt out to blocks of threads, and sums over a
-// block in a fixed order, without atomics.
+// Shared by all kernels: planes of values are dealt out to blocks of threads, and sums over a block are
+// taken in a fixed order, without atomics. In .cuh files a block is one of threads, not of channels.
 #include <cmath>
 #include <cstdint>
 
-constexpr int THREADS = 256;    // of each block
-constexpr int SEGMENT = 4096;   // values that a block takes at most
+constexpr int THREADS = 256;    // threads per block
+constexpr int SEGMENT = 4096;   // most values per block
 
 // N·C planes of H·W values, each cut into segments; one block takes one segment.
 struct Planes {
@@ -15,7 +15,7 @@ struct Planes {
     int64_t blocks() const { return count * segments; }
 };
 
-// The values of a block: [first, last) of its plane, which begins at `base`.
+// The values of a block: [first, last) of its plane. The plane begins at x[base].
 struct Segment {
     int64_t plane, base;
     int first, last;
@@ -31,10 +31,10 @@ __device__ inline int64_t thread_of_grid() {
     return int64_t(blockIdx.x) * THREADS + threadIdx.x;
 }
 
-// Replaces K values of each thread by their sums over the block.
+// Replaces each of K values by its sum over the threads of the block.
 template <int K>
 __device__ void sum_over_block(double (&value)[K]) {
-    constexpr int LAST = 16;  // sums that each thread adds up at the end
+    constexpr int LAST = 16;  // partial sums, which every thread adds up at the end
     __shared__ double of_threads[K][THREADS], part[K][LAST];
     const int thread = threadIdx.x;
     for (int k = 0; k < K; ++k) of_threads[k][thread] = value[k];

@@ -20,7 +20,7 @@ inline int64_t channels_of(jittor::Var* v) {
     return v->shape.size() == 5 ? v->shape[1] * v->shape[4] : v->shape[1];
 }
 
-// N×C×H×W, or N×C/b×H×W×b, taken as so many images of so many channels.
+// Describes N×C×H×W, or N×C/b×H×W×b, as `images` images of `channels` channels.
 inline desc image(jittor::Var* v, int64_t images, int64_t channels) {
     const auto& s = v->shape;
     const type t = type_of(v);
@@ -32,11 +32,12 @@ inline desc image(jittor::Var* v, int64_t images, int64_t channels) {
 
 inline desc image(jittor::Var* v) { return image(v, v->shape[0], channels_of(v)); }
 
-// Whether it has one block of channels, which may be called channels-last as well.
+// True if all channels are one block. Channels-last describes that memory too.
 inline bool has_one_block(jittor::Var* v) { return v->shape.size() == 5 && v->shape[1] == 1; }
 
 inline desc channels_last(const desc& d) { return desc(d.dims(), d.data_type(), tag::acdb); }
 
+// True for oneDNN's reference code and for its detour through matrix products.
 template <class Description>
 bool is_slow(const Description& found) {
     const string name = found.impl_info_str();
@@ -53,8 +54,8 @@ inline desc kernel(jittor::Var* v, int64_t groups) {
 inline desc any(const desc& d, type t) { return desc(d.dims(), t, tag::any); }
 inline desc any(const desc& d) { return any(d, d.data_type()); }
 
-// What all three operations need. `settings` are those that Python gives. Kernels are rounded to the
-// activations' type where they are multiplied with them; their gradient is a float.
+// What forward and the two gradients need. `settings` come from Python. oneDNN rounds a kernel to the type
+// of the activations; the gradient of a kernel is float32.
 struct Convolution {
     desc src, weights, dst;
     memory::dims strides, dilates, padding;
@@ -85,14 +86,15 @@ struct Convolution {
         return {{algorithm::convolution_auto, s, any(weights), d, strides, dilates, padding,
                  padding}, cpu(), forward(s, d)};
     }
-    // Of each image with 1×1 kernels of its own.
+    // A 1×1 convolution with kernels per image, w: N×O×C×1×1, as one group per image.
     Convolution(jittor::Var* x, jittor::Var* w, jittor::Var* y)
         : src(image(x, 1, x->shape[0] * channels_of(x))),
           weights({x->shape[0], channels_of(y), channels_of(x), 1, 1}, type::f32, tag::goihw),
           dst(image(y, 1, x->shape[0] * channels_of(y))),
           strides{1, 1}, dilates{0, 0}, padding{0, 0} {}
 
-    // A kernel for the activations as they lie, or if there is only a slow one, as it likes them.
+    // oneDNN's code for the activations as they lie in memory. If that code is slow, oneDNN chooses the
+    // layout, and the activations are copied.
     template <class Make>
     auto choose(Make make, bool in_one_block = false) const -> decltype(make(src, dst)) {
         auto found = make(src, dst);
@@ -101,7 +103,8 @@ struct Convolution {
     }
 };
 
-// An argument of a primitive, and the caller's memory where that lies otherwise.
+// An argument of a primitive: the caller's memory (`given`), and a copy in the layout that oneDNN wants
+// (`used`) if that is another one.
 struct Argument {
     memory given, used;
     bool moved;
@@ -139,7 +142,7 @@ void forward(jittor::Var* x, jittor::Var* w, jittor::Var* y, Settings& settings)
                              DNNL_ARG_WEIGHTS, {c.weights, w, chosen.weights_desc()});
 }
 
-// y = activation(x * w + bias), or of that and what y was.
+// y = activation(x * w + bias), or with `onto` y = activation(y + x * w + bias).
 template <class Settings>
 void activated(jittor::Var* x, jittor::Var* w, jittor::Var* bias, jittor::Var* y,
                Settings& settings, bool onto = false) {
@@ -149,7 +152,7 @@ void activated(jittor::Var* x, jittor::Var* w, jittor::Var* bias, jittor::Var* y
     const float slope = settings["slope"];
     post_ops after;
     if (onto) after.append_sum(1);
-    // A slope of 0 is computed as max(x, 0), where NaN turns into 0 and a failure is hidden.
+    // oneDNN computes a slope of 0 as max(x, 0), which turns NaN into 0 and so hides a failure.
     if (slope != 1)
         after.append_eltwise(1, algorithm::eltwise_relu, slope == 0 ? 1e-30f : slope, 0);
     attr.set_post_ops(after);
@@ -162,7 +165,7 @@ void activated(jittor::Var* x, jittor::Var* w, jittor::Var* bias, jittor::Var* y
                              {{DNNL_ARG_BIAS, memory(added, cpu(), bias->mem_ptr)}}, onto);
 }
 
-// y = activation(each image of x1 * kernels of its own + x2 * w + bias)
+// y = activation(x1 * kernels + x2 * w + bias); image n of x1 is convolved with kernels[n].
 template <class Settings>
 void activated_sum(jittor::Var* x1, jittor::Var* kernels, jittor::Var* x2, jittor::Var* w,
                    jittor::Var* bias, jittor::Var* y, Settings& settings) {

@@ -1,10 +1,10 @@
 """2-D convolution with PyTorch's semantics, handed straight to oneDNN or cuDNN.
 
-Jittor's own `nn.conv2d` is a broadcast-multiply-reduce pattern that its fuser *usually* hands to
-the library. When part of a graph is fetched early it may not, and then runs loops with 32-bit
-indices, which end in a segmentation fault on the 9x9 kernels. Calling the library leaves nothing to
-recognise. On the CPU it is called with activations in blocks of channels (see `model.ops.layout`),
-which Jittor's own operators for it do not know.
+Jittor's own `nn.conv2d` is a pattern of broadcast, product and sum, which Jittor usually recognises
+and hands to the library. When part of a graph is fetched early it may not recognise the pattern. It
+then runs loops with 32-bit indices, which end in a segmentation fault on the 9x9 kernels. Here the
+library is called directly. On the CPU it is given activations in blocks of channels (see
+`model.ops.layout`), which Jittor's own operators of oneDNN do not know.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ Pair = tuple[int, int]  # vertical, horizontal
 
 @functools.cache  # finding the folder looks at the disk
 def _compile_options():
-    # Where Jittor's own operators of oneDNN are compiled against it.
+    # The copy of oneDNN that Jittor's own operators are compiled with.
     home = Path(jt.compiler.jit_utils.home(), ".cache", "jittor", "mkl")
     folder = next(path for path in home.iterdir() if path.name.startswith("dnnl"))
     return {f"FLAGS: -I{folder}/include -L{folder}/lib -lmkldnn ": 1}
@@ -33,13 +33,13 @@ _NAMES = ("stride_h", "stride_w", "padding_h", "padding_w", "dilation_h", "dilat
 
 
 class _ConvOneDNN(jt.Function):
-    """A convolution and its two gradients by oneDNN, either form of activations."""
+    """A convolution and its two gradients by oneDNN, for activations in either form."""
 
     def __init__(self, stride, padding, dilation, groups):
         self.data = dict(zip(_NAMES, (*stride, *padding, *dilation, groups)))
 
     def run(self, function, shape, dtype, *inputs):
-        for operand in inputs:  # conv.h would read any other type as one of these
+        for operand in inputs:  # conv.h would read the bytes of any other type as float32
             if operand.dtype not in ("float32", BFLOAT16):
                 raise TypeError(f"a convolution of {operand.dtype}: float32 is needed; cast the "
                                 "input to float32, an image to [0, 1]")
@@ -73,9 +73,10 @@ class _ConvOneDNN(jt.Function):
 class _ConvWinograd(_ConvOneDNN):
     """A convolution with an odd kernel that keeps the size, in fewer multiplications.
 
-    Winograd's tiles round equal values differently, by their place. The UNets pool what plain 3×3
-    convolutions give, and the gradient of a maximum goes to the first of equals, so in training
-    (`execute`) the results of these are oneDNN's; their gradients, and all others, are not.
+    Winograd rounds by the place of a pixel in its tile, so pixels that should be equal may differ.
+    A max-pool of a UNet gives the gradient to the first of equal values, and would choose another.
+    Its input comes from a plain 3×3 convolution; so in training (`execute`) oneDNN computes the
+    results of those, and Winograd their gradients.
     """
 
     def code(self, function, shape, x, taps, *arguments, inputs, **data):
@@ -107,7 +108,7 @@ class _ConvWinograd(_ConvOneDNN):
 
 
 def _by_winograd(x, weight, stride, padding, dilation, groups):
-    """True where `_ConvWinograd` can compute it and is faster."""
+    """True if `_ConvWinograd` can compute this convolution, and is faster."""
     outputs, (inputs, *taps) = weight.shape[0] // groups, weight.shape[1:]
     return (x.ndim == 5 and x.shape[4] == widest_block() > 1 and not on_cuda()
             and x.dtype == weight.dtype == "float32"
@@ -135,12 +136,12 @@ class _ConvCuDNN(jt.Function):
 
 
 def by_onednn() -> bool:
-    """Whether convolutions are computed by oneDNN here."""
+    """True if oneDNN computes convolutions here."""
     return not jt.flags.use_cuda and jt.mkl_ops is not None
 
 
 def pair(value: int | Pair) -> Pair:
-    """One number twice, or two as they are."""
+    """(value, value) for one number; two numbers as a tuple."""
     return tuple(value) if isinstance(value, (tuple, list)) else (value, value)
 
 
@@ -168,8 +169,7 @@ def conv2d_activated(
     x: jt.Var, weight: jt.Var, bias: jt.Var, slope: float = LINEAR, stride: int | Pair = 1,
     padding: int | Pair = 0, dilation: int | Pair = 1, groups: int = 1, added: jt.Var | None = None,
 ) -> jt.Var:
-    """`conv2d`, plus `added` if it is given and a bias per channel, and an activation with that
-    slope; without gradient."""
+    """Activation of (`conv2d` + `added` + a bias per channel); without gradient."""
     stride, padding, dilation = pair(stride), pair(padding), pair(dilation)
     if by_onednn() and _by_winograd(x, weight, stride, padding, dilation, groups):
         conv = _ConvWinograd(stride, padding, dilation, groups)
@@ -187,15 +187,15 @@ def conv2d_sum_activated(
     x1: jt.Var, kernels: jt.Var, x2: jt.Var, weight: jt.Var, bias: jt.Var, slope: float,
     padding: Pair,
 ) -> jt.Var:
-    """Per-image 1×1 convolution of x1 with `kernels`, N×C×C×1×1, plus `conv2d` of x2, a bias and an
-    activation; without gradient, by oneDNN alone."""
+    """Activation of (per-image convolution of x1 with `kernels`, N×C×C×1×1, + `conv2d` of x2 + a
+    bias per channel); without gradient, by oneDNN alone."""
     conv = _ConvOneDNN((1, 1), padding, (1, 1), 1)
     conv.data["slope"] = slope
     return conv.run("activated_sum", x1.shape, x1.dtype, x1, kernels, x2, weight, bias)
 
 
 def doubling_conv(x: jt.Var, kernel: jt.Var) -> jt.Var:
-    """Transposed convolution of stride 2 and padding 1 with C×O×4×4: N×C×H×W → N×O×2H×2W; without
+    """Transposed convolution, N×C×H×W → N×O×2H×2W, with C×O×4×4, stride 2 and padding 1; without
     gradient, by oneDNN alone."""
     n, _, h, w = shape_of(x)
     transposed = _ConvOneDNN((2, 2), (1, 1), (1, 1), 1)

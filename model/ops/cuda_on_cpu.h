@@ -1,9 +1,8 @@
-// Runs CUDA kernels on the CPU, block after block, for tests and for machines without a GPU: the text
-// of a kernel is the same on both.
+// Runs the text of CUDA kernels on the CPU, block after block, for tests and for machines without a GPU.
 //
-// The threads of a block are coroutines that change at __syncthreads(). They run in ascending order in
-// even blocks and in descending order in odd ones, so that a missing __syncthreads() shows in the
-// result. A kernel whose first thread never waits is called in a plain loop.
+// The threads of a block are coroutines, each of which runs to the next __syncthreads(). Even blocks run
+// them in ascending order and odd blocks in descending order, so that a missing __syncthreads() shows in
+// the result. If the first thread of a block never waits, the others run in a plain loop.
 #include <ucontext.h>
 #include <cmath>
 #include <cstdint>

@@ -25,14 +25,14 @@ inline void round(int64_t n, const float* x, bfloat16* y) {
     for (int64_t i = 0; i < n; ++i) store(y[i], x[i]);
 }
 
-// Whether it is a number, which -Ofast would say of all.
+// False for NaN and infinity. (-Ofast assumes that std::isfinite is always true.)
 inline bool is_finite(float v) {
     uint32_t bits;
     std::memcpy(&bits, &v, 4);
     return (bits & 0x7f800000) != 0x7f800000;
 }
 
-// p, but NaN where x is not a finite number.
+// y = p where x is finite, NaN elsewhere.
 template <class T>
 void mark_lost(int64_t n, const T* p, const T* x, T* y) {
     const T nan = values::hidden(T(NAN));
@@ -40,7 +40,7 @@ void mark_lost(int64_t n, const T* p, const T* x, T* y) {
     for (int64_t i = 0; i < n; ++i) y[i] = is_finite(x[i]) ? p[i] : nan;
 }
 
-// N·G rows of P pixels with B channels: y = x + bias, times `slope` where that is negative.
+// y = x + bias, times `slope` where the sum is negative. `rows`: N·G planes of P pixels with B channels.
 template <int B>
 void bias_activated(int64_t rows, int64_t G, int64_t P, const bfloat16* x, const float* bias,
                     float slope_, bfloat16* y) {
@@ -55,8 +55,8 @@ void bias_activated(int64_t rows, int64_t G, int64_t P, const bfloat16* x, const
             }
 }
 
-// The mean of each row and channel over P pixels, in double precision: in parts, for there may be
-// fewer rows than threads.
+// Mean over P pixels per row and channel, in double precision. Parts of a row are tasks, because there
+// may be fewer rows than threads.
 template <int B, class T>
 void means(int64_t rows, int64_t P, const T* x, double* mean) {
     const int64_t size = 1024, parts = (P + size - 1) / size;

@@ -1,8 +1,7 @@
-"""Operators on activations value by value. Those for bfloat16 have no gradient.
+"""Operators value by value, the mean of a plane, and joining channels. bfloat16 has no gradients.
 
-Jittor computes with bfloat16 on the CPU as well, but cuts off the digits that do not fit, so that
-all results are pulled towards zero. Here each result is computed in float32, or more, and rounded
-once to the nearest.
+Jittor's own bfloat16 on the CPU cuts off the digits that do not fit, which pulls all results
+towards zero. Here a result is computed in float32 or float64, and rounded once to the nearest.
 """
 
 from __future__ import annotations
@@ -18,7 +17,7 @@ from .sums import plane_means
 
 
 def add(terms: Sequence[jt.Var], slope: float = LINEAR) -> jt.Var:
-    """The sum of activations of one shape, and the activation with that slope (see BatchNorm)."""
+    """Adds arrays of one shape, then applies the activation of that slope (see `BatchNorm`)."""
     first, *others = terms
     if not others and slope == LINEAR:
         return first
@@ -26,12 +25,12 @@ def add(terms: Sequence[jt.Var], slope: float = LINEAR) -> jt.Var:
         pointers = ", ".join(f"{{in{i}}}" for i in range(len(terms)))
         return _code(first.shape, BFLOAT16, terms,
                      f"add<{len(terms)}>(out0->num, {{{pointers}}}, {slope}, {{out0}});")
-    # In this order, which rounding depends on.
+    # The order of the additions decides the rounding.
     return activate(first + sum(others) if others else first, slope)
 
 
 def concat(a: jt.Var, b: jt.Var) -> jt.Var:
-    """The channels of a, then those of b."""
+    """Joins N×A×H×W and N×B×H×W to N×(A+B)×H×W, in either form."""
     if on_cuda() and a.dtype == b.dtype == "float32":
         return _JoinCUDA()(a, b)
     return jt.concat([a, b], 1)
@@ -50,7 +49,7 @@ def global_average(x: jt.Var) -> jt.Var:
 
 
 def to_dtype(x: jt.Var, dtype: str) -> jt.Var:
-    """Activations as float32, or as bfloat16, then rounded to the nearest."""
+    """Converts x to "float32" or "bfloat16", rounding to the nearest."""
     if x.dtype == dtype:
         return x
     if dtype == BFLOAT16:
@@ -69,7 +68,7 @@ def bias_activated(x: jt.Var, bias: jt.Var, slope: float) -> jt.Var:
 
 
 def dropout(x: jt.Var, rate: float) -> jt.Var:
-    """Sets values to zero with that probability, and divides the others by 1 − rate."""
+    """Sets values to zero with probability `rate`, and divides the others by 1 − rate."""
     kept = (current_batch().random(x.shape) >= rate).float32()
     return x * kept / (1 - rate)
 
@@ -77,8 +76,8 @@ def dropout(x: jt.Var, rate: float) -> jt.Var:
 def probability(logit: jt.Var) -> jt.Var:
     """The sigmoid; NaN where a logit is not a finite number.
 
-    Jittor's sigmoid makes probabilities near 0 and 1 of NaN and infinity, and a network whose
-    activations have overflowed would look like one that finds nothing.
+    Jittor's sigmoid turns NaN and infinity into probabilities near 0 and 1, so a network whose
+    activations have overflowed would look as if it found nothing.
     """
     p = jt.sigmoid(logit)
     # -Ofast, on the CPU, would fold the difference into 0.

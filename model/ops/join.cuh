@@ -2,7 +2,7 @@
 
 namespace joining {
 
-// One thread per value of y, N×(A + B) values; A and B are those of one image.
+// One thread per value of y. A, B: number of values per image in a and b.
 __global__ void join(int64_t n, int64_t A, int64_t B, const float* a, const float* b, float* y) {
     const int64_t i = thread_of_grid();
     if (i >= n) return;

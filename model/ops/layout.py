@@ -1,10 +1,10 @@
 """How activations lie in memory: N×C×H×W, or on the CPU in blocks of channels, N×C/b×H×W×b.
 
-oneDNN's fast convolutions work on blocks of b channels, b being what fits into a vector register.
-If activations were kept as N×C×H×W, each convolution would bring them into blocks and back, which
-took longer than half of its arithmetic. So the networks `enter` blocks at their first layer and
-`leave` them after the last. All functions of `model` take both forms, told apart by their
-dimensions, and give back the form they were given.
+oneDNN's fast convolutions work on blocks of b channels, where b floats fill a vector register. With
+N×C×H×W, each convolution would copy its operands into blocks and back, which took more than half as
+long as its arithmetic. So a network calls `enter` before its first layer and `leave` after its
+last. All functions of `model` take both forms, plain (4 dimensions) and blocked (5), and return the
+form that they were given.
 """
 
 from __future__ import annotations
@@ -20,14 +20,14 @@ AVX2, AVX512 = 0x7, 0x27  # bits of dnnl_cpu_isa_t
 
 @functools.cache
 def widest_block() -> int:
-    """Floats in a vector register of this CPU, by oneDNN; 1 if it has no kernels for blocks."""
-    # Jittor has loaded it; the bits are those of dnnl_cpu_isa_t.
+    """Floats in a vector register of this CPU; 1 if oneDNN has no kernels for blocks here."""
+    # Jittor has loaded the library already.
     isa = ctypes.CDLL("libdnnl.so.2").dnnl_get_effective_cpu_isa()
     return 16 if isa & AVX512 == AVX512 else 8 if isa & AVX2 == AVX2 else 1
 
 
 def has_blocks() -> bool:
-    """Whether blocks of channels are the better form here."""
+    """True if the networks compute in blocks of channels here."""
     return not on_cuda() and jt.mkl_ops is not None and widest_block() > 1
 
 
@@ -65,6 +65,6 @@ def shape_like(x: jt.Var, n: int, c: int, h: int, w: int) -> tuple[int, ...]:
 
 
 def per_channel(values: jt.Var, x: jt.Var) -> jt.Var:
-    """Values of each channel (C), or of each image and channel (N×C×1×1), to broadcast over x."""
+    """Reshapes values per channel (C), or per image and channel (N×C×1×1), to broadcast over x."""
     n = 1 if values.ndim == 1 else values.shape[0]
     return values.reshape(n, x.shape[1], 1, 1, *x.shape[4:])

@@ -2,20 +2,20 @@
 
 namespace llskm {
 
-// A batch norm over N values of each channel, in training or with its running statistics.
+// The parameters and running statistics of a batch norm over N values per channel.
 struct Norm {
     const float *weight, *bias, *mean, *var;
     Norm(const float* weight, const float* bias, const float* mean, const float* var)
         : weight(weight), bias(bias), mean(mean), var(var) {}
 };
 
-// Its running statistics after a step of training.
+// Where the running statistics after a step of training are written.
 struct Running {
     float *mean, *var;
     Running(float* mean, float* var) : mean(mean), var(var) {}
 };
 
-// From N values x of channel c, a row every `stride`: mean and 1/std.
+// Mean and 1/std of channel c: of the values x[n·stride + c] in training, else the running statistics.
 __device__ inline void statistics(int64_t N, int64_t stride, const double* x, const Norm& norm,
                                   int64_t c, bool training, double momentum, double eps,
                                   double* mean, double* rstd, const Running& after) {
@@ -33,9 +33,9 @@ __device__ inline void statistics(int64_t N, int64_t stride, const double* x, co
     rstd[c] = 1 / sqrt(v + eps);
 }
 
-// θ: 1×1 → norm → ReLU → 1×1 → norm → sigmoid, N×C means to N×C weights by way of H hidden channels.
-// One block. a, b: what the norms are given; r: what the second 1×1 is given. moments: of the first
-// norm H means and H of 1/std, of the second C and C.
+// θ: 1×1 → norm → ReLU → 1×1 → norm → sigmoid, from N×C means to N×C weights with H hidden channels in
+// between. One block. Kept for the gradient: a and b, the inputs of the two norms; r, the output of the
+// ReLU; moments, H means and H of 1/std of the first norm, then C and C of the second.
 __global__ void attention(int64_t C, int64_t H, int64_t N, const double* pooled, const float* first,
                           const float* second, Norm hidden, Norm last, bool training,
                           double momentum, double eps, double* theta, double* a, double* r,
@@ -74,8 +74,7 @@ __global__ void attention(int64_t C, int64_t H, int64_t N, const double* pooled,
     }
 }
 
-// Channel c of a norm in training, backward: from dz the gradients of weight and bias, and in its
-// place dx.
+// Channel c of a norm in training, backward: computes dweight and dbias from dz, then replaces dz by dx.
 __device__ inline void norm_backward(int64_t N, int64_t stride, int64_t c, const double* x,
                                      double mean, double rstd, double weight, double* dz,
                                      float* dweight, float* dbias) {
@@ -92,7 +91,7 @@ __device__ inline void norm_backward(int64_t N, int64_t stride, int64_t c, const
     }
 }
 
-// One block. db, N×C, and da, N×H, are room for the gradients of b and a.
+// One block. db, N×C, and da, N×H, are scratch memory for the gradients of b and a.
 __global__ void attention_backward(int64_t C, int64_t H, int64_t N, const double* dtheta,
                                    const double* theta, const double* pooled, const float* first,
                                    const float* second, const float* weight1, const float* weight2,
@@ -135,7 +134,7 @@ __global__ void attention_backward(int64_t C, int64_t H, int64_t N, const double
     }
 }
 
-// Each image's kernels, N×C×C×taps: δ·(W_sum + θ∘W_c) − W of W, C×C×taps. One thread per value.
+// From W, C×C×taps, one kernel per image, N×C×C×taps: δ·(W_sum + θ∘W_c) − W. One thread per value.
 __global__ void kernels(int64_t N, int64_t C, int taps, const float* weight, const double* theta,
                         float* y) {
     const int64_t i = thread_of_grid();
@@ -177,9 +176,9 @@ __global__ void kernels_dtheta(int64_t N, int64_t C, int taps, const float* weig
     dtheta[i] = sum;
 }
 
-// The separable form: W is the outer product of a row and a column, C×C×K each.
+// The separable form: W is the outer product of a row and a column of K taps, per pair of channels.
 struct Outer {
-    double row, column, centre;  // the sums, and the product of the centre taps
+    double row, column, centre;  // sum of the row, sum of the column, product of their centre taps
     __device__ Outer(const float* r, const float* l, int K)
         : row(0), column(0), centre(double(r[K / 2]) * l[K / 2]) {
         for (int k = 0; k < K; ++k) {
@@ -189,7 +188,7 @@ struct Outer {
     }
 };
 
-// The kernels at the centre, N×C×C×1×1: W_sum + θ∘W_c. One thread per pair of channels.
+// One 1×1 kernel per image, N×C×C×1×1: W_sum + θ∘W_c. One thread per pair of channels.
 __global__ void centres(int64_t N, int64_t C, int K, const float* row, const float* column,
                         const double* theta, float* y) {
     const int64_t pair = thread_of_grid();

@@ -21,11 +21,11 @@ from .sums import add_bias_on_gpu, segments_of
 if TYPE_CHECKING:
     from ..layers import Conv2d, ConvStack
 
-FORM = "L2SKNET_LLSKM_FORM"  # "grouped" or "two" in the environment: no form is tried out
+FORM = "L2SKNET_LLSKM_FORM"  # environment variable: "grouped" or "two" chooses, nothing is tried
 
 
 def on_gpu_by(function: type[jt.Function]) -> Callable:
-    """Decorates a formula with the one operator that computes it on a GPU, in float32."""
+    """Decorates a formula: on a GPU `function` computes it instead, as one operator."""
     def decorate(formula):
         @functools.wraps(formula)
         def either(*arguments):
@@ -100,7 +100,7 @@ def _double(x):
 
 
 def by_image(theta: jt.Var) -> jt.Var:
-    """θ, N×C×1×1, as a factor on the output channels of kernels, N×C×1×1×1."""
+    """Reshapes θ, N×C×1×1, to N×C×1×1×1, a factor per image and output channel of kernels."""
     return theta.reshape(theta.shape[0], theta.shape[1], 1, 1, 1)
 
 
@@ -158,17 +158,18 @@ def per_image_conv(
     x: jt.Var, kernels: jt.Var, padding: int = 0, dilation: int = 1,
     bias: jt.Var | None = None, slope: float = LINEAR,
 ) -> jt.Var:
-    """Convolves each image of `x` (N×C×H×W) with its own of `kernels` (N×C×C×kh×kw).
+    """Convolves image n of `x` (N×C×H×W) with kernels[n] (`kernels`: N×C×C×kh×kw).
 
     Args:
         bias: per channel, or None for no bias and no activation.
-        slope: of the activation; ignored without a bias.
+        slope: slope of the activation; ignored without a bias.
     """
     if x.ndim == 5 and x.shape[4] != block_of(x.shape[0] * shape_of(x)[1]):
         # Fewer channels than a block holds are stored as one block; several such blocks are not the
         # layout of N·C channels.
         return enter(per_image_conv(leave(x), kernels, padding, dilation, bias, slope))
-    n, c, *rest = x.shape  # in blocks of channels as well: the images lie one after the other
+    # Images lie one after the other, so reshaping makes one image of N·C channels, in blocks too.
+    n, c, *rest = x.shape
     images, kernels = x.reshape(1, n * c, *rest), kernels.reshape(-1, *kernels.shape[2:])
     if bias is None:
         y = conv2d(images, kernels, padding=padding, dilation=dilation, groups=n)
@@ -194,7 +195,7 @@ class _AddScaledCUDA(jt.Function):
 
 
 def _add_scaled(a, b, theta):
-    """a + θ∘b of activations and N×C×1×1 float64."""
+    """a + θ∘b for activations a and b and θ, N×C×1×1 float64."""
     if on_cuda():
         return _AddScaledCUDA()(a, b, _double(theta))
     return (a.float64() + per_channel(theta, b) * b.float64()).float32()
@@ -223,7 +224,8 @@ FORMS = {"grouped": _grouped, "two": _two}
 
 
 def _seconds(run: Callable[[], Sequence[jt.Var]]) -> float:
-    """Time of one run on the device, after two in which Jittor compiles and cuDNN searches."""
+    """Seconds of one run, the mean of three, after two in which Jittor compiles and cuDNN searches.
+    """
     for _ in range(2):
         jt.sync(run(), True)
     began = time.perf_counter()
@@ -233,17 +235,17 @@ def _seconds(run: Callable[[], Sequence[jt.Var]]) -> float:
 
 
 class Choice:
-    """Keeps the faster form for each shape, by trying both at the first use.
+    """Tries all forms at the first use of a shape, and remembers the fastest.
 
     Args:
-        seconds: runs a function, waits for the variables that it returns, and gives the time.
+        seconds: runs a function, waits for the variables that it returns, and returns the time.
     """
 
     def __init__(self, seconds: Callable[[Callable[[], Sequence[jt.Var]]], float] = _seconds):
         self.seconds, self.chosen = seconds, {}
 
     def __call__(self, key: tuple, ways: Mapping[str, Callable[[], Sequence[jt.Var]]]) -> str:
-        """The name of the faster of `ways`."""
+        """The name of the fastest of `ways`."""
         if key not in self.chosen:
             times = {name: self.seconds(run) for name, run in ways.items()}
             self.chosen[key] = min(times, key=times.get)
@@ -261,14 +263,15 @@ def image_conv(
 ) -> jt.Var:
     """Convolves image n with K_n = A + θ_n∘B, where A is the kernel at θ = 0, and B, 1×1, is W_c.
 
-    Either as one convolution grouped over the batch, or as A * x + θ_n ∘ (B * x). On a GPU both are
-    tried at the first use of a shape, unless $L2SKNET_LLSKM_FORM names one.
+    There are two forms: one convolution grouped over the batch, or A * x + θ_n ∘ (B * x). A CPU
+    takes the first. A GPU tries both at the first use of a shape, unless $L2SKNET_LLSKM_FORM names
+    one.
 
     Args:
         x: N×C×H×W, or in blocks of channels.
         theta: N×C×1×1 float64.
-        kernels: from θ of any number of images to their kernels, N×C×C×k×k.
-        centre: gives B, C×C×1×1.
+        kernels: θ, N×C×1×1 for any N → kernels, N×C×C×k×k.
+        centre: returns B, C×C×1×1.
     """
     form = os.environ.get(FORM, "auto")
     if form not in (*FORMS, "auto"):
@@ -283,7 +286,7 @@ def image_conv_activated(
     x: jt.Var, theta: jt.Var, kernels: Callable[[jt.Var], jt.Var], centre: Callable[[], jt.Var],
     bias: jt.Var, slope: float, padding: int = 0, dilation: int = 1,
 ) -> jt.Var:
-    """`image_conv`, a bias per channel and an activation; without gradient."""
+    """Activation of (`image_conv` + a bias per channel); without gradient."""
     if by_onednn():
         return per_image_conv(x, kernels(theta), padding, dilation, bias, slope)
     y = image_conv(x, theta, kernels, centre, padding, dilation)
@@ -294,9 +297,9 @@ def image_conv_sum_activated(
     x: jt.Var, theta: jt.Var, kernels: Callable[[jt.Var], jt.Var], centre: Callable[[], jt.Var],
     x2: jt.Var, weight: jt.Var, bias: jt.Var, slope: float, padding: tuple[int, int],
 ) -> jt.Var:
-    """`image_conv` with 1×1 kernels plus `conv2d` of x2, a bias per channel and an activation;
-    without gradient."""
-    if by_onednn() and x.dtype == BFLOAT16:  # rounded once
+    """Activation of (`image_conv` with 1×1 kernels + `conv2d` of x2 + a bias per channel); without
+    gradient."""
+    if by_onednn() and x.dtype == BFLOAT16:  # Jittor's sum would cut off digits
         return conv2d_sum_activated(x, kernels(theta), x2, weight, bias, slope, padding)
     y = per_image_conv(x, kernels(theta)) if by_onednn() else image_conv(x, theta, kernels, centre)
     return conv2d_activated(x2, weight, bias, slope, padding=padding, added=y)
@@ -316,7 +319,7 @@ def _fastest(x, theta, kernels, centre, padding, dilation):
 
     size = kernels(jt.zeros((1, *theta.shape[1:]), "float64")).shape[-1]
     key = f"{size}x{size}", f"dilation {dilation}"
-    # Frames to predict may have a hundred sizes: one stands for all.
+    # Frames to predict may have a hundred sizes: the first size decides for all.
     key += (("training", tuple(x.shape)) if with_gradient
             else ("prediction", f"{x.shape[1]} channels"))
     return choice(key, {name: lambda form=form: run(form) for name, form in FORMS.items()})

@@ -41,9 +41,9 @@ def rehearse_cuda() -> Iterator[None]:
 def include(*names: str) -> str:
     """The line that includes files of this folder, for the `cpu_header` of `jt.code`.
 
-    Jittor copies and compares the text of an operator each time it runs, so the files are not part
-    of it. They lie in Jittor's cache, under a name that tells what is in them: an edited file makes
-    another operator, which is compiled.
+    Jittor copies and compares the text of an operator each time it runs, so that text includes the
+    files by name. Copies of them lie in Jittor's cache, named by the hash of their content: after
+    an edit the name is another one, and the operator is compiled anew.
     """
     text = "".join(Path(__file__).with_name(name).read_text("utf-8") for name in names)
     digest = hashlib.sha256(text.encode()).hexdigest()[:16]
@@ -63,10 +63,10 @@ def code(
     """An operator for the CPU.
 
     Args:
-        shapes, dtypes: of the output, or of each of several.
-        inputs: in C++ `in0`, `in1` …, as outputs are `out0` …
-        header: the file of the functions that `source` calls; it may rest on values.h.
-        source: C++ in which {in0}, {out0} … are pointers to values of the operands' types.
+        shapes, dtypes: shape and type of the output, or a list of each for several outputs.
+        inputs: named `in0`, `in1` … in C++; the outputs are `out0` …
+        header: the file of the functions that `source` calls; values.h is included before it.
+        source: C++ in which {in0}, {out0} … are pointers to the operands' values.
     """
     outputs = dtypes if isinstance(dtypes, list) else [dtypes]
     source = _with_types(source, tuple(str(x.dtype) for x in inputs), tuple(map(str, outputs)))
@@ -78,7 +78,7 @@ def code(
 def _with_types(source, inputs, outputs):
     for prefix, dtypes in ("in", inputs), ("out", outputs):
         for i, dtype in enumerate(dtypes):
-            if dtype == BFLOAT16:  # Jittor's own cuts off digits, see values.h
+            if dtype == BFLOAT16:  # Jittor's own type cuts off digits, see values.h
                 source = source.replace(f"{{{prefix}{i}}}", f"(values::bfloat16*){prefix}{i}_p")
     return _with_pointers(source)
 
@@ -98,11 +98,11 @@ def cuda_code(
         shapes, dtypes, inputs: as in `code`, N×C×H×W in float32.
         header: the file of the kernels.
         source: C++ with a `LAUNCH(kernel, blocks, arguments);` for each kernel that is started.
-        data: numbers that are `data["name"]` in `source`; they may change without a compilation.
+        data: numbers that `source` reads as `data["name"]`; another number needs no compilation.
 
-    In a rehearsal the first output is named `LAUNCHES_BYTES`: the number of kernel launches, and
-    the bytes of their operands, added up over the launches. A launch that names no operand counts
-    all of them.
+    In a rehearsal the name of the first output is `LAUNCHES_BYTES`: the number of kernel launches,
+    and the sum of the bytes of their operands. A launch that names no operand counts as one that
+    names all.
     """
     text = _with_pointers(source)
     if not _rehearsing:
@@ -122,5 +122,5 @@ def cuda_code(
 
 
 def block_of_operand(x: jt.Var) -> int:
-    """The size of a block of channels of x, 1 if it has none."""
+    """Channels per block of x; 1 if x is not in blocks."""
     return x.shape[4] if x.ndim == 5 else 1

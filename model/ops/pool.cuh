@@ -3,7 +3,7 @@
 
 namespace pool {
 
-// One thread per value of y. `taken` is which of the four was the largest, the first of equals.
+// One thread per value of y. `taken`: index 0 to 3 of the largest value; of equal values, the first.
 __global__ void largest(int64_t n, int H, int W, const float* x, float* y, int8_t* taken) {
     const int64_t i = thread_of_grid();
     if (i >= n) return;
@@ -22,7 +22,7 @@ __global__ void largest(int64_t n, int H, int W, const float* x, float* y, int8_
     taken[i] = which;
 }
 
-// One thread per value of dx; an odd last row or column has no gradient.
+// One thread per value of dx. An odd last row or column was not pooled: its gradient is 0.
 __global__ void gradient(int64_t n, int H, int W, const float* dy, const int8_t* taken, float* dx) {
     const int64_t i = thread_of_grid();
     if (i >= n) return;

@@ -3,12 +3,12 @@
 namespace pool {
 using values::load;
 
-// P planes (N×G) of H×W pixels, in each of which are B channels.
+// P planes (N×G) of H×W pixels of B channels.
 struct Shape {
     int64_t P, H, W;
 };
 
-// `taken`: which of the four values was the largest, the first of equals.
+// `taken`: index 0 to 3 of the largest of the four values; of equal values, the first.
 template <int B>
 void largest(const Shape& in, const float* x, const Shape& out, float* y, int8_t* taken) {
     const int64_t step[] = {0, B, in.W * B, in.W * B + B};
@@ -60,7 +60,7 @@ void gradient(const Shape& out, const float* dy, const int8_t* taken, const Shap
         const int64_t plane = row / in.H, h = row % in.H;
         for (int64_t w = 0; w < in.W; ++w) {
             float* result = dx + (row * in.W + w) * B;
-            const bool inside = h / 2 < out.H && w / 2 < out.W;  // an odd last row or column is not
+            const bool inside = h / 2 < out.H && w / 2 < out.W;  // false in an odd last row or column
             const int64_t from = inside ? ((plane * out.H + h / 2) * out.W + w / 2) * B : 0;
             for (int b = 0; b < B; ++b)
                 result[b] = inside && taken[from + b] == h % 2 * 2 + w % 2 ? dy[from + b] : 0;

@@ -1,4 +1,4 @@
-"""2×2 max-pool with PyTorch's choice among equals."""
+"""2×2 max-pool. As in PyTorch, the first of equal values gets the gradient."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ class _MaxPoolCUDA(jt.Function):
 
 
 def max_pool2x2(x: jt.Var) -> jt.Var:
-    """The largest of each 2×2 block; a tie's gradient goes to the first, as PyTorch's does."""
+    """The largest of each 2×2 square, N×C×H×W → N×C×H/2×W/2, in either form."""
     h, w = x.shape[2:4]
     if x.ndim == 5 and not jt.flags.no_grad:
         return _MaxPoolCPU()(x)

@@ -15,24 +15,26 @@ __global__ void double_size_gradient(int64_t n, int64_t W, const float* dy, floa
     dx[i] = (d[0] + d[1]) + (d[2 * W] + d[2 * W + 1]);
 }
 
-// Where value i of an axis comes from: between two of the other size, with half-pixel centres. The
-// position is a fraction with the denominator 2·new_size, so that nothing is lost.
+// Linear interpolation along an axis with half-pixel centres: new value i lies between the old values
+// `low` and `high`; `fraction` is the weight of `high`. Integers in units of 1/(2·new_size) keep the
+// position exact.
 struct Between {
     int low, high;
-    float share;  // of the high one
+    float fraction;
     __device__ Between(int i, int size, int new_size) {
         const int64_t position = (2 * int64_t(i) + 1) * size - new_size;
         const int64_t clamped = position < 0 ? 0 : position;
         low = int(clamped / (2 * new_size));
-        share = float(clamped % (2 * new_size)) / float(2 * new_size);
+        fraction = float(clamped % (2 * new_size)) / float(2 * new_size);
         high = low + 1 < size ? low + 1 : size - 1;
     }
-    __device__ float weight(int i) const {
-        return (low == i ? 1 - share : 0) + (high == i ? share : 0);
+    // The weight of old value j.
+    __device__ float weight(int j) const {
+        return (low == j ? 1 - fraction : 0) + (high == j ? fraction : 0);
     }
 };
 
-// The first value of the new axis that may take from value i of the old.
+// The new values in [first_from, end_from) are all to which old value i may contribute.
 __device__ inline int first_from(int i, int size, int new_size) {
     const int64_t first = (2 * int64_t(i) - 1) * new_size / (2 * int64_t(size)) - 1;
     return first < 0 ? 0 : int(first);
@@ -50,9 +52,9 @@ __global__ void bilinear(int64_t n, int h, int w, int H, int W, const float* x, 
     const Between row(int(i / W % H), h, H), column(int(i % W), w, W);
     const float* plane = x + i / W / H * h * w;
     const float *above = plane + int64_t(row.low) * w, *below = plane + int64_t(row.high) * w;
-    const float top = above[column.low] * (1 - column.share) + above[column.high] * column.share;
-    const float low = below[column.low] * (1 - column.share) + below[column.high] * column.share;
-    y[i] = top * (1 - row.share) + low * row.share;
+    const float top = above[column.low] * (1 - column.fraction) + above[column.high] * column.fraction;
+    const float low = below[column.low] * (1 - column.fraction) + below[column.high] * column.fraction;
+    y[i] = top * (1 - row.fraction) + low * row.fraction;
 }
 
 // dx, planes of h×w, gathered from dy, planes of H×W.
@@ -64,12 +66,12 @@ __global__ void bilinear_gradient(int64_t n, int h, int w, int H, int W, const f
     const int rows = end_from(r, h, H), columns = end_from(c, w, W);
     float sum = 0;
     for (int k = first_from(r, h, H); k < rows; ++k) {
-        const float share = Between(k, h, H).weight(r);
-        if (share == 0) continue;
+        const float weight = Between(k, h, H).weight(r);
+        if (weight == 0) continue;
         float of_row = 0;
         for (int l = first_from(c, w, W); l < columns; ++l)
             of_row += Between(l, w, W).weight(c) * plane[int64_t(k) * W + l];
-        sum += share * of_row;
+        sum += weight * of_row;
     }
     dx[i] = sum;
 }

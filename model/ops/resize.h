@@ -1,20 +1,21 @@
-// Resizing of activations in blocks of channels when predicting. Needs values.h.
+// Resizing of activations in blocks of channels, for prediction. Needs values.h.
 #include <algorithm>
 #include <vector>
 
 namespace resize {
 using values::load;
 
-// Where the pixels of an axis come from: between two of the other size, with half-pixel centres.
+// Linear interpolation along an axis with half-pixel centres: new pixel i lies between the old pixels
+// low[i] and high[i]; the weight of high[i] is fraction[i].
 struct Between {
     std::vector<int64_t> low, high;
-    std::vector<float> share;  // of the high one
-    Between(int64_t size, int64_t new_size) : low(new_size), high(new_size), share(new_size) {
+    std::vector<float> fraction;
+    Between(int64_t size, int64_t new_size) : low(new_size), high(new_size), fraction(new_size) {
         for (int64_t i = 0; i < new_size; ++i) {
             const double centre = std::max((i + 0.5) * size / new_size - 0.5, 0.0);
             low[i] = std::min(int64_t(centre), size - 1);
             high[i] = std::min(low[i] + 1, size - 1);
-            share[i] = centre - low[i];
+            fraction[i] = centre - low[i];
         }
     }
 };
@@ -30,10 +31,10 @@ void add_resized(int64_t P, int64_t h, int64_t w, const T* coarse, int64_t H, in
         const int64_t plane = row / H * h, r = row % H;
         const T* above = coarse + (plane + rows.low[r]) * w * B;
         const T* below = coarse + (plane + rows.high[r]) * w * B;
-        const float down = rows.share[r];
+        const float down = rows.fraction[r];
         for (int64_t i = 0; i < W; ++i) {
             const int64_t left = columns.low[i] * B, right = columns.high[i] * B;
-            const float aside = columns.share[i];
+            const float aside = columns.fraction[i];
             for (int b = 0; b < B; ++b) {
                 const float top = load(above[left + b]) * (1 - aside) + load(above[right + b]) * aside;
                 const float low = load(below[left + b]) * (1 - aside) + load(below[right + b]) * aside;
@@ -45,8 +46,9 @@ void add_resized(int64_t P, int64_t h, int64_t w, const T* coarse, int64_t H, in
     }
 }
 
-// Of a 3×3 kernel w, O×C, that of the transposed convolution of stride 2 which is as doubling and w:
-// k, C×O×4×4, in which each tap stands at the four places where a doubled value meets it.
+// From a 3×3 kernel w, O×C×3×3, the kernel k, C×O×4×4, of the transposed convolution of stride 2 that
+// equals doubling the size and then convolving with w. Each value of x becomes 2×2 equal values, so each
+// tap of w is added at four places of k.
 inline void doubling_kernel(int64_t O, int64_t C, const float* w, float* k) {
     #pragma omp parallel for
     for (int64_t c = 0; c < C; ++c)

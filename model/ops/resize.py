@@ -13,8 +13,8 @@ from .native import code, cuda_code, on_cuda
 def pad_to_multiple(x: jt.Var, multiple: int) -> jt.Var:
     """Pads N×C×H×W at the bottom and right until H and W are multiples of `multiple`.
 
-    The edge is repeated: unlike zeros it makes no step that looks like contrast, and unlike
-    reflection it shows no target a second time and works for any size.
+    The edge is repeated. Zeros would make a step that looks like contrast; a reflection could show
+    a target twice, and needs an image larger than the padding.
     """
     height, width = x.shape[2:]
     if height % multiple:
@@ -25,7 +25,7 @@ def pad_to_multiple(x: jt.Var, multiple: int) -> jt.Var:
 
 
 def crop(x: jt.Var, height: int, width: int) -> jt.Var:
-    """The upper left corner of N×C×H×W, of that size."""
+    """Cuts N×C×H×W to height×width, from the upper left corner."""
     return x if (height, width) == tuple(x.shape[2:]) else x[:, :, :height, :width]
 
 
@@ -75,7 +75,7 @@ def upsample_nearest2x(x: jt.Var) -> jt.Var:
 def doubled_conv3x3(x: jt.Var, weight: jt.Var) -> jt.Var:
     """`conv2d(upsample_nearest2x(x), weight, padding=1)`; without gradient.
 
-    After doubling, several taps read the same value of x. By oneDNN these taps are added up first,
+    After doubling, several taps read one value of x. With oneDNN these taps are added up first,
     which leaves a transposed convolution of stride 2 with a 4×4 kernel: 4/9 of the multiplications.
     """
     if not by_onednn():
@@ -112,8 +112,9 @@ def _bilinear_matrix(size, new_size):
 def resize_bilinear(x: jt.Var, size: tuple[int, int]) -> jt.Var:
     """Resizes N×C×H×W to `size` (height, width), as F.interpolate(align_corners=False) does.
 
-    On the CPU two matrix products, one per axis, written as 1×1 convolutions over that axis: fast
-    forward and backward. A GPU would round their factors.
+    On the CPU these are two matrix products, one per axis, written as 1×1 convolutions over that
+    axis, which are fast in both directions. A GPU has kernels of its own, because cuDNN would round
+    the factors to TF32.
     """
     if on_cuda():
         return _BilinearCUDA(size)(x)

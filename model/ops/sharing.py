@@ -1,8 +1,8 @@
 """Sums over a batch that several processes share.
 
-Norms and the loss sum over a batch. One process holds the whole batch, and its sums are complete.
+Norms and the loss sum over a batch. The sums of a process that holds the whole batch are complete.
 Where several processes share a batch, `utils.runtime.ranks` calls `share_batch` for the time of a
-step, and the sums go through its `Batch`. Nothing else in a network depends on the processes.
+step, and all sums go through its `Batch`. Nothing else in a network depends on other processes.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ class Batch:
 
     Attributes:
         whole: True if this process holds the whole batch.
-        token: the last exchange, or None. Each exchange waits for the one before, so that all
-            processes make them in one order.
+        token: result of the last exchange, or None. Each exchange takes the token of the one
+            before, so that all processes exchange in one order.
     """
 
     whole = True
@@ -30,11 +30,11 @@ class Batch:
         return own
 
     def sum(self, x: jt.Var, after: jt.Var | None) -> jt.Var:
-        """Σ of `x` over the processes, computed after `after`; without gradient."""
+        """Σ of `x` over the processes, once `after` is computed; without gradient."""
         return x
 
     def weigh(self, x: jt.Var) -> jt.Var:
-        """`x`; zeros if this process has no image and computes on one that must not count."""
+        """`x`; zeros if this process has no image of its own and computes on a stand-in."""
         return x
 
     def sums(self, arrays: Sequence[jt.Var]) -> list[jt.Var]:
@@ -42,7 +42,7 @@ class Batch:
         return list(arrays)
 
     def random(self, shape: tuple[int, ...]) -> jt.Var:
-        """Uniform numbers in [0, 1), per image the numbers that one process would draw."""
+        """Uniform numbers in [0, 1); an image gets the numbers that a single process would draw."""
         return jt.random(shape)
 
 
@@ -81,21 +81,24 @@ class _Sum(jt.Function):
 
 
 class _LossSum(_Sum):
-    """Σ for the loss: its gradient is not summed."""
+    """Σ over the processes, whose gradient is not summed."""
 
     def grad(self, dy, _):
         return self.batch.weigh(dy), None
 
 
 def batch_sum(x: jt.Var) -> jt.Var:
-    """Σ of `x` over the processes that share the batch; each goes on with it for its own images."""
+    """Σ of `x` over the processes that share the batch, for use in norms.
+
+    Every process uses the sum for its own images, so the gradient is summed over them too.
+    """
     return _exchanged(_Sum, x)
 
 
 def loss_sum(x: jt.Var) -> jt.Var:
     """Σ of `x` over the processes, for the loss.
 
-    Each process computes the whole loss from the sum, so the gradient needs no second sum.
+    Every process computes the whole loss from the sum, so the gradient is not summed.
     """
     return _exchanged(_LossSum, x)
 

@@ -2,7 +2,7 @@
 
 namespace sums {
 
-// part: the sum of each block's segment.
+// part: the sum per segment.
 __global__ void of_segments(Planes p, const float* x, double* part) {
     const Segment s(p);
     double sum[1] = {0};
@@ -11,7 +11,7 @@ __global__ void of_segments(Planes p, const float* x, double* part) {
     if (threadIdx.x == 0) part[blockIdx.x] = sum[0];
 }
 
-// part: the sum of products over each block's segment.
+// part: the sum of products per segment.
 __global__ void of_products(Planes p, const float* a, const float* b, double* part) {
     const Segment s(p);
     double sum[1] = {0};
@@ -39,7 +39,7 @@ __global__ void of_channels(Planes p, int64_t N, int64_t C, const double* part, 
     if (threadIdx.x == 0) y[blockIdx.x] = float(sum[0]);
 }
 
-// Of each segment the sums of p·g, p and g.
+// part: the sums of p·g, p and g per segment.
 __global__ void of_overlap(Planes planes, const float* p, const float* g, double* part) {
     const Segment s(planes);
     double sum[3] = {0, 0, 0};
@@ -53,6 +53,7 @@ __global__ void of_overlap(Planes planes, const float* p, const float* g, double
     if (threadIdx.x < 3) part[int64_t(blockIdx.x) * 3 + threadIdx.x] = sum[threadIdx.x];
 }
 
+// One block: adds up the three sums of all segments.
 __global__ void of_all(int64_t parts, const double* part, double* y) {
     double sum[3] = {0, 0, 0};
     for (int64_t i = threadIdx.x; i < parts; i += THREADS)
@@ -61,7 +62,8 @@ __global__ void of_all(int64_t parts, const double* part, double* y) {
     if (threadIdx.x < 3) y[threadIdx.x] = sum[threadIdx.x];
 }
 
-// From the gradients of those three sums the gradient of p, or of g with `of_p` and `of_g` exchanged.
+// dy: gradients of Σp·g, Σp and Σg. The gradient of p with other = g and own = 1, the index of Σp; the
+// gradient of g with other = p and own = 2.
 __global__ void overlap_gradient(int64_t n, const float* other, const double* dy, int own, float* dx) {
     const int64_t i = thread_of_grid();
     if (i < n) dx[i] = float(dy[0] * other[i] + dy[own]);

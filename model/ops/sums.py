@@ -1,6 +1,7 @@
-"""Sums over pixels in double precision: of each plane, of each channel, of the loss.
+"""Sums over pixels in double precision: per plane, per channel, and for the loss.
 
-On a GPU each is two kernels: the sums of segments, then the sums of those, in a fixed order.
+On a GPU each is two kernels: one sums segments of 4096 values, the other adds up the segments'
+sums in a fixed order.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ _SEGMENT = 4096  # of block.cuh
 
 
 def segments_of(x: jt.Var) -> int:
-    """How many segments the planes of x have together."""
+    """Number of segments of all planes of x, N×C×H×W."""
     n, c, h, w = x.shape
     return n * c * -(-(h * w) // _SEGMENT)
 
@@ -43,7 +44,7 @@ def plane_means(x: jt.Var) -> jt.Var:
 
 
 def _channel_sums(x):
-    """Of N×C×H×W on a GPU, C float32."""
+    """Per-channel sums of N×C×H×W on a GPU, C float32."""
     y, _ = cuda_code(
         [(x.shape[1],), (segments_of(x),)], ["float32", "float64"], [x], "sums.cuh", _PLANES +
         "LAUNCH((sums::of_segments), planes.blocks(), planes, {in0}, {out1});\n"
@@ -61,12 +62,12 @@ class _AddBiasCUDA(jt.Function):
 
 
 def add_bias_on_gpu(bias: jt.Var, *terms: jt.Var) -> jt.Var:
-    """The sum of N×C×H×W in float32 and of a bias per channel, on a GPU."""
+    """Σ terms, N×C×H×W float32, plus a bias per channel, on a GPU."""
     return _AddBiasCUDA()(bias, *terms)
 
 
 def add_channel_bias(x: jt.Var, bias: jt.Var) -> jt.Var:
-    """x + bias in float32; the bias's gradient, a sum over all pixels, in double precision."""
+    """x + bias; the gradient of the bias, a sum over all pixels, is added up in float64."""
     if on_cuda() and x.dtype == "float32":
         return add_bias_on_gpu(bias, x)
     return (x.float64() + per_channel(bias.float64(), x)).astype(x.dtype)
@@ -94,7 +95,7 @@ class _OverlapCUDA(jt.Function):
 
 
 def overlap_sums(p: jt.Var, g: jt.Var) -> jt.Var:
-    """Σp·g, Σp and Σg of N×1×H×W, 3 float64."""
+    """Σp·g, Σp and Σg over N×1×H×W, as an array of 3 float64."""
     if on_cuda() and p.dtype == g.dtype == "float32":
         return _OverlapCUDA()(p, g)
     p, g = p.float64(), g.float64()

@@ -1,11 +1,11 @@
-// Activations as they lie in memory, float or bfloat16, and what is computed with them.
+// Loads activations, float or bfloat16, as float, and stores results with rounding.
 #include <cstdint>
 #include <cstring>
 
 namespace values {
 
 // The upper half of a float. (Jittor's own type cuts off the lower half, which pulls all values
-// towards zero; here they are rounded to the nearest, of two equally near ones to the even.)
+// towards zero. Here values are rounded to the nearest, ties to even.)
 struct bfloat16 { uint16_t bits; };
 
 inline float load(float v) { return v; }
@@ -24,7 +24,7 @@ inline void store(bfloat16& to, float v) {
     to.bits = (bits & 0x7fffffff) > 0x7f800000 ? bits >> 16 | 0x40 : rounded;  // NaN stays NaN
 }
 
-// A value that came from the same type.
+// Stores a value that was loaded from this type, so that nothing needs rounding.
 inline void store_exact(float& to, float v) { to = v; }
 inline void store_exact(bfloat16& to, float v) {
     uint32_t bits;
@@ -32,8 +32,8 @@ inline void store_exact(bfloat16& to, float v) {
     to.bits = bits >> 16;
 }
 
-// The same value, which the compiler may not know: with a slope of 0 that it knows, -Ofast would fold
-// NaN * 0 into 0, and NaN has to stay.
+// Hides v from the compiler: if it knew that a slope is 0, -Ofast would turn NaN·0 into 0, and NaN has
+// to stay.
 template <class T> T hidden(T v) {
     volatile T kept = v;
     return kept;

@@ -1,11 +1,15 @@
 // Convolutions of stride 1 that keep the size, by Winograd's F(2, 3) (Lavin and Gray, CVPR 2016): along an
-// axis, 4 multiplications give 2 outputs of 3 taps, where 6 are usual; in 3×3 kernels, 16 in place of 36.
-// A longer kernel is taken as several kernels of 3 taps, each of which reads the input shifted by 3 more;
-// a dilated convolution as one of each d-th pixel. All numbers are sums and halves of the usual factors,
-// so that nothing is lost: with fewer products, sums of float32 have fewer roundings.
+// axis, 4 multiplications give 2 outputs of 3 taps, where 6 are usual; for a 3×3 kernel, 16 in place of 36.
 //
-// Activations are in blocks of b channels, N×C/b×H×W×b. `rows` and `columns` tell along which axes the
-// kernel has more than one tap.
+// Words used below:
+// - tile: the 4×4 inputs that give 2×2 outputs (4 and 2 along an axis on which the kernel has one tap);
+// - position: one of the 16 values of a transformed tile. The transforms only add, subtract and halve;
+// - part: 3 taps of a longer kernel along an axis. A 9×9 kernel is nine parts, whose outputs are added;
+// - phase: every d-th pixel along both axes. A convolution of dilation d is d² plain ones, one per phase;
+// - group: of a grouped convolution. A map is one group of one image.
+//
+// Activations are in blocks of b channels, N×C/b×H×W×b. `rows` and `columns` are true if the kernel has
+// more than one tap along that axis.
 #include <algorithm>
 #include <cstdint>
 #include <memory>
@@ -61,9 +65,10 @@ public:
 struct Axis {
     int64_t size, taps, dilation;
     int64_t parts() const { return (taps + 2) / 3; }  // kernels of three taps; 1 for a single tap
+    // Index of the part's first tap, negative if the part begins before the kernel.
     int64_t first(int64_t part) const { return taps == 1 ? 0 : 3 * part - (3 * parts() - taps) / 2; }
     int64_t back(int64_t part) const { return taps / 2 - first(part); }  // from an output to its first input
-    int64_t phase() const { return (size + dilation - 1) / dilation; }   // pixels of each phase, at most
+    int64_t phase() const { return (size + dilation - 1) / dilation; }   // pixels of the longest phase
     int64_t tiles() const { return taps == 1 ? phase() : (phase() + 1) / 2; }
 };
 
@@ -71,11 +76,11 @@ struct Shape {
     int64_t images, groups, inputs, outputs;  // blocks of channels per group
     Axis y, x;
 
-    int64_t blocks() const { return y.parts() * x.parts() * inputs; }  // that are multiplied
+    int64_t blocks() const { return y.parts() * x.parts() * inputs; }  // of all parts together
     int64_t tiles() const { return y.tiles() * x.tiles(); }
 };
 
-// T tiles of a phase of a map (an image's group), and where the first output of each lies.
+// T tiles of one phase of one map. (top, left) is the first output of a tile.
 template <int T, bool rows, bool columns>
 struct Chunk {
     const Shape& s;
@@ -90,7 +95,7 @@ struct Chunk {
         const int64_t phase = index / per_phase(s) % phases;
         map = index / per_phase(s) / phases;
         used = std::min<int64_t>(T, s.tiles() - start);
-        for (int64_t t = 0; t < T; ++t) {  // after the last one it stands again
+        for (int64_t t = 0; t < T; ++t) {  // with fewer than T tiles left, the last one is repeated
             const int64_t tile = start + std::min(t, used - 1);
             top[t] = phase / s.x.dilation + s.y.dilation * (tile / s.x.tiles() * (1 + rows));
             left[t] = phase % s.x.dilation + s.x.dilation * (tile % s.x.tiles() * (1 + columns));
@@ -98,7 +103,7 @@ struct Chunk {
     }
     int64_t group() const { return map % s.groups; }
 
-    // v: positions × blocks × T × b.
+    // Inputs of the tiles → v: positions × blocks × T × b.
     template <int b>
     void transform_input(const float* x, float* v) const {
         const int64_t blocks = s.blocks();
@@ -142,14 +147,14 @@ struct Chunk {
             for (int j = 0; j < width; ++j) store<b>(v + (i * width + j) * step, r[i][j]);
     }
 
-    // The pixel, or zeros around the image.
+    // A pixel's b channels; zeros outside the image.
     template <int b>
     typename Channels<b>::type inside(const float* x, int64_t row, int64_t column) const {
-        const bool is = row >= 0 && column >= 0 && row < s.y.size && column < s.x.size;
-        return is ? load<b>(x + (row * s.x.size + column) * b) : typename Channels<b>::type{};
+        const bool found = row >= 0 && column >= 0 && row < s.y.size && column < s.x.size;
+        return found ? load<b>(x + (row * s.x.size + column) * b) : typename Channels<b>::type{};
     }
 
-    // `positions` products `step` apart → outputs of tile t: + bias, + added, activation.
+    // The products at all positions, `step` apart → y: outputs of tile t, + bias, + added, activated.
     template <int b>
     void transform_output(const float* m, int64_t step, int64_t t, typename Channels<b>::type bias,
                           const float* added, float slope, float* y) const {
@@ -176,7 +181,7 @@ struct Chunk {
         }
     }
 
-    // m: positions × outputs × T × b.
+    // Gradients of the tiles' outputs → m: positions × outputs × T × b.
     template <int b>
     void transform_gradient(const float* dy, float* m) const {
         constexpr int height = rows ? 4 : 1, width = columns ? 4 : 1;
@@ -203,8 +208,8 @@ struct Chunk {
     }
 };
 
-// Where the kernels of a group lie: outputs × inputs × taps, or as those of the convolution whose gradient
-// is computed, inputs × outputs × taps from the last tap to the first.
+// Where the weights of a group lie: outputs × inputs × taps. For the gradient of the input (`backward`) the
+// weights of the forward convolution are read with inputs and outputs exchanged and the taps reversed.
 template <int b>
 struct Weights {
     int64_t taps, step_in, step_out;
@@ -216,7 +221,7 @@ struct Weights {
     int64_t tap(int64_t i) const { return backward ? taps - 1 - i : i; }
 };
 
-// Calls f(i, j, tap) for the taps of a part of the kernel that are there.
+// Calls f(i, j, tap) for each tap of the kernel that lies in the part, at its row i and column j.
 template <class F>
 void for_taps(const Shape& s, int64_t part, F f) {
     const int64_t top = s.y.first(part / s.x.parts()), left = s.x.first(part % s.x.parts());
@@ -227,7 +232,7 @@ void for_taps(const Shape& s, int64_t part, F f) {
         }
 }
 
-// One block of output channels of the kernels of a group, transformed.
+// Transforms the kernels of a group for one block of output channels.
 // u: outputs/O × positions × blocks·b × O·b.
 template <int b, int O, bool rows, bool columns>
 void transform_kernels(const Shape& s, const float* w, const Weights<b>& in, int64_t block_out, float* u) {
@@ -251,7 +256,7 @@ void transform_kernels(const Shape& s, const float* w, const Weights<b>& in, int
     }
 }
 
-// m = v·u for T tiles and O blocks of output channels, whose sums are all kept in registers.
+// m = v·u at one position, for T tiles and O blocks of output channels. All sums stay in registers.
 // v: blocks × T × b;  u: blocks·b × O·b;  m: O × T × b.
 template <int b, int T, int O>
 void multiply(int64_t blocks, const float* v, const float* u, float* m) {
@@ -277,8 +282,8 @@ void convolve(const Shape& s, const float* x, const float* w, bool backward, con
               const float* added, float slope, float* y) {
     typedef Chunk<T, rows, columns> Tiles;
     constexpr int positions = (rows ? 4 : 1) * (columns ? 4 : 1);
-    const int64_t plane = s.y.size * s.x.size * b, blocks = s.blocks(), part = blocks * b * O * b;
-    const int64_t kernels = positions * s.outputs / O * part;
+    const int64_t plane = s.y.size * s.x.size * b, blocks = s.blocks(), matrix = blocks * b * O * b;
+    const int64_t kernels = positions * s.outputs / O * matrix;
     const Weights<b> weights(s, backward);
     const Buffer u(s.groups * kernels);
     #pragma omp parallel
@@ -295,9 +300,9 @@ void convolve(const Shape& s, const float* x, const float* w, bool backward, con
             const Tiles chunk(s, index);
             chunk.template transform_input<b>(x, v.begin());
             for (int64_t o = 0; o < s.outputs; o += O) {
-                const float* own = u.begin() + chunk.group() * kernels + o / O * positions * part;
+                const float* own = u.begin() + chunk.group() * kernels + o / O * positions * matrix;
                 for (int64_t i = 0; i < positions; ++i)
-                    multiply<b, T, O>(blocks, v.begin() + i * blocks * T * b, own + i * part,
+                    multiply<b, T, O>(blocks, v.begin() + i * blocks * T * b, own + i * matrix,
                                       m.begin() + i * O * T * b);
                 for (int64_t out = o; out < o + O; ++out) {
                     const int64_t at = (chunk.map * s.outputs + out) * plane;
@@ -314,7 +319,7 @@ void convolve(const Shape& s, const float* x, const float* w, bool backward, con
 }
 
 // du += Σ v·m over T tiles, for C input channels and O blocks of output channels.
-// v: T × b, m: O × T × b, du: rows of O·b, `row` apart.
+// v: T × b, m: O × T × b, du: C rows of O·b, `row` apart.
 template <int b, int T, int C, int O>
 void add_outer(const float* v, const float* m, float* du, int64_t row) {
     typename Channels<b>::type sum[C][O];
@@ -391,7 +396,7 @@ Shape shape_of(jittor::Var* x, jittor::Var* y, jittor::Var* w, Settings& setting
             {x->shape[3], w->shape[axes - 1], (int)settings["dilation_w"]}};
 }
 
-// As many sums as there are registers for: 32 for blocks of 16 channels, else 16.
+// T·O sums, and what is multiplied, fill the vector registers: 32 for blocks of 16 channels, else 16.
 // Without a bias there is no activation.
 template <int b, bool rows, bool columns, class Settings>
 void run(jittor::Var* x, jittor::Var* w, jittor::Var* bias, jittor::Var* added, jittor::Var* y,
