@@ -15,8 +15,8 @@ class Network(NamedTuple):
     """A row of `NETWORKS`.
 
     Attributes:
-        module: where its class is, "model.unet".
-        architecture: name of its class, a `model.contrast.ContrastNet`.
+        module: the module of its class, e.g. "model.unet".
+        architecture: the name of its class, a subclass of `model.contrast.ContrastNet`.
         kernels: the kernel family, "2D" (k×k) or "1D" (separable).
         bytes_per_pixel: peak of resident memory per pixel when a single image is predicted on a
             CPU, rounded up (`python -m benchmarks.cost --size 1024`; x86-64, oneDNN).
@@ -54,7 +54,7 @@ def build_model(name: str, dropout: bool = True) -> jt.Module:
     if name not in NETWORKS:
         raise ValueError(f"unknown model {name!r}; known are {', '.join(MODEL_NAMES)}")
     network = NETWORKS[name]
-    # Imported here, because the list of names must not cost the start of Jittor.
+    # Imported here, so that reading the list of names does not start Jittor.
     net = getattr(importlib.import_module(network.module), network.architecture)(network.kernels)
     if not dropout:
         net.leave_out_dropout()
@@ -62,11 +62,7 @@ def build_model(name: str, dropout: bool = True) -> jt.Module:
 
 
 def fast_form(net: jt.Module, dtype: str = "float32") -> jt.Module:
-    """The network for prediction, norms and constants folded (`model.fast`); no gradients.
-
-    Args:
-        dtype: of activations, "float32" or "bfloat16".
-    """
+    """The network for prediction, with norms and constants folded; see `model.fast.fast`."""
     from model.fast import fast
 
     return fast(net, dtype)

@@ -50,8 +50,8 @@ class ContrastStage:
     def __call__(self, x: jt.Var) -> jt.Var:
         pooled = global_average(x)
         kernels, norms = zip(*self.branches)
-        # Branch 0 is computed last: in the order of the branches the gradients of x are added, and
-        # that order decides their rounding.
+        # The order of these calls decides in which order the gradients of x are added, and so their
+        # rounding. Branch 0 is the last.
         *others, first = [kernel(x, pooled) for kernel in (*kernels[1:], kernels[0])]
         total = add_norms(norms, [first, *others])
         return total if self.merge is None else self.merge(total)

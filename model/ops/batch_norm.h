@@ -1,7 +1,7 @@
 // Batch norm and the activation after it, of activations in either form.
 //
-// Both forms are rows of W pixels with B channels each. A row is a task, and the sums of rows are
-// added up in a fixed order, so that the result does not depend on the number of threads.
+// Both forms are rows of W pixels with B channels each; in N×C×H×W B is 1. Threads compute whole rows,
+// and the sums of rows are added up in a fixed order, whatever the number of threads.
 #include <algorithm>
 #include <cmath>
 #include <vector>

@@ -93,8 +93,8 @@ struct Convolution {
           dst(image(y, 1, x->shape[0] * channels_of(y))),
           strides{1, 1}, dilates{0, 0}, padding{0, 0} {}
 
-    // oneDNN's code for the activations as they lie in memory. If that code is slow, oneDNN chooses the
-    // layout, and the activations are copied.
+    // oneDNN's code for the activations as they lie in memory. If that code is slow, a single block is
+    // described as channels-last; if that is slow too, oneDNN chooses a layout and activations are copied.
     template <class Make>
     auto choose(Make make, bool in_one_block = false) const -> decltype(make(src, dst)) {
         auto found = make(src, dst);

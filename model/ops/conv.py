@@ -74,9 +74,9 @@ class _ConvWinograd(_ConvOneDNN):
     """A convolution with an odd kernel that keeps the size, in fewer multiplications.
 
     Winograd rounds by the place of a pixel in its tile, so pixels that should be equal may differ.
-    A max-pool of a UNet gives the gradient to the first of equal values, and would choose another.
-    Its input comes from a plain 3×3 convolution; so in training (`execute`) oneDNN computes the
-    results of those, and Winograd their gradients.
+    A max-pool, which gives the gradient to the first of equal values, then chooses another pixel.
+    The UNets pool the results of plain 3×3 convolutions, so in training (`execute`) oneDNN computes
+    these results. Winograd computes their gradients, and all other convolutions.
     """
 
     def code(self, function, shape, x, taps, *arguments, inputs, **data):

@@ -14,7 +14,7 @@ from . import jt
 
 
 class Batch:
-    """The part of a batch that this process computes: here, all of it.
+    """The part of a batch that this process computes. In this base class that is all of it.
 
     Attributes:
         whole: True if this process holds the whole batch.

@@ -31,25 +31,25 @@ void store(float* to, typename Channels<b>::type value) {
     *reinterpret_cast<typename Channels<b>::type*>(to) = value;
 }
 
-// The five transforms along an axis.
+// The five transforms along an axis, in place.
 template <class vec>
-void input(vec& a, vec& b, vec& c, vec& d) {
+void input(vec& a, vec& b, vec& c, vec& d) {  // 4 inputs → 4 values
     const vec sum = b + c, difference = c - b;
     a -= c, d = b - d, b = sum, c = difference;
 }
 template <class vec>
-void kernel(vec& a, vec& b, vec& c, vec& d) {  // of three taps: d is set
+void kernel(vec& a, vec& b, vec& c, vec& d) {  // 3 taps in a, b, c → 4 values
     const vec outer = a + c, middle = b;
     d = c, b = 0.5f * (outer + middle), c = 0.5f * (outer - middle);
 }
 template <class vec>
-void output(vec& a, vec& b, vec c, vec d) { a += b + c, b -= c + d; }
+void output(vec& a, vec& b, vec c, vec d) { a += b + c, b -= c + d; }  // 4 products → 2 outputs in a, b
 template <class vec>
-void output_gradient(vec& a, vec& b, vec& c, vec& d) {  // of two outputs: c and d are set
+void output_gradient(vec& a, vec& b, vec& c, vec& d) {  // gradients of 2 outputs in a, b → 4 values
     d = -b, c = a - b, b = a + b;
 }
 template <class vec>
-void kernel_gradient(vec& a, vec& b, vec& c, vec d) {
+void kernel_gradient(vec& a, vec& b, vec& c, vec d) {  // 4 products → gradients of 3 taps in a, b, c
     const vec sum = 0.5f * (b + c), difference = 0.5f * (b - c);
     a += sum, b = difference, c = sum + d;
 }
