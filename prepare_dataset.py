@@ -6,21 +6,21 @@
     python prepare_dataset.py /data/mixed --name Mine --images . --mask_suffix _mask
     python prepare_dataset.py data/NUDT-SIRST data/NUAA-SIRST my_frames --name REAL   # joins them
 
-SOURCE is a folder or a .zip: NUDT-SIRST, IRSTD-1K, NUAA-SIRST, SIRST-Aug, SIRST3, IRDST, and others
-of their layouts (utils/data/layouts.py). For any other layout, name the folders and suffixes with
---images, --masks, --image_suffix and --mask_suffix. The new folder has images/NAME, masks/NAME,
-train.txt, test.txt and the report, prepared.txt: sizes, names of masks, masks with grey values,
-number of targets brighter or darker than what is around them, images in both lists, duplicates,
-and the pairs that are left out with the reasons. Missing lists are drawn by --split and --seed.
+SOURCE is a folder or a .zip: NUDT-SIRST, IRSTD-1K, NUAA-SIRST, SIRST-Aug, SIRST3, IRDST, or another
+dataset with such a layout (utils/data/layouts.py). For other layouts, name the folders and suffixes
+with --images, --masks, --image_suffix and --mask_suffix. The new folder has images/NAME,
+masks/NAME, train.txt, test.txt and the report, prepared.txt: sizes, names of masks, masks with grey
+values, number of targets brighter or darker than their surroundings, images in both lists,
+duplicates, pairs left out and the reasons. Missing lists are drawn with --split and --seed.
 Files are linked, so SOURCE must stay; the files of a zip are copied.
 
-Several SOURCEs become one dataset, to train on all of them: each is prepared by these flags, its
-names begin with its own name (NUDT-SIRST_000001), and the lists are joined. A source without a
+Several SOURCEs become one dataset, to train on all of them. Each is prepared with these flags, its
+images' names begin with its name (NUDT-SIRST_000001), and the lists are joined. A source without a
 test list, or with all of its images on its train list, adds to train.txt only.
 
 --boxes also writes the targets as boxes in COCO's format, for annotation tools and box detectors:
 result/<NAME>_train_boxes.json and result/<NAME>_test_boxes.json. If SOURCE is data/NAME itself,
-only these are written.
+only these two files are written.
 """
 
 from __future__ import annotations
@@ -42,17 +42,19 @@ from utils.paths import Paths
 from utils.predict.detections import mask_boxes
 from utils.recipe import Recipe
 
+SHARE = cli.number(float, lambda fraction: 0 < fraction < 1, "lie between 0 and 1")
+
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Runs the script with these arguments, by default the command line's."""
+    """Runs the script with `argv`, by default the arguments of the command line."""
     parser = cli.make_parser(
         __doc__, without_effect=("model_names", "dataset_names", "device"))
     parser.add_argument("source", type=Path, metavar="SOURCE", nargs="+",
                         help="a folder, or a .zip; several are joined")
-    parser.add_argument("--name", required=True, help="name of the new folder in --dataset_dir")
+    parser.add_argument("--name", required=True, help="the name of the new folder in --dataset_dir")
     parser.add_argument("--copy", action="store_true", help="copy the files; default: link them")
-    parser.add_argument("--split", type=_share, default=0.5, metavar="SHARE",
-                        help="share of images for training, if there are no lists; default 0.5")
+    parser.add_argument("--split", type=SHARE, default=0.5, metavar="SHARE",
+                        help="fraction of images for training, if there are no lists; default 0.5")
     parser.add_argument("--images", type=Path, metavar="DIR",
                         help="folder of images in SOURCE; default by SOURCE's layout")
     parser.add_argument("--masks", type=Path, metavar="DIR",
@@ -60,8 +62,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--image_suffix", type=_suffix, default="", metavar="S",
                         help="what follows a name on the lists in the image's file name")
     parser.add_argument("--mask_suffix", type=_suffix, metavar="S",
-                        help="what follows it in the mask's file name; default nothing, "
-                             "_pixels0 or _mask")
+                        help="what follows a name on the lists in the mask's file name; default "
+                             "nothing, _pixels0 or _mask")
     parser.add_argument("--fit_masks", action="store_true",
                         help="resize masks of another size to their image (nearest neighbour), if "
                              "the ratio of the sides agrees")
@@ -103,13 +105,6 @@ def write_boxes(args: argparse.Namespace) -> None:
 def _suffix(text: str) -> str:
     stem, dot, extension = text.rpartition(".")
     return stem if dot + extension.lower() in EXTENSIONS else text
-
-
-def _share(text: str) -> float:
-    value = float(text)
-    if not 0 < value < 1:
-        raise argparse.ArgumentTypeError(f"{text} must lie between 0 and 1")
-    return value
 
 
 if __name__ == "__main__":

@@ -100,7 +100,7 @@ def test_entries_that_do_not_fit_are_named(net, nets):
     refuses(net, {"meta": np.zeros(1)}, "missing ", "and ", " more")
     refuses(net, {}, "weights: holds no named tensors")
     for model_name in {*nets} - {"L2SKNet_1D_FPN"}:
-        refuses(nets[model_name], good, "weights: not the ", "another model's file?")
+        refuses(nets[model_name], good, "weights: not the ", "name its model with --model_name")
 
 
 def test_only_the_unused_kernels_of_the_1d_networks_are_passed_over(net, nets):

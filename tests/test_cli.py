@@ -36,7 +36,7 @@ COMMANDS += [["-m", name] for name in (
 def test_outside_its_environment_a_script_names_the_way_there(command):
     run = subprocess.run([sys.executable, "-S", *command], cwd=ROOT, capture_output=True, text=True)
     assert (run.returncode, run.stdout) == (2, "")
-    assert re.fullmatch(r"error: numpy is not installed for .*: run `python3 -m utils.environment`,"
+    assert re.fullmatch(r"error: numpy is not installed for .*; run `python3 -m utils.environment`,"
                         r" then use \.venv/bin/python \(source \.venv/bin/activate\)\n", run.stderr)
 
 
@@ -118,7 +118,8 @@ def test_help_is_quick_and_says_which_flags_have_no_effect(script):
             "finally:\n    print('jittor' in sys.modules)")
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT)
     assert result.returncode == 0, result.stderr
-    text, _, idle = result.stdout.partition("taken by every script, without effect in this one:\n")
+    text, _, idle = result.stdout.partition(
+        "accepted as in every script, but without effect here:\n")
     assert result.stdout.endswith("\nFalse\n") and "L2SKNet_1D_FPN" in result.stdout
     assert all(f"--{name.rstrip('s')}" in result.stdout for name in common)
     idle = re.findall(r"^  --(\w+)", idle.partition("\n\n")[0], re.M)
@@ -154,7 +155,7 @@ def test_a_scripts_end_is_its_exit_status(capsys):
         (fails(UserError("x.png: gone")), 2, "error: x.png: gone\n"),
         (fails(KeyboardInterrupt()), 130, "interrupted\n"),
         (fails(OSError(28, "No space left", "x.npz")), 2,
-         "error: [Errno 28] No space left: 'x.npz'\n"),
+         "error: x.npz: No space left; check the path, its permissions and the free space\n"),
     ):
         with pytest.raises(SystemExit) as error:
             cli.run(main)

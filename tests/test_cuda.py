@@ -211,7 +211,7 @@ def test_nvcc_path_is_a_demand_and_processes_may_make_a_view_at_once(tmp_path):
 @pytest.mark.parametrize(("release", "gpu", "problem"), [
     ("10.2", H200, "is of CUDA 10.2, and CUDA 11 to 13 can be used"),
     ("13.0", cuda.Gpu("Some GPU", 90, (12, 4)), "the NVIDIA driver supports CUDA 12.4"),
-    ("13.0", cuda.Gpu("Old GPU", 61, (13, 0)), "dropped the Old GPU"),
+    ("13.0", cuda.Gpu("Old GPU", 61, (13, 0)), "no longer supports the Old GPU"),
     ("13.0", H200, "lacks cuDNN; `.* -m pip install -r .*requirements-cuda13.txt`"),
     ("11.8", cuda.Gpu("Some GPU", 90, (12, 4)), "lacks cuDNN; install CUDA 12 with cuDNN"),
 ])

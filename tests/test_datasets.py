@@ -282,7 +282,7 @@ def test_what_is_ambiguous_is_refused(tmp_path):
     (root / "train.txt").write_text("01")
     assert load_split(tmp_path, "SET", "train").names == ["01"]
     (root / "IRSTD1k_Img").mkdir()
-    assert refused(tmp_path) == f"{root}/images: and IRSTD1k_Img/ beside it; remove one of them"
+    assert refused(tmp_path) == f"{root}/images: lies beside IRSTD1k_Img/; remove one of them"
 
 
 @pytest.mark.parametrize("kind", ["image", "mask"])
@@ -323,7 +323,7 @@ def test_all_the_bad_files_are_listed_at_once_or_left_out(tmp_path):
     for line, file, says in zip(
         lines, "images/01 masks/02.mat images/03.png masks/04.png masks/05.png masks/06.png "
         "images/99 masks/99".split(),
-        ["no such image", "no mask that is read (png, ", "cannot be read", "cannot be read",
+        ["no such image", "no type of mask that is read (png, ", "cannot be read", "cannot be read",
          "the mask is 12x16 but the image is 16x16", "not a binary mask (values 0, 1, 2, 3",
          "no such image", "no such mask"]):
         assert line.startswith(f"  {root}/{file}: ") and says in line

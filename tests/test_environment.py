@@ -56,6 +56,12 @@ def test_an_environment_is_made_once_updated_and_moved(tmp_path, poor_disk):
     assert f"VIRTUAL_ENV={moved}" in (moved / ".venv/bin/activate").read_text().replace('"', "")
 
 
+def test_help_makes_nothing(tmp_path):
+    project = make_project(tmp_path / "project")
+    assert "--check" in ensure(project, "--help").stdout
+    assert not (project / ".venv").exists()
+
+
 def test_what_the_machine_lacks_is_named_with_the_command_that_installs_it():
     assert ensure(ROOT, "--check").stdout == "ok\n"
     run = ensure(ROOT, "--check", env={"PATH": "/nowhere"})
@@ -77,7 +83,7 @@ def test_paths_with_a_space_are_refused_before_anything_is_made(tmp_path, monkey
     run = ensure(project)
     assert run.returncode == 2
     assert run.stderr == (f"error: {project}: Jittor cannot compile in a folder whose path has a "
-                          "space: move the project\n")
+                          "space; move the project\n")
     assert not (project / ".venv").exists()
     monkeypatch.setattr(environment.sys, "prefix", "/a b/.venv")
     with pytest.raises(UserError, match="^/a b/.venv: Jittor cannot compile"):

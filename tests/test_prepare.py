@@ -193,7 +193,7 @@ def test_folders_and_suffixes_by_flags(tmp_path, script):
     train, test = load_splits(tmp_path / "data", "A")
     assert (train.names, test.names) == (["03", "00"], ["01", "02"])
     np.testing.assert_array_equal(test.images[1], images[2])
-    with pytest.raises(UserError, match=f"^--images JPEG: no such folder in {source}; name it"):
+    with pytest.raises(UserError, match=f"^--images JPEG: no such folder in {source}; give"):
         script(source, "--name", "B", "--images", "JPEG")
     with pytest.raises(UserError, match="needs a folder of images too; name it with --images"):
         script(source, "--name", "B", "--masks", "SegmentationClass")
@@ -371,7 +371,7 @@ def test_another_dataset_of_this_name_is_left_alone(tmp_path, irstd):
     target = tmp_path / "data" / "NEW"
     assert refused(tmp_path, other) == (
         f"{target}: exists already, with other content; remove it, or take another --name")
-    assert refused(tmp_path, target).startswith(f"{target}: is where the result would go; move it")
+    assert refused(tmp_path, target).startswith(f"{target}: the result would have this path")
 
 
 def test_sources_without_one_dataset(tmp_path, irstd):

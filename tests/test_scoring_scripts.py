@@ -376,7 +376,7 @@ def test_masks_of_0_and_1_in_8_bits_are_refused(place):
     ("--pred x --model_name A B", {"A": "x/A", "B": "x/B"}),
     ("--pred x/one x/two --model_name A", "2 folders but 1 of --model_name"),
     ("--pred one x/one", "several models of this name"),
-    ("--pred one --dataset_name D E", "of which dataset"),
+    ("--pred one --dataset_name D E", "is of one dataset; name it"),
 ])
 def test_which_folders_are_meant(flags, expected, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)

@@ -386,7 +386,7 @@ def test_the_command_says_what_was_damaged(copied):
     cut(folder / "last.npz")
     output = trains(copied, "--model_name", UNET, "--resume")
     assert f"{folder / 'last.npz'}: not an .npz file of plain arrays, or damaged;" in output
-    assert f"so from the checkpoint before, {folder / 'before.npz'}\n" in output
+    assert f"going on from the checkpoint before, {folder / 'before.npz'}\n" in output
     assert f"resumed after epoch {EPOCHS - 1} and 0 batches" in output
     assert sorted(path.name for path in folder.iterdir()) == ["before.npz", "best.npz", "last.npz"]
 

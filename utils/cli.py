@@ -7,6 +7,7 @@ import dataclasses
 import io
 import os
 import platform
+import re
 import sys
 import time
 import traceback
@@ -20,7 +21,7 @@ from utils.errors import UserError
 
 try:
     environment.check_packages()
-except UserError as error:  # before the imports that would say so by a traceback
+except UserError as error:  # here, because the imports below would end in a traceback
     environment.end_script(error)
     raise
 
@@ -49,10 +50,11 @@ def make_parser(
         without_effect: common flags that the script does not use, by the names of their values;
             --help says so. "device" stands for --precision as well.
     """
+    module = re.search(r"python -m \S+", doc)  # else argparse would call it __main__.py
     parser = argparse.ArgumentParser(
-        description=doc, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
-    )
-    idle = parser.add_argument_group("taken by every script, without effect in this one")
+        prog=module and module[0], description=doc, allow_abbrev=False,
+        formatter_class=argparse.RawDescriptionHelpFormatter)
+    idle = parser.add_argument_group("accepted as in every script, but without effect here")
 
     def place(name: str) -> Flags:
         return idle if name in without_effect else parser
@@ -60,19 +62,20 @@ def make_parser(
     place("model_names").add_argument(
         "--model_name", "--model_names", dest="model_names", default=list(default_models),
         nargs="+", choices=None if any_model else MODEL_NAMES,
-        metavar="MODEL", help=f"of {', '.join(MODEL_NAMES)}; default {' '.join(default_models)}",
+        metavar="MODEL",
+        help=f"some of {', '.join(MODEL_NAMES)}; default {' '.join(default_models)}",
     )
     place("dataset_names").add_argument(
         "--dataset_name", "--dataset_names", dest="dataset_names", default=[DATASET], nargs="+",
-        metavar="DATASET", help=f"folders below --dataset_dir; default {DATASET}",
+        metavar="DATASET", help=f"names of folders in --dataset_dir; default {DATASET}",
     )
     place("dataset_dir").add_argument(
         "--dataset_dir", type=Path, default=ROOT / "data", metavar="DIR",
-        help="the folder of the datasets; default data",
+        help="the folder that holds the datasets; default data",
     )
     place("output_dir").add_argument(
         "--output_dir", type=Path, default=ROOT, metavar="DIR",
-        help="everything is written below it; default the project's folder",
+        help="the folder for all that is written; default the project's folder",
     )
     add_device(place("device"))
     add_recipe(place("seed"), "seed")
@@ -87,7 +90,8 @@ def add_skip_bad(parser: Flags) -> None:
     """Adds --skip_bad, for scripts that read a dataset."""
     parser.add_argument(
         "--skip_bad", action="store_const", const=True,
-        help="leave out images and masks that cannot be used, and list them; default: refuse them",
+        help="leave out images and masks that cannot be used, and list them; without it they are "
+        "an error",
     )
 
 
@@ -95,24 +99,20 @@ def add_device(parser: Flags, precision: str = "default") -> None:
     """Adds --device and --precision, for `runtime.start`."""
     parser.add_argument(
         "--device", choices=DEVICES, default="auto",
-        help="default auto: a GPU that works, else the CPU",
+        help="auto, the default, takes a GPU that works, else the CPU",
     )
     parser.add_argument(
         "--precision", choices=PRECISIONS, default=precision,
-        help="on a GPU: default lets cuDNN use TF32 in convolutions, as PyTorch does; float32 "
-        "rounds nothing; tf32 is TF32 in matrix products too. On a CPU with AVX512-BF16: bf16 "
-        "predicts with bfloat16 between the first and the last layer; here %(default)s",
+        help="on a GPU, `default` rounds to TF32 in convolutions, as PyTorch does, tf32 in matrix "
+        "products too, and float32 nowhere; on a CPU with AVX512-BF16, bf16 predicts in bfloat16 "
+        "between the first and the last layer; without this flag: %(default)s",
     )
 
 
 def refuse_bf16(precision: str) -> None:
-    """For scripts that train or compare: only predictions are computed in bfloat16.
-
-    Raises:
-        UserError: the precision is bf16.
-    """
+    """Raises a UserError for bf16, which is for predictions only; other scripts call this."""
     if precision == BF16:
-        raise UserError("--precision bf16: is for predictions alone (test.py); leave it out here")
+        raise UserError("--precision bf16: is for predictions only (test.py); leave it out here")
 
 
 def add_threshold(parser: Flags) -> None:
@@ -138,9 +138,9 @@ def add_pred(
     parser.set_defaults(model_names=None, default_models=parser.get_default("model_names"))
     parser.add_argument(
         "--pred", nargs="+", type=Path, metavar="DIR",
-        help="folders with predictions of any method (NAME.mat, .npy or .png; a suffix of all "
-        "names is removed), named by --model_name, else by the folders' names; or one folder "
-        f"that holds a folder for each --model_name; default {default}",
+        help="folders with predictions of any method: NAME.mat, .npy or .png (a suffix that all "
+        "names have is ignored). --model_name names them, else they have the folders' names. Or "
+        f"one folder that holds a folder for each --model_name. Default {default}",
     )
 
 
@@ -185,7 +185,7 @@ def add_training(parser: Flags, resume: bool = True) -> None:
                         help="save and stop after this time; go on with --resume")
     if resume:
         parser.add_argument("--resume", nargs="?", const="last", metavar="CHECKPOINT",
-                            help="go on from the model's last checkpoint, or from the given one")
+                            help="go on from the model's last checkpoint, or from this one")
         parser.add_argument("--weights", type=Path, metavar="FILE",
                             help="begin a new run from these weights (.npz, .pth.tar, .pth, .pt), "
                                  "with a new optimizer; default random weights")
@@ -202,7 +202,7 @@ def add_evaluation(parser: Flags) -> None:
 def number(
     kind: Callable[[str], float], fine: Callable[[float], bool], condition: str
 ) -> Callable[[str], float]:
-    """Makes an argparse type: a number of `kind` that is `fine`; `condition` says what that is."""
+    """Makes an argparse type: a number that is `fine`; else the error is "X must CONDITION"."""
 
     def parse(text: str) -> float:
         value = kind(text)
@@ -221,7 +221,7 @@ def positive(kind: Callable[[str], float]) -> Callable[[str], float]:
 
 not_negative = number(int, lambda value: value >= 0, "not be below zero")
 threshold = number(float, lambda value: 0 <= value < 1, "be from 0 to below 1")
-# Fields of Recipe that take other numbers than those above zero.
+# Fields of Recipe whose numbers need not be above zero, or have other limits.
 RECIPE_NUMBERS = {
     "seed": number(int, lambda value: 0 <= value < 2**32, "be from 0 to 2**32 - 1"),
     "image_size": not_negative, "crop": not_negative,
@@ -239,7 +239,7 @@ def run(main: Callable[[], int | None], many: bool = False) -> NoReturn:
     # File names may hold bytes that are not UTF-8.
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")
-    # Pillow warns at half the size up to which `utils.data.images` reads.
+    # Pillow warns at half the largest size that `utils.data.images` reads.
     warnings.filterwarnings("ignore", "Image size .* decompression bomb")
     if not ranks.is_main():
         sys.stdout = sys.stderr = open(os.devnull, "w")
@@ -257,8 +257,11 @@ def run(main: Callable[[], int | None], many: bool = False) -> NoReturn:
             os._exit(1)
         sys.stderr.close()
         status = 0
-    except OSError as error:  # no space, no permission: it names the file and the reason
+    except OSError as error:  # no space, no permission
         line = f"error: {error}"
+        if error.filename and error.strerror:
+            line = (f"error: {error.filename}: {error.strerror}; check the path, its permissions "
+                    "and the free space")
     except Exception:
         if ranks.size() == 1:
             raise
@@ -275,10 +278,11 @@ def run(main: Callable[[], int | None], many: bool = False) -> NoReturn:
 def _end_all(status: int, line: str) -> NoReturn:
     """Prints the error and ends this rank, so that mpirun ends the other ranks.
 
-    Not by `sys.exit`, where MPI would wait for them. The first rank prints an error of all ranks.
+    Not by `sys.exit`, where MPI would wait for them. Only the first rank prints an error that all
+    ranks have: mpirun ends the others while they sleep.
     """
     if not ranks.is_main():
-        time.sleep(5 + ranks.rank() / 8)  # mpirun needs a second, or more on a busy machine
+        time.sleep(5 + ranks.rank() / 8)  # mpirun needs a second or more
         line += f" (rank {ranks.rank()} on {platform.node()})"
     print(line, file=sys.__stderr__, flush=True)
     sys.__stdout__.flush()

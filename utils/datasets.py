@@ -35,7 +35,7 @@ class ImageList:
         names: names of the images in the order of the list: stems, with folders below images/.
         images: H×W uint8 or uint16 each, native sizes.
         masks: H×W uint8 of 0 and 1 each; empty if read without masks.
-        levels: index → H×W uint8, 0 to 255, for masks with grey edges.
+        levels: index → H×W uint8 of 0 to 255, for masks with grey edges only.
         skipped: name → one line per unusable file, for images left out of the list.
     """
 
@@ -53,10 +53,7 @@ class ImageList:
         return len(self.names)
 
     def describe(self) -> str:
-        """One line: images, sizes (width x height), depth, targets, images without a target.
-
-        Also masks with grey edges and pairs left out, if there are any.
-        """
+        """One line: numbers of images and targets, sizes (width x height), depth, bad pairs."""
         depths = sorted({8 * image.itemsize for image in self.images})
         parts = [f"{self.dataset} {self.name}: {_count(len(self), 'image')}, "
                  f"{describe_sizes(image.shape for image in self.images)}, "
@@ -96,7 +93,7 @@ def load_splits(
     dataset_dir: str | Path, dataset_name: str, splits: Sequence[str] = ("train", "test"),
     num_workers: int = 4, masks_required: bool = True, skip_bad: bool | None = False,
 ) -> list[ImageList]:
-    """Reads several lists of a dataset, and reports everything wrong in them together.
+    """Reads several lists of a dataset, and reports all bad files in one error.
 
     Args:
         dataset_dir: the folder that holds the dataset's folder.
@@ -113,7 +110,7 @@ def load_splits(
     layouts = [find_layout(folder, split) for split in splits]
     lists = [layout.names() for layout in layouts]
     for layout, names in zip(layouts, lists):
-        # Refused, not dropped: scores would count the image twice, or differ from others' counts.
+        # Refused, not dropped: other programs would count these images twice.
         repeated = [name for name, count in Counter(names).items() if count > 1]
         if repeated:
             raise UserError(f"{layout.list}: named more than once: {listed(repeated)}; name each "
@@ -175,10 +172,10 @@ def num_train_batches(split: ImageList, batch_size: int) -> int:
     Raises a UserError if batch_size or the number of images is below two.
     """
     if batch_size < 2:
-        raise UserError(f"--batch_size {batch_size}: must be at least 2; batch norm after global "
-                        "pooling has nothing to normalise over one image")
+        raise UserError(f"--batch_size {batch_size}: must be at least 2, because batch norm after "
+                        "global pooling needs several values; give 2 or more")
     if len(split) < 2:
-        raise UserError(f"{split.folder}: the {split.name} list has one image; name two or more")
+        raise UserError(f"{split.folder}: the {split.name} list has one image; add more images")
     full, rest = divmod(len(split), batch_size)
     return full + (rest > 1)
 
@@ -199,14 +196,14 @@ def train_batches(
 ) -> Iterator[tuple[list[str], np.ndarray, np.ndarray]]:
     """Yields the batches of one epoch, in an order that depends on seed and epoch alone.
 
-    Jittor's own Dataset shuffles alike for every seed. And an order without a generator's state
-    lets a resumed run go on in the middle of an epoch.
+    So a resumed run can go on in the middle of an epoch. Jittor's own Dataset shuffles alike for
+    every seed.
 
     Args:
         size: side to which images and masks are resized; 0 keeps native sizes.
         start: number of batches to skip.
         soft: True gives masks as their grey levels divided by 255, False as 0 and 1.
-        part: number of images in a batch → slice of the images to make; all by default.
+        part: number of images in a batch → slice of the images to yield; all by default.
         augmentation: changes to each image after resizing.
 
     Yields:
@@ -234,7 +231,7 @@ def test_batches(
     """Yields every image once at its native size, images of one size together, smallest first.
 
     Args:
-        subset: slice of the batches to make; all by default.
+        subset: slice of the batches to yield; all by default.
 
     Yields:
         indices into the split, and x: N×1×H×W float32 in [0, 1].

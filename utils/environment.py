@@ -22,7 +22,7 @@ from utils.errors import UserError
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 VENV = os.path.join(ROOT, ".venv")
 VENV_PYTHON = os.path.join(VENV, "bin", "python")
-STAMP = os.path.join(VENV, "l2sknet.requirements")  # says where and for what .venv/ was completed
+STAMP = os.path.join(VENV, "l2sknet.requirements")  # .venv/'s path and a hash of its requirements
 PACKAGES = ("numpy", "scipy", "skimage", "PIL", "matplotlib", "tqdm")
 REQUIREMENTS = ("requirements.txt", "requirements-dev.txt", "requirements-onnx.txt")
 
@@ -70,15 +70,15 @@ def check_python() -> None:
     """Raises a UserError if the running Python is not supported."""
     if not OLDEST <= sys.version_info[:2] <= NEWEST:
         raise UserError(
-            "this is Python {}.{}, and Jittor needs 3.9 to 3.12: install one (apt-get install "
+            "this is Python {}.{}, but Jittor needs 3.9 to 3.12; install one (apt-get install "
             "python3.11-dev python3.11-venv, or conda create -n l2sknet python=3.11) and start "
-            "again with it".format(*sys.version_info[:2]))
-    check_path(sys.prefix, "move it, or the project if it belongs to that")
+            "this again with it".format(*sys.version_info[:2]))
+    check_path(sys.prefix, "move this environment, or the project if it is the project's .venv")
 
 
 def not_installed(name: str) -> UserError:
     """The error for a missing package."""
-    return UserError(f"{name} is not installed for {sys.executable}: run `python3 -m "
+    return UserError(f"{name} is not installed for {sys.executable}; run `python3 -m "
                      "utils.environment`, then use .venv/bin/python (source .venv/bin/activate)")
 
 
@@ -92,7 +92,8 @@ def check_packages() -> None:
 def end_script(error: UserError) -> None:
     """Ends the program with one line and status 2 if it is one of our scripts.
 
-    A script whose imports fail cannot do so by itself; whoever imports us can catch the error.
+    A script whose imports fail cannot do this itself. For other programs it returns, so that they
+    can catch the error.
     """
     script = os.path.realpath(sys.argv[0])
     ours = script.startswith(ROOT + os.sep) and not script.startswith(VENV + os.sep)
@@ -102,13 +103,13 @@ def end_script(error: UserError) -> None:
 
 
 def check_path(path: str, cure: str) -> None:
-    """Raises a UserError if a path has a space, with which Jittor cannot compile."""
+    """Raises a UserError if a path has a space: Jittor cannot compile there."""
     if len(path.split()) > 1:
-        raise UserError(f"{path}: Jittor cannot compile in a folder whose path has a space: {cure}")
+        raise UserError(f"{path}: Jittor cannot compile in a folder whose path has a space; {cure}")
 
 
 def commit() -> str:
-    """This project's state by git, or "" without git or checkout."""
+    """The commit of this project by `git describe`; "" without git or checkout."""
     command = ["git", "describe", "--always", "--dirty"]
     with contextlib.suppress(OSError):
         return subprocess.run(command, cwd=ROOT, capture_output=True, text=True).stdout.strip()
@@ -133,7 +134,7 @@ def ensure() -> str:
     check_tools(for_venv=True)
     check_path(ROOT, "move the project")
     if not os.access(ROOT, os.W_OK):
-        raise UserError(f"{ROOT} cannot be written: copy the project to a folder of your own")
+        raise UserError(f"{ROOT}: cannot be written; copy the project to a folder of your own")
     print(f"Making the environment in {VENV}, once: a few minutes", flush=True)
     os.makedirs(VENV, exist_ok=True)
     if not os.path.lexists(os.path.join(VENV, "lib64")):
@@ -184,6 +185,9 @@ def reexec() -> None:
 
 def main(arguments: "list[str]") -> int:
     """Runs the command line; see the module's docstring."""
+    if {"-h", "--help"} & set(arguments):
+        print(__doc__)
+        return 0
     check = arguments == ["--check"]
     try:
         if check:

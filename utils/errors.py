@@ -1,4 +1,4 @@
-"""The one exception that a user, not a developer, is meant to read, and how it counts up things.
+"""The exception whose text is written for users, and `listed`, which shortens lists in it.
 
 Any Python 3 must be able to read this file: `utils.environment` imports it.
 """
@@ -14,13 +14,13 @@ class UserError(ValueError):
 def listed(
     items: "Sequence[str]", shown: int = 5, separator: str = ", ", kind: str = ""
 ) -> str:
-    """The first few of many words or lines, and how many more there are: "a, b, and 7 more".
+    """The first items of a list and the number of the others: "a, b, and 7 more".
 
     Args:
-        items: the words or lines.
-        shown: how many of them are written out.
-        separator: what stands between them, and before "and 7 more".
-        kind: what the others are: "and 7 more files".
+        items: words or lines.
+        shown: the number of items that are written out.
+        separator: the text between two items, and before "and 7 more".
+        kind: a noun for the other items: "and 7 more files".
     """
     words = list(items[:shown])
     if len(items) > shown:

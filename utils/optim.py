@@ -101,7 +101,8 @@ def _zeros_like(parameter: runtime.jt.Var) -> runtime.jt.Var:
 class MultiStepLR:
     """Multiplies the optimiser's rate by `gamma` after each of the epochs `milestones`.
 
-    Call `step()` once after each epoch: epochs 1…200 of milestones (200, 300) have the first rate.
+    Call `step()` once after each epoch. With milestones (200, 300), epochs 1 to 200 have the first
+    rate.
     """
 
     def __init__(self, optimizer: Adam, milestones: Iterable[int], gamma: float = 0.1):

@@ -9,7 +9,7 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
-# Checkpoints; before.npz is the last.npz before the present one.
+# Checkpoints; before.npz is the previous last.npz.
 BEST, LAST, BEFORE = "best.npz", "last.npz", "before.npz"
 
 

@@ -12,9 +12,7 @@ from types import FrameType
 def run(
     command: Sequence[str], cwd: str | Path | None = None
 ) -> tuple[int, int | None]:
-    """Runs a command and waits for its end, also after Ctrl-C and SIGTERM.
-
-    A training that is asked to stop saves its work first.
+    """Runs a command and waits for its end, also after Ctrl-C and SIGTERM: a training saves first.
 
     Args:
         command: the words of the command.

@@ -26,10 +26,10 @@ def _flag(default: Any, help: str, metavar: str = "N", alias: str | None = None)
 
 @dataclasses.dataclass(frozen=True)
 class Recipe:
-    """All that decides the result of a run, beside network and dataset.
+    """The settings that decide the result of a run, beside network and dataset.
 
-    Each field is a flag of training and part of a checkpoint; a resumed run must keep it.
-    `milestones` None stands for half and three quarters of `epochs`: 200 and 300 of 400, as in the
+    Each field is a flag of training and is stored in checkpoints; a resumed run must keep it.
+    `milestones` None means half and three quarters of `epochs`: 200 and 300 of 400, as in the
     official code.
     """
 
@@ -43,8 +43,8 @@ class Recipe:
     image_size: int = _flag(256, "resize training images to a square of this side; 0 leaves them "
                             "as they are; default {default}", "PIXELS")
     milestones: tuple[int, ...] | None = _flag(
-        None, "lower the learning rate to a tenth after each of these epochs (none: never); "
-        "default half and three quarters of --epochs", "EPOCH")
+        None, "lower the learning rate to a tenth after each of these epochs, without numbers "
+        "never; default half and three quarters of --epochs", "EPOCH")
     augment: bool = _flag(False, "flip and transpose training images at random (the paper's code "
                           "does not)")
     crop: int = _flag(0, "train on squares of this side, cut out at random after resizing; 0 takes "
@@ -71,7 +71,7 @@ class Recipe:
         object.__setattr__(self, "milestones", tuple(sorted(milestones)))
 
     def describe(self) -> str:
-        """One line, for the terminal and the head of the log."""
+        """One line for the terminal and the head of the log."""
         after = " and ".join(map(str, self.milestones))
         return (
             f"{self.epochs} epochs, batch size {self.batch_size}, learning rate {self.lr:g}"

@@ -1,4 +1,4 @@
-"""Weights from one format into another, by way of the network they belong to."""
+"""Converts weights from one format into another, and checks them against their network."""
 
 from __future__ import annotations
 
@@ -52,7 +52,8 @@ def convert(
     if not target.name.endswith((".npz", ONNX, *SUFFIXES)):
         raise UserError(f"{target}: unknown ending; name it .npz, .pth.tar, .pth, .pt or .onnx")
     if size and target.suffix != ONNX:
-        raise UserError(f"--size: {target} holds weights, for images of any size; leave it out")
+        raise UserError(f"--size: has no effect on {target}, which takes images of any size; "
+                        "leave it out")
     if target.suffix == ONNX:
         require_onnx(str(target))
     content, meta = read_file(source)
@@ -93,7 +94,7 @@ def _fit(own: Mapping[str, Any], weights: Mapping[str, np.ndarray]) -> int:
 def _conventions(
     model_name: str, meta: Mapping[str, Any], size: tuple[int, int] | None
 ) -> dict[str, str]:
-    """What one must know to use a network, as text."""
+    """Name → text: what one must know to use the network in an ONNX file."""
     shape, sizes = ("1×1×{}×{}".format(*size), "") if size else ("N×1×H×W", ", any size")
     return {
         "name": model_name,
@@ -109,7 +110,7 @@ def _conventions(
 def _progress(
     content: Any, history: Sequence[Mapping[str, Any]] | None
 ) -> tuple[int, list[float]]:
-    """The epoch of a checkpoint, and its training losses: by our history, else as others write."""
+    """Epoch and training losses of a checkpoint: from our history, else from official entries."""
     content = content if isinstance(content, dict) else {}
     epoch, losses = content.get("epoch"), content.get("total_loss", content.get("loss", []))
     if history:

@@ -1,6 +1,6 @@
 """A network for prediction as an ONNX graph, written from its fast form (`model.fast`).
 
-Runtimes want kernels that are constants. So an LLSKM, whose kernels are A + θ∘B, is
+Runtimes need kernels that are constants. So an LLSKM with the kernels A + θ∘B is written as
 
     Conv(x, A)  +  θ(x) ∘ Conv1×1(x, B)
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     import onnx
 
 INPUT, OUTPUT = "image", "probability"
-OPSET, IR_VERSION = 17, 8  # of the same release
+OPSET, IR_VERSION = 17, 8  # of one release of ONNX
 
 
 def require_onnx(wanted_by: str) -> None:
@@ -43,8 +43,8 @@ def make_onnx(
 
     Args:
         net: of `model.build_model(model_name)`.
-        metadata: text that the file shall hold, by name.
-        size: height and width, the only ones that the file takes, of one image.
+        metadata: name → text that the file holds.
+        size: height and width of the one image that the file takes; None: any batch and size.
 
     Raises:
         UserError: the network does not take images of that size without padding, or no rule
@@ -80,7 +80,7 @@ def make_onnx(
 
 
 class _Graph:
-    """Nodes and constants; a value is known by its name, each method returns that of its own."""
+    """The nodes and constants of a graph. Each method adds a value and returns its name."""
 
     def __init__(self):
         self.nodes, self.constants = [], []
@@ -131,7 +131,7 @@ def _conv(graph, conv, x):
 
 
 def _stack(graph, stack, x):
-    """Some `FastConv`, one after the other."""
+    """Several `FastConv` in sequence."""
     for conv in stack:
         x = _conv(graph, conv, x)
     return x
@@ -145,13 +145,13 @@ def _theta(graph, attention, i, pooled):
 
 
 def _square(graph, branch, x, theta):
-    """A `FastLLSKM`: A * x + θ ∘ (B * x), where of B one tap is not zero."""
+    """A `FastLLSKM`: A * x + θ ∘ (B * x), where only the centre tap of B is not zero."""
     common = graph.conv(x, branch.a.numpy()[0], branch.shift.numpy(), dilation=branch.dilation)
     return graph.op("Add", common, graph.op("Mul", theta, graph.conv(x, branch.centre().numpy())))
 
 
 def _separable(graph, branch, x, theta):
-    """A `FastLLSKM1D`: A and B are 1×1, and the separable pair is a part of the sum."""
+    """A `FastLLSKM1D`: A * x + θ ∘ (B * x) with 1×1 kernels, plus the separable pair of x."""
     common = graph.conv(x, branch.a.numpy()[0])
     pair = graph.conv(_conv(graph, branch.row, x), branch.column.numpy(), branch.shift.numpy())
     attended = graph.op("Mul", theta, graph.conv(x, branch.centre().numpy()))
@@ -178,7 +178,7 @@ def _up(graph, up, x):
 
 
 def _fuse(graph, fuse, coarse, fine, size):
-    """A `FastFuse`; `size` of the finer level, if it is fixed."""
+    """A `FastFuse`; `size`: height and width of the finer level if they are fixed, else None."""
     y = _conv(graph, fuse.conv, coarse)
     if size:
         shape = graph.constant([1, fuse.conv.weight.shape[0], *size])
@@ -194,7 +194,7 @@ def _fuse(graph, fuse, coarse, fine, size):
 
 
 def _unet(graph, net, image, fixed):
-    """`UNet.logits`, of an image padded to multiples of 8 by its edge, and cropped back."""
+    """`UNet.logits` of an image that is padded to multiples of 8 by its edge; crops the result."""
     if fixed:
         return _unet_body(graph, net, image)
     size = graph.op("Shape", image, start=2)
@@ -236,5 +236,5 @@ def _fpn(graph, net, image, fixed):
     return _conv(graph, net.head.project, _conv(graph, net.head.conv, y))
 
 
-# By the name of their class, from the fast form and the image to the logits.
+# Architecture → its rule, from graph, fast form, image and fixed size to the logits.
 ARCHITECTURES = {"UNet": _unet, "FPN": _fpn}

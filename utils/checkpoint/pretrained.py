@@ -1,8 +1,9 @@
-"""Weights that come with the project, in model/pretrained/<dataset>/<model>.npz, each with a card.
+"""Publishes a run's best weights, which then come with the project, and finds published ones.
 
     python -m utils.checkpoint.pretrained --model_name L2SKNet_UNet  # a finished or stopped run
 
-copies the run's best weights there, writes the card beside them, and the log to loss_curves/Jittor.
+Copies the weights to model/pretrained/<dataset>/<model>.npz, writes a card (.md) beside them, and
+copies the log to loss_curves/Jittor/.
 """
 
 from __future__ import annotations
@@ -24,17 +25,13 @@ from utils.recipe import recipe_of
 
 NEWEST = 10  # number of the last evaluated epochs that are averaged
 FOLDER = cli.ROOT / "model" / "pretrained"
-REAL = "REAL"  # the dataset, joined of several, whose weights are for frames of any camera
+REAL = "REAL"  # a dataset joined from several; its weights are for frames of any camera
 METRICS = (("mIoU", "{:.4f}"), ("pixAcc", "{:.4f}"), ("fscore", "{:.4f}"), ("Pd", "{:.4f}"),
            ("Fa", "{:.3g}"))
 
 
 def find_pretrained(dataset_name: str, model_name: str) -> Path | None:
-    """The weights of a model that come with the project, trained on this dataset or another.
-
-    Returns:
-        Their path, or None.
-    """
+    """The path of a model's pretrained weights for a dataset, else for NUDT-SIRST, or None."""
     paths = [FOLDER / name / f"{model_name}.npz" for name in (dataset_name, cli.DATASET)]
     return next((path for path in paths if path.is_file()), None)
 
@@ -42,11 +39,10 @@ def find_pretrained(dataset_name: str, model_name: str) -> Path | None:
 def choose_weights(
     output_dir: str | Path, dataset_name: str, model_name: str
 ) -> tuple[Path, bool]:
-    """The best weights of a model there are for a dataset.
+    """The path of a model's best weights for a dataset, else of its pretrained weights.
 
     Returns:
-        Their path, and whether they were trained on it below `output_dir`; if not, they are those
-        that come with the project.
+        The path, and True if the weights were trained on the dataset below `output_dir`.
 
     Raises:
         UserError: there are neither.
@@ -63,11 +59,7 @@ def choose_weights(
 
 
 def dataset_for_own_images(output_dir: str | Path, model_name: str) -> str:
-    """The dataset whose weights find targets in any image, if it is not named.
-
-    Returns:
-        REAL if there are weights of the model for it, trained or pretrained; else NUDT-SIRST.
-    """
+    """REAL if the model has weights for it, trained or pretrained; else NUDT-SIRST."""
     there = find_weights(output_dir, REAL, model_name) or (
         FOLDER / REAL / f"{model_name}.npz").is_file()
     return REAL if there else cli.DATASET
@@ -107,7 +99,7 @@ def publish(
 def make_card(
     best: Mapping[str, Any], last: Mapping[str, Any], remark: str, commit: str
 ) -> str:
-    """The card, Markdown: `best` and `last` are the meta data of the two checkpoints."""
+    """The card in Markdown; `best` and `last` are the `meta` of the two checkpoints."""
     at_best, at_last = best["history"][-1], last["history"][-1]
     rows = [
         ("data", f"{best['dataset']}, train.txt; metrics on test.txt"),

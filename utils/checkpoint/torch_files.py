@@ -1,8 +1,8 @@
-"""Files of weights of PyTorch and of Jittor: read without either, PyTorch's also written.
+"""Reads weights of PyTorch and Jittor, and writes PyTorch's, without either package.
 
-Read are both formats of `torch.save` (the zip of PyTorch 1.6 and later, and the one before),
-`jittor.save`, and plain pickles, whatever the file is called. Nothing in a file is executed, see
-`utils.checkpoint.unpickle`. What is made takes no more memory than a small multiple of the file.
+Reads both formats of `torch.save` (the zip of PyTorch 1.6 and later, and the format before it),
+`jittor.save`, and plain pickles, under any file name. Nothing in a file is executed, see
+`utils.checkpoint.unpickle`. The result takes at most a few times the memory of the file.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from utils.checkpoint.unpickle import BFLOAT16, STORAGES, Refused, check, unpick
 from utils.errors import UserError
 from utils.files import atomic_path
 
-SUFFIXES = (".pth", ".pth.tar", ".pt")  # that are written
+SUFFIXES = (".pth", ".pth.tar", ".pt")  # of files that can be written
 LARGEST = 2**30  # bytes of memory; the networks and all their moments are 13 MB
 _READ_SUFFIXES = (*SUFFIXES, ".ckpt", ".bin", ".pkl", ".pickle")
 _LEGACY_MAGIC = 0x1950A86A20F9469CFC6C  # the first pickle of a file before PyTorch 1.6
@@ -36,20 +36,20 @@ _HDF5 = ("HDF5 or Keras", "save its weights as an .npz, under the names of ours"
 _SAFETENSORS = ("safetensors", "save what safetensors.torch.load_file returns with torch.save")
 _ONNX = ("ONNX", "take the checkpoint that it was made from")
 _TENSORRT = ("a TensorRT engine", _ONNX[1])
-_HEADS = {  # how other files begin, what they are, and the cure
+_HEADS = {  # first bytes of other files → what they are, and the cure
     b"\x89HDF": _HDF5, b"ftrt": _TENSORRT, b"ptrt": _TENSORRT, b"<!DOCTYPE": _PAGE,
     b"<!doctype": _PAGE, b"<html": _PAGE, b"\x1f\x8b": _UNPACK, b"BZh": _UNPACK, b"Rar!": _UNPACK,
     b"\xfd7zXZ": _UNPACK, b"7z\xbc\xaf": _UNPACK, b"\x28\xb5\x2f\xfd": _UNPACK,
     b"\x93NUMPY": ("an .npy of NumPy's", "save its arrays under their names with numpy.savez"),
     b"version https://git-lfs": ("a Git LFS pointer", "run git lfs pull"),
 }
-_ENTRIES = {  # what other zips are, by the end of an entry's name
+_ENTRIES = {  # end of an entry's name in other zips → what they are, and the cure
     "/constants.pkl": ("TorchScript", "save torch.jit.load(file).state_dict() with torch.save"),
     "serialized_exported_program.json": (
         "a program of torch.export", "save torch.export.load(file).state_dict with torch.save"),
     "model.weights.h5": _HDF5, **dict.fromkeys((*SUFFIXES, ".ckpt", ".bin"), _UNPACK),
 }
-_NAMES = {  # what other files are, by the end of their own name
+_NAMES = {  # end of other files' names → what they are, and the cure
     ".safetensors": _SAFETENSORS, ".onnx": _ONNX, ".engine": _TENSORRT, ".trt": _TENSORRT,
     ".plan": _TENSORRT, ".tflite": ("TensorFlow Lite", _ONNX[1]), ".pb": ("TensorFlow", _HDF5[1]),
     ".h5": _HDF5, ".keras": _HDF5,
@@ -82,7 +82,7 @@ def is_torch_file(path: str | Path) -> bool:
     elif head[257:262] == b"ustar":
         found.append(_UNPACK)
     elif re.match(rb"\x08[\x01-\x1f][\x12\x1a\x22\x2a\x32\x3a\x42]", head):
-        found.append(_ONNX)  # its version, then another of its fields
+        found.append(_ONNX)  # field 1, its version, then another field
     found += [what for end, what in _ENTRIES.items() for name in entries if name.endswith(end)]
     if not torch:
         found += [what for end, what in _NAMES.items() if path.name.lower().endswith(end)]
@@ -92,10 +92,10 @@ def is_torch_file(path: str | Path) -> bool:
 
 
 def check_size(path: str | Path, size: int) -> None:
-    """Raises UserError if a file would take more memory than any checkpoint."""
+    """Raises a UserError if a file would take more memory than any checkpoint."""
     if size > LARGEST:
-        raise UserError(f"{path}: would take {size / 1e9:.1f} GB of memory, which is no checkpoint "
-                        "of these networks; take another one")
+        raise UserError(f"{path}: would take {size / 1e9:.1f} GB of memory, so it is no checkpoint "
+                        "of these networks; take another file")
 
 
 def read_torch_file(path: str | Path) -> Any:
@@ -111,7 +111,7 @@ def read_torch_file(path: str | Path) -> Any:
     """
     path = Path(path)
     if not path.is_file():
-        raise UserError(f"{path}: no such file")
+        raise UserError(f"{path}: no such file; check the path")
     check_size(path, path.stat().st_size)
     try:
         return _read_zip(path) if zipfile.is_zipfile(path) else _read_pickles(path.read_bytes())
@@ -137,7 +137,7 @@ def write_torch_file(path: str | Path, content: Any) -> None:
     stream = io.BytesIO()
     writer = _Writer(stream)
     writer.dump(content)
-    # The archive has no time of its own: equal weights make equal files.
+    # Entries without a time: equal weights make equal files.
     entries = {"data.pkl": stream.getvalue(), "byteorder": b"little", "version": b"3\n"}
     entries.update({f"data/{key}": array.tobytes() for key, array in enumerate(writer.arrays)})
     with atomic_path(path) as temporary, zipfile.ZipFile(temporary, "w") as file:
@@ -149,7 +149,7 @@ def write_torch_file(path: str | Path, content: Any) -> None:
 
 
 class _Damaged(Exception):
-    """What shows that a file is damaged."""
+    """Says what shows that a file is damaged."""
 
 
 def _read_zip(path):
@@ -179,17 +179,17 @@ def _read_pickles(data):
     if isinstance(content, int) and content == _LEGACY_MAGIC:
         return _read_legacy(stream)
     if stream.tell() != len(data):
-        raise _Damaged("it goes on after its end")
+        raise _Damaged("bytes follow after its end")
     return content
 
 
 def _read_legacy(stream):
-    """After the magic number version, system, content, keys of the storages; then the storages."""
+    """Reads what follows the magic number: version, system, content, storage keys, storages."""
     if unpickle(stream) != 1001:
         raise ValueError("another version")
     check(unpickle(stream)["little_endian"], "big-endian numbers")
     start, claims, data = stream.tell(), {}, {}
-    # How long a storage is stands in the content before it: that is gone through twice.
+    # Only the content tells the length of each storage, so the content is read twice.
     unpickle(stream, lambda key, *claim: claims.update({key: claim}))
     for key in unpickle(stream):
         dtype, size = claims[key]
@@ -204,15 +204,15 @@ def _read_legacy(stream):
 
 
 class _Name(str):
-    """A global of PyTorch's as a pickle spells it: the module, a line end, and what is in it."""
+    """A name in PyTorch as a pickle spells it: the module, a line end, the name in it."""
 
     def __call__(self):
-        """A pickler asks whether it could be called."""
+        """Is never called: the pickler only asks whether it is callable."""
         raise TypeError(self)
 
 
 class _Reference(tuple):
-    """What stands in a pickle for a storage."""
+    """The reference to a storage in a pickle."""
 
 
 class _Writer(pickle._Pickler):

@@ -1,13 +1,13 @@
 """Reading pickles of weights without executing anything in them.
 
-A pickle names functions and classes, and calls them. Here a name means one of the harmless
-functions of this file (a closed list) or a stand-in that does nothing. So the settings, callbacks
-and paths beside the weights of a Lightning checkpoint are passed over, no module is imported, and
-no attribute of anything is looked up. A call of any other function is refused by the function's
-name.
+A pickle names functions and classes, and calls them. Here a name becomes a harmless function of
+this file (`_GLOBALS`, a closed list) or a stand-in that does nothing. So no module is imported and
+no attribute is looked up; settings, callbacks and paths in a Lightning checkpoint are ignored. A
+call of any other function is refused, and the error names the function.
 
-This is Python's form of `pickle.Unpickler`, because what its opcodes do can be narrowed (joblib
-does the same). The form in C asks for memory by a place in its memo, and hashes whatever is a key.
+`_Reader` extends the unpickler that is written in Python, because its opcodes can be overridden
+(joblib does so too). The one in C allocates memory for any memo index that a file claims, and
+hashes keys of any type.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ _HARMLESS = frozenset(
 
 
 class Refused(Exception):
-    """What a file holds and shall not."""
+    """Says what forbidden thing a file holds."""
 
 
 class Storage(NamedTuple):
@@ -88,18 +88,18 @@ class StandIn:
 
 
 class Late:
-    """NumPy's array or type of numbers, which a pickle makes first and describes later.
+    """A NumPy array or dtype, which a pickle creates empty and describes later.
 
     Attributes:
-        array: the array; None if it is not of real numbers.
-        dtype: the type of numbers; None likewise.
+        array: the array; None if its numbers are not real.
+        dtype: the dtype; None for an array, or if its numbers are not real.
     """
 
     def __init__(self, dtype: np.dtype | None = None):
         self.array, self.dtype = None, dtype
 
     def describe(self, state: Any) -> None:
-        """Takes the state that a pickle gives to the array or type."""
+        """Applies the state that a pickle gives to the array or dtype."""
         if self.dtype is not None:
             self.dtype = self.dtype.newbyteorder("<><<"["<>=|".index(state[1])])
         elif len(state) in (4, 5) and isinstance(state[-4], tuple):  # an array's, not a type's
@@ -108,18 +108,18 @@ class Late:
 
 
 def check(fine: object, what: str) -> None:
-    """Raises Refused, with what the file holds, unless all is fine."""
+    """Raises Refused(what the file holds) unless `fine` is true."""
     if not fine:
         raise Refused(what)
 
 
 def shown(name: Any) -> str:
-    """A name from a file as a part of one line, whatever it holds."""
+    """A name from a file in printable ASCII, at most 80 characters."""
     return ascii(str(name)[:80])[1:-1][:80]
 
 
 def _first(value, *others):
-    """A parameter is its tensor, a device its kind, a variable of Jittor its array."""
+    """Returns a parameter's tensor, a device's kind, or the array of a Jittor variable."""
     return value
 
 
@@ -188,7 +188,7 @@ def _number(dtype, data=None):
     return StandIn("a NumPy number of another kind") if array is None else array.item()
 
 
-# None of these copies what may be long: a pickle can call them a million times on one argument.
+# None of these copies long arguments: a pickle can call them a million times on one argument.
 _GLOBALS: dict[str, Any] = {
     "collections.OrderedDict": _empty_dict,
     "collections.defaultdict": _empty_dict,
@@ -222,7 +222,7 @@ class _Reader(pickle._Unpickler):
                  read_bytes: Callable[[bytes], Any] | None):
         super().__init__(stream, encoding="latin1")
         self.read_storage, self.read_bytes = read_storage, read_bytes
-        self.known: dict[Any, Any] = {}  # what was made of a storage, a text, bytes: each once
+        self.known: dict[Any, Any] = {}  # results by storage, text or bytes: each is made once
 
     def find_class(self, module: str, name: str) -> Any:
         check(len(module) + len(name) < LONGEST, "a name that is too long")
@@ -267,12 +267,12 @@ class _Reader(pickle._Unpickler):
         return Storage(data, dtype, size)
 
     def encode(self, text: Any = "", encoding: Any = "latin1") -> bytes:
-        """How protocol 2 spells bytes."""
+        """Bytes as protocol 2 writes them: encoded text."""
         check(isinstance(text, str) and encoding == "latin1", "encoded text")
         return self._once(text, lambda: text.encode("latin1"))
 
     def file_in_file(self, data: Any) -> Any:
-        """A storage as `pickle.dump` of a tensor writes it."""
+        """A storage as `pickle.dump` of a tensor writes it: a whole file in bytes."""
         check(isinstance(data, bytes), "a storage of unknown kind")
         return self._once(data, lambda: self.read_bytes(data))
 
@@ -282,7 +282,7 @@ class _Reader(pickle._Unpickler):
         return self.known[key]
 
     def load_reduce(self) -> None:
-        """A call of a function or class; also what makes a new object of a class."""
+        """Calls a function or class; also serves NEWOBJ, which makes an object of a class."""
         arguments, function = self.stack.pop(), self.stack.pop()
         check(callable(function) and isinstance(arguments, tuple), "a call of a value")
         check(len(arguments) <= MOST_ARGUMENTS, "a call with too many arguments")
@@ -294,7 +294,7 @@ class _Reader(pickle._Unpickler):
 
     def load_build(self) -> None:
         state = self.stack.pop()
-        # The state of other things, such as an OrderedDict's versions, says nothing of weights.
+        # The state of other objects, such as an OrderedDict's versions, holds no weights.
         if isinstance(self.stack[-1], Late):
             self.stack[-1].describe(state)
 
@@ -332,7 +332,7 @@ def unpickle(
     stream: io.BytesIO, read_storage: ReadStorage | None = None,
     read_bytes: Callable[[bytes], Any] | None = None,
 ) -> Any:
-    """The object that a pickle describes; the stream is left behind the pickle.
+    """The object that a pickle describes; the stream then stands after the pickle.
 
     Args:
         stream: the file, or the part of it that holds pickles.
@@ -345,7 +345,7 @@ def unpickle(
         Exception: of nearly any kind, the pickle is damaged.
     """
     start = stream.tell()
-    # First all lengths and opcodes are looked at: a length that lies asks for no memory then.
+    # First all opcodes and lengths are checked, so that a wrong length allocates no memory.
     for count, (opcode, argument, _) in enumerate(pickletools.genops(stream)):
         if opcode.name not in _OPCODES:
             raise Refused(f"the pickle opcode {opcode.name} {shown(argument or '')}".rstrip())

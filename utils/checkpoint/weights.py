@@ -26,13 +26,13 @@ from utils.paths import BEST, LAST, Paths
 
 META, OPTIMIZER = "meta", "optimizer/"
 
-# Entries of official files that take no part in the output.
+# Entries of official files that have no effect on the output.
 _BATCHES_TRACKED = "num_batches_tracked"
 _AVERAGES = "n_averaged"  # of PyTorch's AveragedModel
-# Biases that a variant of the 1-D networks does without; it predicts as with zeros.
+# Biases that a variant of the 1-D networks lacks; zeros have the same effect.
 _OPTIONAL_BIASES = (".conv_1xn.bias", ".conv_nx1.bias")
 
-# How the official networks register their parts; all others come after, in the order of ours.
+# The parts that the official networks register first; the others keep the order of ours.
 _FIRST_PARTS = ("layer", "contrast", "contrConV")
 
 
@@ -86,7 +86,7 @@ def save_weights(
     if broken:
         raise UserError(f"{path}: not written, {broken} is not finite; try a lower --lr")
     arrays.update({OPTIMIZER + name: array for name, array in (optimizer or {}).items()})
-    # Not into the file: where the disk is full, NumPy leaves an archive that cannot be closed.
+    # In memory first: on a full disk NumPy leaves an archive that cannot be closed.
     content = io.BytesIO()
     np.savez(content, **arrays, **{META: np.array(json.dumps(meta or {}))})
     with atomic_path(path, durable=True) as temporary:
@@ -104,7 +104,7 @@ def read_meta(path: str | Path) -> dict[str, Any]:
 
 
 def read_checkpoint(path: str | Path) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
-    """Entries and `meta` in one reading: between two, a training may replace the file.
+    """Entries and `meta` of one state of the file, which a training may replace at any time.
 
     Raises:
         UserError: the file is missing, damaged, of another format, would need unpickling, or more
@@ -137,7 +137,7 @@ def _read(path: str | Path, take: Callable[[np.lib.npyio.NpzFile], Any]) -> Any:
     except Exception as error:  # a damaged file makes the decoders raise nearly anything
         raise UserError(
             f"{path}: not an .npz file of plain arrays, or damaged; "
-            "remove it, or take another checkpoint"
+            "take another file"
         ) from error
 
 
@@ -177,9 +177,9 @@ def fitting_weights(
 ) -> dict[str, np.ndarray]:
     """The float32 weights of a network whose entries have these shapes; without Jittor.
 
-    The prefix that a wrapper has put before all names is taken off. The unused `conv.weight` of the
-    official 1-D networks and `num_batches_tracked` are passed over. Where the 1-D networks have no
-    biases at all, those are zero, and a line says so.
+    Removes the prefix that a wrapper has put before all names. Ignores `num_batches_tracked` and
+    the unused `conv.weight` of the official 1-D networks. If a 1-D network has no biases at all,
+    they are zero, and a line says so.
 
     Args:
         source, name: of `load_weights`.
@@ -210,7 +210,7 @@ def fitting_weights(
     problems = [f"missing {key}" for key in shapes if key not in given]
     problems += [f"unexpected {shown(key)}" for key in given if key not in shapes]
     weights = {}
-    for key in (key for key in shapes if key in given):  # of other entries there may be any number
+    for key in (key for key in shapes if key in given):  # a file may hold any number of others
         array = given[key]
         if array.shape != shapes[key]:
             problems.append(f"{key} is {array.shape} and not {shapes[key]}")
@@ -224,12 +224,13 @@ def fitting_weights(
             elif key.endswith("running_var") and (weights[key] < 0).any():
                 problems.append(f"{key} is below zero")
     if problems:
-        # Of names of another network the one that all begin with is told.
+        # Another network's file: the error tells the prefix that all its names have.
         common = os.path.commonprefix(list(source)).rpartition(".")[0]
         names = f", its names begin with {shown(common)}." if common else ""
         after = f" after the prefix {shown(prefix)}" if prefix else names
         raise UserError(f"{name}: not the weights of this network{after} "
-                        f"({listed(problems, 3, '; ')}); is it another model's file?")
+                        f"({listed(problems, 3, '; ')}); take another file, or name its model "
+                        "with --model_name")
     if zeros:
         kinds = sorted({key.rsplit(".", 2)[1] for key in zeros})
         print(f"{name}: no bias in any {' or '.join(kinds)}, as in a variant of the 1-D networks; "
@@ -275,7 +276,7 @@ def find_state_dict(content: Any, names: Collection[str]) -> dict[str, np.ndarra
         Name → array; empty if there are no named arrays.
     """
     found, queue, seen = [{}], [content], set()
-    for item in queue:  # which grows meanwhile
+    for item in queue:  # the queue grows meanwhile
         if not isinstance(item, (dict, list, tuple)) or id(item) in seen:
             continue
         seen.add(id(item))
@@ -297,11 +298,11 @@ def official_state_dict(
 
     Args:
         weights: of `get_weights`, official name → array.
-        prefix: before all names: "model." for the official `Net`, which holds the network so.
+        prefix: put before all names; the official `Net` needs "model.".
 
     Returns:
-        The same in the official order, with what takes no part in the output: the counts of
-        batches, and the unused k×k kernels of the 1-D networks, all of them zero.
+        The weights in the official order, and the entries without effect, all zero: the counts of
+        batches, and the unused k×k kernels of the 1-D networks.
     """
     def place(name: str) -> int:
         return [name.startswith(part) for part in (*_FIRST_PARTS, "")].index(True)

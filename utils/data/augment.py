@@ -22,12 +22,12 @@ CONNECTED = np.ones((3, 3))  # targets are 8-connected regions of a mask
 LARGEST_GAMMA, LARGEST_CONTRAST = 1.5, 2.0  # the smallest is 1/largest
 LARGEST_SHIFT, LARGEST_NOISE = 0.2, 0.02  # of brightness, either way; a standard deviation
 
-# The end of each generator's seed, after the key.
+# Appended to the key, to seed one generator per kind of choice.
 _ORIENTATION, _CORNER, _TARGET, _SCALE, _LIGHT = (), (1,), (2,), (3,), (4,)
 
 
 class Augmentation(NamedTuple):
-    """Changes to the images of training; each field has its name and meaning from `Recipe`."""
+    """Changes to training images; the fields are those of `Recipe` with equal names."""
 
     augment: bool = False
     crop: int = 0
@@ -95,7 +95,7 @@ def target_corner(
     where the target is whole.
 
     Args:
-        share: the share of epochs with such a crop.
+        share: the fraction of epochs with such a crop.
 
     Returns:
         None in the other epochs, and if the mask has no target.

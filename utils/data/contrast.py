@@ -16,8 +16,8 @@ GAP, WIDTH = 2, 4  # pixels between a target and its ring, and width of the ring
 # 533 in NUAA-SIRST stand out, all of them brighter; with the masks of other images 7 to 12 % do,
 # about half of them darker.
 STANDS_OUT = 1.0
-FEW = 0.5  # masks are suspected if a smaller share of the targets stands out
-ENOUGH = 5  # fewer targets raise no suspicion
+FEW = 0.5  # if a smaller fraction of the targets stands out, the masks may be wrong
+ENOUGH = 5  # with fewer targets there is no warning
 
 
 class Contrast(NamedTuple):
@@ -28,15 +28,15 @@ class Contrast(NamedTuple):
     darker: int = 0
 
     def describe(self) -> Iterator[str]:
-        """One line, and a warning if hardly more targets stand out than by chance."""
+        """Yields a line, and a warning if too few targets stand out."""
         if not self.targets:
             return
-        share = (self.brighter + self.darker) / self.targets
+        fraction = (self.brighter + self.darker) / self.targets
         yield (f"targets brighter than what is around them: {self.brighter} of {self.targets}, "
                f"darker: {self.darker}")
-        if self.targets >= ENOUGH and share < FEW:
-            yield (f"WARNING: {100 * share:.0f} % of the targets stand out (NUDT-SIRST: 98 %, with "
-                   "masks of other images 12 %); check that image and mask of a name belong "
+        if self.targets >= ENOUGH and fraction < FEW:
+            yield (f"WARNING: {100 * fraction:.0f} % of the targets stand out (NUDT-SIRST: 98 %, "
+                   "with masks of other images 12 %); check that image and mask of a name belong "
                    "together")
 
 

@@ -32,12 +32,12 @@ _WIDTH, _HEIGHT, _BITS, _PHOTOMETRIC, _ORIENTATION = 0x100, 0x101, 0x102, 0x106,
 _SAMPLES, _PLANES, _EXTRA, _SAMPLE_FORMAT = 0x115, 0x11C, 0x152, 0x153
 _WHITE_IS_ZERO, _UNSIGNED, _SIGNED, _ALPHA = 0, 1, 2, (1, 2)
 
-_TURN = Image.Transpose
+_TURN = Image.Transpose  # orientation → the operation that undoes Pillow's rotation
 _BACK = {2: _TURN.FLIP_LEFT_RIGHT, 3: _TURN.ROTATE_180, 4: _TURN.FLIP_TOP_BOTTOM,
          5: _TURN.TRANSPOSE, 6: _TURN.ROTATE_90, 7: _TURN.TRANSVERSE, 8: _TURN.ROTATE_270}
 _OTHER_ORDER = {"L": "B", "B": "L", "N": "B" if sys.byteorder == "little" else "L"}
 
-logging.getLogger("tifffile").setLevel(logging.CRITICAL)  # it also raises what it logs
+logging.getLogger("tifffile").setLevel(logging.CRITICAL)  # it raises its errors as well
 
 
 class Picture(NamedTuple):
@@ -65,9 +65,9 @@ class Picture(NamedTuple):
 
 
 class _Stored(NamedTuple):
-    """The shape of a picture in its file, and how to turn back what Pillow has decoded.
+    """The shape of a picture in its file, and the operation that undoes Pillow's rotation.
 
-    Pillow turns a TIFF by its orientation, and may remove the tag then.
+    Pillow rotates a TIFF by its orientation tag, and may remove the tag then.
     """
 
     height: int
@@ -88,7 +88,7 @@ class _Stored(NamedTuple):
 def _header(path: Path) -> Image.Image:
     """Opens a picture without decoding it."""
     image = Image.open(path, formats=_FORMATS)
-    image.filename = ""  # else Pillow maps a TIFF into memory at the size that it has when turned
+    image.filename = ""  # else Pillow memory-maps a rotated TIFF with its sides exchanged
     return image
 
 
@@ -119,17 +119,17 @@ def decode(path: Path | Page) -> Picture:
                         "if it is damaged, else save it as PNG") from error
 
 
-# Below, the text of a UserError lacks the file's name; `decode` adds it.
+# The functions below raise UserErrors without the file's name; `decode` adds it.
 
 
 def _decode_file(path: Path) -> Picture:
     if path.exists() and not path.is_file():
-        raise UserError("a folder, pipe or device, not a file; move it away")
+        raise UserError("a folder, pipe or device, not a file; move it elsewhere")
     if _only_tifffile_reads(path):
         frames, picture = len(list(_stored_pages(path))), _by_tifffile(path, 0)
     else:
         with _header(path) as image:
-            if image.format == "PNG":  # decoding alone takes damaged pixels for good ones
+            if image.format == "PNG":  # decoding alone would accept damaged pixels
                 image.verify()
         with _header(path) as image:
             # A camera's JPEG may carry a preview as its second frame.
@@ -146,7 +146,7 @@ def _by_pillow(image: Image.Image, path: Path, page: int, stored: _Stored) -> Pi
     tags = image.tag_v2 if image.format == "TIFF" else {}
     deep = tags.get(_SAMPLES, 1) > 1 and tags.get(_BITS, (1,))[0] > 8
     two_greys = tags.get(_SAMPLES) == 2 and tags.get(_EXTRA, (0,))[0] not in _ALPHA
-    if two_greys or deep and tags.get(_PLANES) == 2:  # of two greys Pillow reads only the first
+    if two_greys or deep and tags.get(_PLANES) == 2:  # Pillow reads only the first of two greys
         return _by_tifffile(path, page)
     raw = image.tile[0][3] if image.tile else ""
     raw, *more = (raw,) if isinstance(raw, str) else raw
@@ -213,7 +213,7 @@ def _inverted(values):
 
 
 def _only_tifffile_reads(path):
-    """True for a TIFF that Pillow does not know: 64 bits, float16, two channels of 16 bits."""
+    """True for a TIFF that Pillow cannot open: 64 bits, float16, two channels of 16 bits."""
     with path.open("rb") as file:
         if file.read(4) not in (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+"):
             return False
@@ -226,7 +226,7 @@ def _only_tifffile_reads(path):
 
 def _by_tifffile(path: Path, page: int) -> Picture:
     """Decodes a page of a TIFF; raises a UserError if it has no grey levels, or several."""
-    import tifffile  # half as long to import as all of NumPy, and few need it
+    import tifffile  # slow to import, and rarely needed
 
     with tifffile.TiffFile(path) as file:
         page = file.pages[page]
@@ -312,7 +312,7 @@ def pages(files: Sequence[Path]) -> list[Path | Page]:
 
 
 def _stored_pages(path: Path) -> Iterator[_Stored]:
-    """The pages of a TIFF, or one for another picture; raises nearly anything."""
+    """Yields an entry per page of a TIFF, or one for another picture; raises any exception."""
     if _only_tifffile_reads(path):
         import tifffile
 

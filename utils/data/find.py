@@ -1,4 +1,4 @@
-"""Finds the dataset in a folder: where its files lie, and which images each list names."""
+"""Finds the dataset in a folder: the places of its files, and the names on its lists."""
 
 from __future__ import annotations
 
@@ -23,8 +23,7 @@ class Tree(NamedTuple):
     Attributes:
         images: the folder of the images; None: by `utils.data.layouts`.
         masks: the folder of the masks; None: the folder of the images.
-        image_suffix: what follows a name on the list in the image's file name.
-        mask_suffix: what follows it in the mask's file name; None: any of `layouts.SUFFIXES`.
+        image_suffix, mask_suffix: of `Layout`.
     """
 
     images: Path | None = None
@@ -33,7 +32,7 @@ class Tree(NamedTuple):
     mask_suffix: str | None = None
 
 
-LAYOUT = Tree()  # by the tables
+LAYOUT = Tree()  # nothing named: by the tables of `utils.data.layouts`
 
 
 class Found(NamedTuple):
@@ -63,9 +62,10 @@ def find(
 
     Args:
         source: the name of the folder in messages.
-        share: the share of images for the train list, if there are no lists.
-        seed: the seed by which they are drawn.
-        redraw: True draws both lists from the only list if it names all images.
+        share: the fraction of images for the train list, if there are no lists.
+        seed: the seed with which lists are drawn.
+        tree: the folders and suffixes that the user has named.
+        redraw: True draws both lists anew if there is one list, and it names all images.
 
     Raises:
         UserError: there is no dataset, or several; or as `layouts.find_list`.
@@ -154,9 +154,9 @@ def _named_folder(flag: str, named: Path, folder: Path, source: Path) -> Path:
     places = [place / named for place in _below(folder) if (place / named).is_dir()]
     if len(places) > 1:
         names = listed([str(place.relative_to(folder)) for place in places])
-        raise UserError(f"{flag} {named}: several folders of {source} ({names}); name one of them")
+        raise UserError(f"{flag} {named}: several folders in {source} ({names}); name one of them")
     if not places and not named.is_dir():
-        raise UserError(f"{flag} {named}: no such folder in {source}; name it as it is there")
+        raise UserError(f"{flag} {named}: no such folder in {source}; give its path there")
     return places[0] if places else named
 
 
@@ -166,7 +166,7 @@ def _named_folder(flag: str, named: Path, folder: Path, source: Path) -> Path:
 def _make_lists(
     found: Found, missing: Sequence[str], layout: Layout, share: float, seed: int, redraw: bool
 ) -> None:
-    """Adds the missing lists: by folders, of the images on no list, or by lot."""
+    """Adds the missing lists: by folders, from the images on no list, or at random."""
     taken = {name for names in found.names.values() for name in names}
     rest = sorted(layout.image_files().keys() - taken)
     own = _names_by_folder(rest)
@@ -189,7 +189,7 @@ def _make_lists(
                            "list that is there")
         rest = sorted(taken)
     if len(rest) < 2:
-        raise UserError(f"{layout.images}: has no two images to make lists of; add some")
+        raise UserError(f"{layout.images}: has fewer than two images to make lists of; add some")
     order = np.random.default_rng(seed).permutation(len(rest))
     cut = min(max(round(share * len(rest)), 1), len(rest) - 1)
     for split, part in zip(SPLITS, (order[:cut], order[cut:])):

@@ -11,7 +11,7 @@ from utils.data.decoding import EXTENSIONS, KINDS, Page, decode
 from utils.errors import UserError, listed
 
 FULL = 255  # the level of a target in a mask
-FAINT = 8  # fainter pixels per bright pixel: all its neighbours may be its grey edge
+FAINT = 8  # most faint pixels per bright pixel of a mask: its eight neighbours
 _BLURRING = ("JPEG", "MPO", "WEBP")  # formats that change the values around an edge
 
 _LUMA = np.array([19595, 38470, 7471]) / 65536  # ITU-R 601, as Pillow rounds it
@@ -54,7 +54,7 @@ def read_gray(path: str | Path | Page, any_range: bool = False) -> np.ndarray:
 
 
 def _luma(values: np.ndarray) -> np.ndarray:
-    """The grey levels of colours, at their own depth."""
+    """The grey levels of colours, at the depth of the colours."""
     if values.ndim == 2:
         return values
     if values.dtype == np.uint8:
@@ -73,7 +73,7 @@ def _check_finite(values: np.ndarray, path: Path | Page) -> None:
 
 
 def read_mask(path: str | Path) -> np.ndarray:
-    """Reads a mask, H×W uint8 of 0 and 1, as `binary` of `read_levels`."""
+    """Reads a mask as H×W uint8 of 0 and 1; rules and errors of `read_levels`."""
     return binary(read_levels(path))
 
 
@@ -231,6 +231,6 @@ def list_images(path: str | Path) -> list[Path]:
 
 
 def input_name(path: str | Path) -> str:
-    """The name that a file's or folder's results have in place of a dataset's name."""
+    """The name of results for a file or folder, in place of a dataset's name."""
     path = Path(path).resolve()
     return path.name if path.is_dir() else path.stem

@@ -22,7 +22,7 @@ def join(
     Args:
         sources: folders or zips.
         target: the new dataset's folder.
-        prepare: brings one source into a folder and returns its report, as `prepare.prepare`.
+        prepare: converts a source into a folder and returns the report, as `prepare.prepare`.
 
     Returns:
         The reports, and how many images each source adds to each list.
@@ -33,8 +33,8 @@ def join(
     names = [source.stem if source.is_file() else source.resolve().name for source in sources]
     twice = sorted({name for name in names if names.count(name) > 1})
     if twice:
-        raise UserError(f"{listed(twice)}: several sources have this name, and their images' names "
-                        "would begin with it; rename one")
+        raise UserError(f"{listed(twice)}: several sources have this name, with which the names of "
+                        "their images would begin; rename one")
     if os.path.lexists(target):
         raise UserError(f"{target}: exists already; remove it, or take another --name")
     with workplace(target) as work:

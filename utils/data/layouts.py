@@ -1,6 +1,7 @@
 """Layouts of the public datasets: folders, names of masks, places of lists.
 
-A layout is rows of these tables, not code; `prepare_dataset.py` brings each into the first.
+A new layout needs rows in these tables, no code. `prepare_dataset.py` converts all layouts into
+NUDT-SIRST's.
 """
 
 from __future__ import annotations
@@ -20,14 +21,14 @@ FOLDERS = (
     ("images", "masks"),  # NUDT-SIRST, NUAA-SIRST, SIRST-Aug, SIRST3
     ("IRSTD1k_Img", "IRSTD1k_Label"),  # IRSTD-1K as published
 )
-# What follows the image's name in the name of its mask; of several masks the first counts.
+# What follows the image's name in its mask's name; the first that has a file counts.
 SUFFIXES = (
     "",
     "_pixels0",  # NUAA-SIRST
     "_mask",  # SIRST-Aug
 )
-# Where a list lies; of several the first counts. {name} is the folder's name, * is any name if only
-# one list fits.
+# Where a list lies; the first that is there counts. {name} is the folder's name, and * any name if
+# only one list fits.
 LISTS = {
     "train": (
         "train.txt",
@@ -52,7 +53,7 @@ LISTS = {
         "ImageSets/Segmentation/val.txt",
     ),
 }
-# Folders with images and masks of one list only (SIRST-Aug as published), or such folders in both.
+# Folders of one list: with images/ and masks/ inside (SIRST-Aug as published), or inside of these.
 SPLIT_FOLDERS = {"train": ("trainval", "train"), "test": ("test", "val")}
 
 DEPTH = 4  # levels of folders below the images' folder that may hold images
@@ -105,7 +106,7 @@ def layout_of(folder: Path, split: str, masks_required: bool = False) -> Layout 
     """Where a list of a dataset has its files; None if the folder has no images for it.
 
     Args:
-        masks_required: True ignores folders of images for both lists without a folder of masks.
+        masks_required: True ignores a folder of images beside which no folder of masks lies.
 
     Raises:
         UserError: two folders of images, or two such lists.
@@ -116,7 +117,7 @@ def layout_of(folder: Path, split: str, masks_required: bool = False) -> Layout 
         if masks_required and place == folder:
             rows = [row for row in rows if row[1].is_dir()]
         if len(rows) > 1:
-            raise UserError(f"{rows[0][0]}: and {rows[1][0].name}/ beside it; remove one of them")
+            raise UserError(f"{rows[0][0]}: lies beside {rows[1][0].name}/; remove one of them")
         if rows:
             return Layout(*rows[0], find_list(place, split))
     return None
@@ -126,9 +127,8 @@ def find_layout(folder: Path, split: str) -> Layout:
     """Where a list of a dataset has its files; raises a UserError if there is no such list."""
     layout = layout_of(folder, split)
     if layout is None:
-        raise UserError(f"{folder / 'images'}: no such folder; a dataset holds images/, masks/, "
-                        "train.txt and test.txt, or python prepare_dataset.py brings it into this "
-                        "shape")
+        raise UserError(f"{folder / 'images'}: no such folder; put images/, masks/, train.txt and "
+                        "test.txt there, or run python prepare_dataset.py, which makes them")
     if layout.list is None and layout.images.parent == folder:
         others = ", ".join(_places(folder, split)[1:])
         raise UserError(f"{folder / split}.txt: no {split} list (nor {others}); write one, a name "
@@ -178,7 +178,7 @@ def hidden(name: str) -> bool:
 
 
 def _walk(folder: Path, depth: int = DEPTH) -> Iterator[Path]:
-    """The files of a folder and its subfolders, without hidden ones."""
+    """Yields the files of a folder and its subfolders, without hidden files."""
     with os.scandir(folder) as entries:
         for entry in entries:
             if hidden(entry.name):

@@ -35,10 +35,10 @@ def read_names(
     Args:
         images: the names of the existing images.
         folder: the name of their folder.
-        suffix: what file names have beyond these names.
+        suffix: what follows these names in file names.
 
     Raises:
-        UserError: the list cannot be read, is empty, or a line has no meaning or several.
+        UserError: the list cannot be read or is empty, or a line is not clear.
     """
     text, certain = _read_text(path)
     lines = [(number, line.strip()) for number, line in enumerate(text.splitlines(), 1)
@@ -104,7 +104,7 @@ def _read_line(
         if len(found) == 1 and all(_adds_nothing(other, found[0], number) for other in others):
             return found
         if len(found) > 1:
-            # Two names may be an image and its mask under another image's name.
+            # Two names may be an image and a mask that is called like another image.
             commas = set(_COMMAS) & set(text)
             if not others and commas and (alone or len(found) > 2):
                 return [name for name in named if name]

@@ -85,7 +85,7 @@ def _read(
     if path is None:
         other = min(folder.glob(f"{glob.escape(pair.name)}.*"), default=None)
         pair.problems.append(
-            f"{other}: no {kind} that is read ({KINDS}); save it as PNG" if other
+            f"{other}: no type of {kind} that is read ({KINDS}); save it as PNG" if other
             else f"{folder}/{pair.name}: no such {kind} ({KINDS}); add the file")
         return None
     try:

@@ -36,11 +36,8 @@ def prepare(
         source: a folder or a .zip, in any layout of `utils.data.layouts`.
         target: the dataset's new folder: images/, masks/, train.txt, test.txt and the report.
         copy: True copies files, False links them. Files of a zip are always copied.
-        share: the share of images for the train list, if there are no lists.
-        seed: the seed by which they are drawn.
-        tree: the folders and suffixes that the user has named.
+        share, seed, tree, redraw: of `find`.
         fit_masks: True resizes masks of another size to their image, see `read_pairs`.
-        redraw: True draws both lists from the only list if it names all images.
 
     Returns:
         The report.
@@ -52,7 +49,7 @@ def prepare(
     if not os.path.lexists(source):
         raise UserError(f"{source}: no such folder or zip; check the path")
     if target.exists() and target.samefile(source):
-        raise UserError(f"{source}: is where the result would go; move it elsewhere first, or take "
+        raise UserError(f"{source}: the result would have this path too; move the source, or take "
                         "another --name")
     with workplace(target) as work:
         folder, encoding, built = source, "", work / "built"
@@ -80,7 +77,7 @@ def prepare(
             raise UserError(_name_archive(str(error), folder, source)) from error
         text = _name_archive(text, folder, source)
         if not copy and not any(map(Path.is_symlink, built.rglob("*"))):
-            text += f"{target.parent}: has no symbolic links, so the files were copied\n"
+            text += f"{target.parent}: cannot hold symbolic links, so the files were copied\n"
         if os.path.lexists(target):
             if not _same(built, target):
                 raise UserError(f"{target}: exists already, with other content; remove it, or take "
@@ -92,7 +89,7 @@ def prepare(
 
 
 def _name_archive(text: str, folder: Path, archive: Path) -> str:
-    """A text that names files of the archive in place of files in the temporary folder."""
+    """The text with the archive's name in place of the temporary folder that it was unpacked to."""
     return text if folder == archive else text.replace(f"{folder}/", f"{archive}: ")
 
 
@@ -100,7 +97,7 @@ def _name_archive(text: str, folder: Path, archive: Path) -> str:
 
 
 class _Checked(NamedTuple):
-    """A pair without its arrays, and what the report says of a good pair."""
+    """A pair without its arrays, and the facts about a good pair that the report counts."""
 
     name: str
     files: tuple[Path | None, Path | None]

@@ -14,7 +14,7 @@ REPORT = "prepared.txt"
 
 @contextmanager
 def workplace(target: Path) -> Iterator[Path]:
-    """Yields a temporary folder beside `target`: on one file system, one rename completes it."""
+    """Yields a temporary folder on the file system of `target`, to rename results from."""
     target.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=f".{target.name}-", dir=target.parent) as work:
         yield Path(work)

@@ -1,4 +1,4 @@
-"""Takes the images and lists of a dataset out of a zip."""
+"""Unpacks the images and lists of a dataset from a zip."""
 
 from __future__ import annotations
 
@@ -36,12 +36,12 @@ def unpack(archive: Path, folder: Path) -> str:
             for info in opened.infolist():
                 if encoding and not info.flag_bits & _UTF_8:
                     info.filename = info.filename.encode("cp437").decode(encoding)
-                info.filename = info.filename.replace("\\", "/")  # of some programs for Windows
+                info.filename = info.filename.replace("\\", "/")  # from Windows
             members = [info for info in opened.infolist() if _wanted(archive, info)]
             size = sum(info.file_size for info in members)
             if size > shutil.disk_usage(folder).free:
-                raise UserError(f"{archive}: unpacked it has {size / 1e9:.1f} GB, more than is "
-                                f"free in {folder.parent.parent}; make room there")
+                raise UserError(f"{archive}: needs {size / 1e9:.1f} GB unpacked, more than is free "
+                                f"in {folder.parent.parent}; make room there")
             for info in tqdm(members, "unpacking", unit="file", leave=False, disable=None):
                 entry = f": {info.filename}"
                 opened.extract(info, folder)

@@ -115,7 +115,7 @@ def mask_boxes(split: ImageList) -> dict[str, Any]:
 
 
 def _coco(frames: Iterable[Frame], scored: bool) -> dict[str, list]:
-    """A `bbox` is [x, y, width, height], measured from the outer edge of its pixels."""
+    """COCO's images, annotations and categories; `bbox`: [x, y, width, height] of whole pixels."""
     images, annotations = [], []
     for frame in frames:
         images.append({"id": len(images) + 1, "file_name": frame.file, "width": frame.width,
@@ -132,7 +132,7 @@ def _coco(frames: Iterable[Frame], scored: bool) -> dict[str, list]:
 
 
 def _save_json(path: Path, content: Mapping[str, Any]) -> None:
-    """Writes an object whose lists have one entry a line."""
+    """Writes a JSON object whose lists have one entry per line."""
     lines = []
     for name, value in content.items():
         if isinstance(value, list):

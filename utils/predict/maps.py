@@ -50,7 +50,7 @@ def predict(net: runtime.jt.Module, x: np.ndarray) -> np.ndarray:
 def predict_tiles(net: runtime.jt.Module, image: np.ndarray, tile: int) -> np.ndarray:
     """Predicts an image in overlapping tiles, with the memory for one tile.
 
-    The map differs from the whole frame's: theta is a statistic of what the network sees at once.
+    The map differs from the whole frame's, because theta is a statistic of the network's input.
 
     Args:
         net: a network in evaluation mode.
@@ -71,7 +71,7 @@ def predict_tiles(net: runtime.jt.Module, image: np.ndarray, tile: int) -> np.nd
 
 
 def _tile_spans(size: int, tile: int) -> list[tuple[int, int, int, int]]:
-    """Begin and end of each tile along one axis, and of the pixels that are taken from it."""
+    """Start and stop of each tile along one axis, and of the pixels that are taken from it."""
     overlap = tile // 4
     count = max(1, -(-(size - overlap) // (tile - overlap)))
     starts = np.linspace(0, max(size - tile, 0), count).astype(int)

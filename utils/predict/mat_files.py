@@ -1,8 +1,8 @@
-"""Arrays of real numbers in MATLAB's files, read by SciPy once their headers have been looked at.
+"""Reads arrays of real numbers from MATLAB's files, after a check of their headers.
 
-SciPy unpacks whatever a file claims, and ends the whole interpreter on cells nested a thousand
-deep and on an unknown type of numbers. So the one array that is wanted is read, after a look at its
-shape, class and type of numbers.
+SciPy unpacks whatever a file claims, and crashes Python on cells nested a thousand deep and on an
+unknown type of numbers. So it reads only the array that is asked for, and only if shape, class and
+type of numbers are good.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ def read_array(path: Path, name: str) -> np.ndarray:
             if found == name.encode("latin1") and code not in _NUMBERS:
                 raise ValueError(f"numbers of the unknown type {code}")
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of two arrays of one name the last is taken
+        warnings.simplefilter("ignore")  # two arrays of one name: the last is taken
         return loadmat(path, variable_names=[name], mat_dtype=True)[name]
 
 
@@ -71,8 +71,8 @@ def _number_types(data: bytes) -> Iterator[tuple[bytes, int]]:
 
 
 def _element(data, place, order):
-    """Type, start, bytes of an element's content, and where the next element begins."""
+    """Type, start and size of an element's content in bytes, and the start of the next element."""
     code, size = struct.unpack_from(f"{order}II", data, place)
-    if code >> 16:  # a small one: both in one word, and the content in the next
+    if code >> 16:  # a small element: type and size in one word, then four bytes
         return code & 0xFFFF, place + 4, min(code >> 16, 4), place + 8
     return code, place + 8, size, place + 8 + size + -size % 8

@@ -1,4 +1,4 @@
-"""Checks that a prediction fits into the memory of the CPU, or of the GPU."""
+"""Checks that a prediction fits into the free memory."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ FIXED = 200_000_000  # bytes that a prediction takes for an image of any size
 def free_bytes() -> int | None:
     """Free memory of the GPU, or of this machine within its container's limit; None if unknown."""
     if runtime.on_gpu():
-        info = runtime.jt.core.get_mem_info()  # other programs are not in it
+        info = runtime.jt.core.get_mem_info()  # leaves out other programs
         return info.total_cuda_ram - info.total_cuda_used
     free = []
     with contextlib.suppress(OSError, IndexError, ValueError):  # "max" stands for no limit
@@ -28,7 +28,7 @@ def free_bytes() -> int | None:
 
 
 def check_memory(files: Sequence[Path | Page], model_names: Sequence[str], tile: int | None) -> str:
-    """One line about the largest image's memory; raises a UserError if less memory is free."""
+    """One line about the memory for the largest image; raises a UserError if less is free."""
     sizes = [(*[min(side, tile or side) for side in size], file)
              for file, size in zip(files, map(read_size, files)) if size]
     if not sizes:

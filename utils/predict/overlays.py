@@ -1,6 +1,6 @@
-"""The painter of rings and insets: small targets circled, and one of them enlarged in a corner.
+"""Draws rings around small targets, and one of them enlarged in a corner (the inset).
 
-Pillow and not Matplotlib, which takes ten times as long.
+With Pillow, because Matplotlib takes ten times as long.
 """
 
 from __future__ import annotations
@@ -69,7 +69,7 @@ def paint(
     Args:
         rings: their size and stroke grow with the canvas.
         inset: its window is framed as well; None for no inset.
-        bold: a factor on the lines and on the smallest size of the rings.
+        bold: a factor on the width of lines and on the smallest ring.
     """
     gray = Image.fromarray(np.uint8(np.rint(255 * image)))
     unit = _unit(image.shape, scale, bold)
@@ -95,10 +95,10 @@ def place_inset(
         shape: height and width of the image.
         scale, bold: of `paint`.
         focus: what the inset enlarges.
-        rings: all that will be drawn.
+        rings: all rings of the image.
 
     Returns:
-        The inset; None if the image is already as large.
+        The inset; None if it would enlarge nothing.
     """
     height, width = shape
     short = min(shape)

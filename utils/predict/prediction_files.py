@@ -1,4 +1,4 @@
-"""The files that hold probability maps: ours are written, ours and any other method's are read."""
+"""Writes and reads files of probability maps, ours and other methods'."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ from utils.files import atomic_path
 from utils.paths import Paths, PredictionPaths
 from utils.predict.mat_files import REAL, describe_arrays, read_array
 
-KEY = "T"  # of the probabilities in a .mat, as the official code has it
+KEY = "T"  # the name of the probabilities in a .mat, as in the official code
 SUFFIXES = (".mat", ".npy", ".png")
-NO_PREDICTION = ("_gt", "_mask", "_label", "_fuse", "_overlay")  # what stands beside some
-LARGEST = 2**27  # pixels of a prediction that is read: 16384×8192
+NO_PREDICTION = ("_gt", "_mask", "_label", "_fuse", "_overlay")  # suffixes of other pictures
+LARGEST = 2**27  # most pixels of a prediction: 16384×8192
 
 
 def save_prediction(probability: np.ndarray, folder: Path, model_name: str, name: str) -> None:
@@ -65,7 +65,7 @@ def prediction_folders(
         UserError: names and folders do not go together.
     """
     if folders and len(dataset_names) > 1:
-        raise UserError(f"--pred {folders[0]}: of which dataset? name one with --dataset_name")
+        raise UserError(f"--pred {folders[0]}: is of one dataset; name it with --dataset_name")
     if folders and models and len(folders) == 1 and (
         len(models) > 1 or (folders[0] / models[0]).is_dir()
     ):
@@ -74,11 +74,12 @@ def prediction_folders(
         models = [folder.resolve().name for folder in folders] if folders else default_models
     if folders and len(models) != len(folders):
         raise UserError(
-            f"--pred: {len(folders)} folders but {len(models)} of --model_name; name each folder"
+            f"--pred: {len(folders)} folders but {len(models)} of --model_name; give each folder "
+            "one name"
         )
     repeated = [name for name, count in Counter(models).items() if count > 1]
     if repeated:
-        raise UserError(f"{repeated[0]}: several models of this name; name each with --model_name")
+        raise UserError(f"{repeated[0]}: several models of this name; give each a --model_name")
     return {name: dict(zip(models, folders or [
         PredictionPaths(Paths(output_dir).predictions(name), model).mat for model in models]))
         for name in dataset_names}
@@ -100,7 +101,7 @@ class Predictions(NamedTuple):
     others: list[str]
 
     def describe(self, list_name: str) -> str:
-        """How many predictions of which kind there are, where, and which others beside."""
+        """Lines: number of files per kind, their folder, the suffix and the ignored files."""
         kinds = Counter(path.suffix for path in self.files.values())
         lines = [" and ".join(f"{count} {kind}" for kind, count in kinds.items())
                  + f" in {self.folder}"]
@@ -134,18 +135,18 @@ def find_predictions(names: Sequence[str], folder: str | Path) -> Predictions:
 
 
 def _shared_suffix(names, files, folder):
-    """What the predictions of all names have after the name; "" if nothing."""
+    """The suffix that follows the name in the files of all names; "" for none."""
     first = next(iter(names), "")
     shared = [suffix for suffix in {name[len(first):] for name in files if name.startswith(first)}
               if names and all(name + suffix in files for name in names)
-              and not suffix[:1].isdigit()]  # of Misc_10 beside Misc_1
-    # Before NAME.png, which DNANet copies there too: it is the image.
+              and not suffix[:1].isdigit()]  # the 0 of Misc_10 is no suffix of Misc_1
+    # NAME_Pred.png is preferred to NAME.png: beside it, that is DNANet's copy of the image.
     likely = [suffix for suffix in shared if "pred" in suffix.lower()]
     if not likely and "" not in shared:
         likely = [suffix for suffix in shared if suffix.lower() not in NO_PREDICTION]
     if len(likely) > 1:
         raise UserError(f"{folder}: the predictions may be NAME{' or NAME'.join(sorted(likely))}; "
-                        "leave one of them there")
+                        "move one kind elsewhere")
     return likely[0] if likely else ""
 
 
@@ -180,9 +181,9 @@ def read_prediction(path: str | Path) -> np.ndarray:
             array = _read_mat(path) if kind == ".mat" else _read_npy(path)
         except UserError:
             raise
-        except Exception as error:  # a damaged file: a dozen kinds, of several lines some
+        except Exception as error:  # a damaged file raises a dozen kinds
             raise UserError(f"{path}: not a {kind} file that can be read "
-                            f"({' '.join(str(error).split())[:200]})") from error
+                            f"({' '.join(str(error).split())[:200]}); write it anew") from error
     else:
         array = read_gray(path)
     _check_shape(path, array.shape)

@@ -1,7 +1,7 @@
-"""Matplotlib for files only: equal figures whatever the environment says.
+"""Draws figures into files with Matplotlib, equal in every environment.
 
-Neither $MPLBACKEND (notebooks name a module there that need not be installed) nor a matplotlibrc
-counts, and there is no pyplot. Matplotlib is imported when a figure is made.
+Ignores a matplotlibrc and $MPLBACKEND, which in a notebook may name a missing module; does without
+pyplot. Matplotlib is imported when a figure is made.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ CJK_FONTS = (
     "Noto Sans CJK JP", "WenQuanYi Micro Hei", "WenQuanYi Zen Hei", "Microsoft YaHei", "SimHei",
     "PingFang SC", "Heiti SC", "Droid Sans Fallback", "Arial Unicode MS",
 )
-_told: set[str] = set()  # characters without a font that the user has been told of
+_told: set[str] = set()  # characters without a font that were printed before
 
 
 @contextmanager
@@ -36,7 +36,7 @@ def new_figure(
 ) -> Iterator[Figure]:
     """Yields an empty figure, with Matplotlib's own defaults and `rc`; writes it at the end.
 
-    One line names the characters that no installed font has: boxes stand for them.
+    Prints the characters that no installed font has; the figure shows boxes for them.
 
     Args:
         paths: the files to write, each whole or not at all; the suffix chooses the format.
@@ -74,7 +74,7 @@ def _installed_fonts() -> list[str]:
     from matplotlib.font_manager import findSystemFonts, fontManager
 
     known = {entry.fname for entry in fontManager.ttflist}
-    for path in findSystemFonts():  # Matplotlib's own list is of an earlier day
+    for path in findSystemFonts():  # Matplotlib's own list may be old
         if path not in known:
             with suppress(OSError, RuntimeError):  # a damaged font
                 fontManager.addfont(path)

@@ -46,14 +46,14 @@ def save_page(
     Args:
         split: the images that were predicted.
         models: by name; None: not trained.
-        weights: the files of their weights.
+        weights: model name → file of weights; None: not trained.
         run: lines that describe how the page was made.
         curves: the .png of `save_score_curves`.
         side_by_side: the .png of `detection_figure`.
         worst: model name → pictures of `save_worst`.
 
     Returns:
-        Its path.
+        The path of the page.
     """
     scored = {name: model for name, model in models.items() if model}
     pictures = [block for name, paths in worst.items()

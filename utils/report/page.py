@@ -60,7 +60,7 @@ def to_markdown(sections: Sections, folder: Path | None = None) -> str:
 
 
 def to_html(sections: Sections) -> str:
-    """The page as HTML, with copies of the pictures in it; the first section names it."""
+    """The page as HTML with copies of the pictures; its title is the first section's heading."""
     body = []
     for index, (heading, blocks) in enumerate(sections):
         body.append(_element(f"h{2 if index else 1}", heading))

@@ -1,4 +1,4 @@
-"""Figures of images: the image, its mask and what each network sees, tiny targets enlarged."""
+"""Draws images beside their masks and predictions, with small targets enlarged."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from utils.predict.prediction_files import read_prediction, read_predictions
 from utils.report.drawing import new_figure
 from utils.report.scores import ModelScores, describe_image, worst_first
 
-CELLS = 72  # on a side of a surface
+CELLS = 72  # most cells along a side of a surface
 HIT, MISS, TARGET = "#35c46a", "#ff4d4d", "#ffd23f"
 LEGEND = (("target", TARGET, "-"), ("detected", HIT, "-"), ("false alarm", MISS, "-"),
           ("missed", MISS, "--"))
@@ -29,7 +29,7 @@ SHARP, BOLD = 768, 2  # pixels of a painted panel's longer side, boldness of its
 
 
 class Examples(NamedTuple):
-    """Images and what networks make of them, an entry per image.
+    """Images with the predictions of several networks, an entry per image.
 
     Attributes:
         names: labels; "" for none.
@@ -44,7 +44,7 @@ class Examples(NamedTuple):
     predictions: Mapping[str, Sequence[np.ndarray]]
 
     def rows(self) -> Iterator[tuple[np.ndarray, np.ndarray, list[np.ndarray]]]:
-        """Yields the image, where its targets are, and the maps of all networks."""
+        """Yields each image, its targets (H×W bool) and the maps of all networks."""
         for row, (image, mask) in enumerate(zip(self.images, self.masks)):
             yield image, mask > 0, [maps[row] for maps in self.predictions.values()]
 
@@ -72,7 +72,7 @@ def some_rows(split: ImageList, count: int = 4) -> list[int]:
 def save_worst(
     output_dir: str | Path, model_name: str, split: ImageList, model: ModelScores, count: int
 ) -> list[Path]:
-    """Draws each of the worst images into a file of its own; pictures of an earlier call go.
+    """Draws each of the worst images into its own file, and removes those of an earlier call.
 
     Returns:
         The pictures, the worst first: 01_NAME.png, 02_...

@@ -1,4 +1,4 @@
-"""The reference table this project measures itself against."""
+"""Published results of the networks, shown beside ours."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Tables in Markdown, padded so that they are read as well in a terminal."""
+"""Writes tables in Markdown, padded so that they are easy to read in a terminal too."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 
 def markdown_table(rows: Sequence[Sequence[str]]) -> str:
-    """A table whose first row are headings: words to the left, figures to the right."""
+    """A table with headings in the first row; words are left-aligned, numbers right-aligned."""
     columns = []
     for words, cells in zip(word_columns(rows), zip(*rows)):
         width = max(3, *map(len, cells))
@@ -17,12 +17,12 @@ def markdown_table(rows: Sequence[Sequence[str]]) -> str:
 
 
 def word_columns(rows: Sequence[Sequence[str]]) -> list[bool]:
-    """For each column, whether it holds words and not figures."""
+    """One bool per column: True for words, False for numbers."""
     return [any(cell[:1].isalpha() or " " in cell for cell in column[1:]) for column in zip(*rows)]
 
 
 def print_head(*columns: str) -> None:
-    """Prints the headings of a table whose rows are yet to be measured."""
+    """Prints the headings of a table whose rows follow one by one."""
     print_row(*columns)
     print_row(*("---" for _ in columns))
 

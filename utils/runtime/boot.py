@@ -29,7 +29,7 @@ DEVICES = ("auto", "cpu", "cuda")
 BF16 = "bf16"
 PRECISIONS = ("default", "float32", "tf32", BF16)
 AVX512_BF16 = 0xE7  # in `cpu_instructions`
-CUDA_CACHE = "-cuda"  # what the name of Jittor's cache folder ends with where CUDA is compiled in
+CUDA_CACHE = "-cuda"  # end of the name of Jittor's cache folder for a core with CUDA
 
 _running: Runtime | None = None
 
@@ -77,21 +77,21 @@ def start(device: str = "auto", precision: str | None = None) -> Runtime:
     """
     global _running
     if device not in DEVICES:
-        raise UserError(f"unknown device {device!r}: choose one of {', '.join(DEVICES)}")
+        raise UserError(f"unknown device {device!r}; choose one of {', '.join(DEVICES)}")
     if precision not in (None, *PRECISIONS):
-        raise UserError(f"unknown precision {precision!r}: choose one of {', '.join(PRECISIONS)}")
+        raise UserError(f"unknown precision {precision!r}; choose one of {', '.join(PRECISIONS)}")
     if _running is None:
         _running = _boot(device, precision or "default")
     if precision not in (None, _running.precision):
         if _running.toolkit:
-            raise UserError(f"the precision is {_running.precision} in this process: "
-                            "it cannot change after the start")
+            raise UserError(f"the precision is {_running.precision} in this process and cannot "
+                            "change; start another process")
         _check_precision(precision, _running.onednn)
         _running = replace(_running, precision=precision)
     if device not in ("auto", _running.device):
         if device == "cuda" and not _running.toolkit:
-            raise UserError("Jittor was started without CUDA in this process: "
-                            "start it with the device cuda from the beginning")
+            raise UserError("Jittor was started without CUDA in this process; "
+                            "start it with the device cuda at first")
         _use_cuda(device == "cuda")
         name = cuda.find_gpu().name if device == "cuda" else _cpu_name()
         _running = replace(_running, device=device, device_name=name)
@@ -109,7 +109,7 @@ def on_gpu() -> bool:
 
 
 def _use_cuda(on: bool) -> None:
-    """Makes Jittor compute on the GPU or on the CPU from now on, without its message."""
+    """Makes Jittor compute on the GPU or on the CPU from now on, and hides its message."""
     flags = sys.modules["jittor"].flags
     silent, flags.log_silent = flags.log_silent, 1
     flags.use_cuda = int(on)
@@ -143,7 +143,7 @@ def _boot(device: str, precision: str) -> Runtime:
     home = jittor_home()
     gpu, toolkit = choose_cuda(device, home)
     if toolkit and precision == BF16:
-        raise UserError("--precision bf16 is for CPUs so far: add --device cpu, or take tf32")
+        raise UserError("--precision bf16: is for CPUs only; add --device cpu, or take tf32")
     if "torch" in sys.modules:
         _warn("PyTorch is loaded in this process; its oneDNN and Jittor's may clash")
     try:
@@ -153,7 +153,7 @@ def _boot(device: str, precision: str) -> Runtime:
         _check_libstdcxx(error)
         if isinstance(error, ModuleNotFoundError) and not str(error.name).endswith("_core"):
             raise environment.not_installed(error.name) from None
-        raise UserError(f"Jittor's compiled code cannot be loaded ({error}): "
+        raise UserError(f"Jittor's compiled code cannot be loaded ({error}); "
                         f"remove {home}/.cache/jittor/jt* and run again") from None
     except (OSError, RuntimeError) as error:
         _check_libstdcxx(error)
@@ -167,14 +167,13 @@ def _boot(device: str, precision: str) -> Runtime:
         raise UserError(f"Jittor cannot be set up: {error}; is {home}/.cache/jittor full or "
                         "not yours? JITTOR_HOME=/another/folder puts it elsewhere") from None
     except SystemExit:  # Jittor exits after recompiling its compiler helper
-        raise UserError("Jittor has renewed its compiled core: "
-                        "run the same command again") from None
+        raise UserError("Jittor has recompiled its core; run the same command again") from None
     _restore_process(jittor)
     _keep_memory()
 
     if toolkit:
         if not jittor.has_cuda:
-            raise UserError("Jittor was built but sees no GPU: use --device cpu, or check "
+            raise UserError("Jittor was compiled but sees no GPU; use --device cpu, or check "
                             "nvidia-smi and $CUDA_VISIBLE_DEVICES")
         jittor.flags.nvcc_flags = cuda.adapt_flags(jittor.flags.nvcc_flags, gpu)
         jittor.flags.use_cuda_managed_allocator = 0
@@ -223,8 +222,8 @@ def _prepare(home: Path, toolkit: cuda.Toolkit | None, precision: str) -> None:
 
 def _import_jittor(home: Path, toolkit: cuda.Toolkit | None) -> ModuleType:
     # Jittor, and each Python that it starts, writes a $JITTOR_HOME other than $HOME into
-    # $HOME/.cache/jittor/config.json, for all later runs. So it sees both alike while it is
-    # imported: it remembers nothing, and the user's home may be read-only.
+    # $HOME/.cache/jittor/config.json, for all later runs. So both variables are equal while it is
+    # imported: then it writes nothing, and the user's home may be read-only.
     user_home, variables = Path.home(), {"HOME": str(home), "JITTOR_HOME": str(home)}
     quiet = os.environ.get("log_v", "0") == "0"
     if quiet:
@@ -244,8 +243,8 @@ def _import_jittor(home: Path, toolkit: cuda.Toolkit | None) -> ModuleType:
             import jittor
 
         if home != user_home:
-            # For the Python that Jittor starts for each operator. By -S, since Jittor takes words
-            # that are no options for source files.
+            # For the Python that Jittor starts for each operator. One word by -S, because Jittor
+            # takes each further word that is no option for a source file.
             jittor.flags.python_path = (f"/usr/bin/env -S'HOME={home} JITTOR_HOME={home} "
                                         f"{jittor.flags.python_path}'")
         if not toolkit:
@@ -301,6 +300,7 @@ def _check_libstdcxx(error: Exception) -> None:
 
 
 def _log_quietly(level: str, verbose: int, *message) -> None:
+    """Prints warnings and errors of Jittor, and raises a RuntimeError for a fatal message."""
     text = "".join(str(part() if callable(part) else part) for part in message)
     if level in "we":
         print(f"jittor: {text}", file=sys.stderr, flush=True)
@@ -313,19 +313,19 @@ def _restore_process(jittor) -> None:
     import jittor_utils
 
     jittor.flags.log_silent = int(os.environ.get("log_silent", "0"))
-    # Its compiler processes would stay, and outlive a killed parent.
+    # Jittor's compiler processes would stay, and outlive a killed parent.
     if jittor_utils.pool_size:
         jittor_utils.pool_cleanup()
         jittor_utils.pool_size = 0
         atexit.unregister(jittor_utils.pool_cleanup)
     atexit.register(_wait_for_threads)  # runs before Jittor's own
-    # Its handlers would end the process on Ctrl-C, and when a child process is killed.
+    # Jittor's handlers would end the process on Ctrl-C, and when a child process is killed.
     if threading.current_thread() is threading.main_thread():
         for number in (signal.SIGINT, signal.SIGCHLD):
             handler = signal.getsignal(number)
             if handler is not None:
                 signal.signal(number, handler)
-        if ranks.size() > 1:  # its handlers would wait for the other ranks, which wait for this one
+        if ranks.size() > 1:  # Jittor's handlers would wait for ranks that wait for this one
             for number in (signal.SIGSEGV, signal.SIGBUS, signal.SIGFPE, signal.SIGILL):
                 signal.signal(number, signal.SIG_DFL)
 
@@ -366,7 +366,7 @@ def choose_cuda(
         return gpu, cuda.find_toolkit(home / ".cache" / "jittor", gpu)
     except UserError as problem:
         if device == "cuda":
-            raise UserError(f"no CUDA: {problem}; --device cpu runs without") from None
+            raise UserError(f"no CUDA: {problem}; or run with --device cpu") from None
         if not isinstance(problem, cuda.NoGpu):  # there is a GPU, but it cannot be used
             _warn(f"the GPU is not used: {problem}")
     return None, None

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 
 @contextlib.contextmanager
 def rewritten(rewrite: Callable[[list[str], str], list[str]]) -> Iterator[None]:
-    """While Jittor is imported: it runs `rewrite(commands, cache folder)`, not its own commands."""
+    """Makes Jittor run `rewrite(its commands, cache folder)` while it is imported."""
     import jittor_utils
 
     plain = jittor_utils.run_cmds

@@ -110,7 +110,7 @@ def find_gpu() -> Gpu:
     code = driver.cuInit(0)
     if code not in (0, 100):  # 100: no device
         raise UserError(
-            f"the NVIDIA driver does not start (error {code}), see what nvidia-smi says")
+            f"the NVIDIA driver does not start (error {code}); see what nvidia-smi says")
     number, device, name = ctypes.c_int(), ctypes.c_int(), ctypes.create_string_buffer(256)
 
     def ask(function, *arguments):
@@ -181,7 +181,7 @@ def find_nccl(jittor_cache: str | Path) -> tuple[Path, Path]:
             with contextlib.suppress(FileExistsError):  # of another rank
                 link_or_copy(library, view / "libnccl.so")
             return include, view
-    raise UserError("NCCL is missing, by which GPUs exchange sums: "
+    raise UserError("NCCL is missing, with which GPUs exchange sums; install it: "
                     f"`{sys.executable} -m pip install nvidia-nccl-cu12` (or -cu13)")
 
 
@@ -227,6 +227,7 @@ def _wheels(major):
 
 
 def _use(nvcc, views, gpu):
+    """The toolkit of an nvcc, or a view of it; raises a UserError if Jittor cannot use it."""
     try:
         text = subprocess.run([nvcc, "--version"], capture_output=True, text=True).stdout
     except OSError as error:
@@ -241,10 +242,10 @@ def _use(nvcc, views, gpu):
         raise UserError(f"{nvcc} is of CUDA {version}, and the NVIDIA driver supports CUDA "
                         "{}.{}".format(*gpu.driver))
     if major >= 13 and gpu.capability < 75:
-        raise UserError(f"{nvcc} is of CUDA {version}, which dropped the {gpu.name}")
+        raise UserError(f"{nvcc} is of CUDA {version}, which no longer supports the {gpu.name}")
     top = _top(nvcc)
     if major < 13 and _has_cudnn8(top, major):
-        # Jittor looks beside nvcc, where a wrapper has nothing; it knows that of Debian's.
+        # Jittor searches beside nvcc and finds nothing beside a wrapper, except Debian's.
         if (Path(os.path.realpath(nvcc)).parent.parent != top and nvcc != "/usr/bin/nvcc"
                 and (top / "bin/nvcc").is_file()):
             nvcc = str(top / "bin/nvcc")

@@ -34,9 +34,9 @@ def jittor_home() -> Path:
         tempfile.TemporaryFile(dir=cache).close()
     except OSError as error:
         raise UserError(
-            f"Jittor cannot keep its compiled code in {cache} ({error.strerror}): choose a folder "
-            "that can be written, `export JITTOR_HOME=/tmp/jittor-$USER`, or if another user "
-            f"owns this one, `sudo chown -R $USER {cache}`") from None
+            f"{cache}: Jittor cannot keep its compiled code here ({error.strerror}); choose a "
+            "folder that can be written, `export JITTOR_HOME=/tmp/jittor-$USER`, or if another "
+            f"user owns this one, `sudo chown -R $USER {cache}`") from None
     return Path(home)
 
 

@@ -1,8 +1,8 @@
 """Shortens the first start of Jittor and the first run of each operator.
 
-Most of a compilation reads the same headers, so g++ reads them once and keeps them precompiled.
-Jittor's core, which builds graphs and calls what computes, is compiled with -O1. oneDNN and the
-operators, which compute, keep their flags and their results.
+g++ spends most of its time on headers, so it reads them once and keeps them precompiled. Jittor's
+core builds graphs and calls operators: -O1 is enough for it. oneDNN and the operators compute; they
+keep their flags and their results.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ from types import ModuleType
 from utils.files import atomic_path, write_text
 from utils.runtime.commands import rewritten
 
-# Jittor compares the commands that made an object: with ours in its own folder, a bare
-# `import jittor` would compile everything anew, and so would we after it.
+# A cache folder of our own. Jittor compiles an object anew when its command has changed: in one
+# folder, a bare `import jittor` and this project would recompile each other's objects.
 CACHE_NAME = "l2sknet-quick"
 
 _CORE = """<algorithm> <fstream> <sstream> <unordered_set> "executor.h" "fused_op.h" "op_compiler.h"
@@ -37,7 +37,7 @@ def _includes(headers):
 
 @contextlib.contextmanager
 def quick_core() -> Iterator[None]:
-    """While Jittor is imported: compiles its core with -O1 and a precompiled header."""
+    """Makes Jittor compile its core with -O1 and a precompiled header while it is imported."""
     import jittor_utils
 
     compiler = f'"{jittor_utils.cc_path}" '
@@ -48,7 +48,7 @@ def quick_core() -> Iterator[None]:
                  if command.startswith(compiler) else command for command in commands]
         to_do = [new for old, new in zip(commands, quick)
                  if new != old and not Path(shlex.split(new)[-1]).is_file()]
-        if to_do and not _made(header).is_file():
+        if to_do and not _precompiled(header).is_file():
             write_text(header, _includes(_CORE))
             _precompile(header, jittor_utils.cc_path, to_do[0])
         return quick
@@ -57,14 +57,14 @@ def quick_core() -> Iterator[None]:
         with rewritten(quicken):
             yield
     finally:
-        _made(header).unlink(missing_ok=True)  # 90 MB that are not needed again
+        _precompiled(header).unlink(missing_ok=True)  # 90 MB that are not needed again
 
 
 def quick_kernels(jittor: ModuleType, onednn: Path) -> None:
-    """Gives the operators that are compiled from now on for the CPU a precompiled header.
+    """Makes Jittor compile operators for the CPU with a precompiled header from now on.
 
     Args:
-        onednn: the folder of its include/.
+        onednn: the folder that holds oneDNN's include/.
     """
     flags = jittor.flags
     if flags.cc_type != "g++":
@@ -78,12 +78,12 @@ def quick_kernels(jittor: ModuleType, onednn: Path) -> None:
     if not header.is_file():
         write_text(header, "#define JIT 1\n" + _includes(_KERNELS)
                    + "#if __has_include(<dnnl.hpp>)\n#include <dnnl.hpp>\n#endif\n")
-    if not _made(header).is_file():
+    if not _precompiled(header).is_file():
         _precompile(header, flags.cc_path, options)
     flags.cc_flags += f' -include"{header}" '
 
 
-def _made(header):
+def _precompiled(header):
     return header.with_name(f"{header.name}.gch")
 
 
@@ -93,6 +93,6 @@ def _precompile(header, compiler, command):
                and word not in ("-c", "-o", "-shared")
                and not word.startswith(("-l", "-L", "-Wl,", "-include"))]
     with contextlib.suppress(OSError, subprocess.CalledProcessError), atomic_path(
-            _made(header)) as temporary:
+            _precompiled(header)) as temporary:
         subprocess.run([compiler, *options, "-x", "c++-header", header, "-o", temporary],
                        capture_output=True, check=True)

@@ -54,17 +54,17 @@ def subset() -> slice:
     return slice(rank(), None, size())
 
 
-# ---------------------------------------------------------------------------- a batch in shares
+# ---------------------------------------------------------------------------- parts of a batch
 
 
 def part(images: int) -> slice:
-    """Which of the images of a batch this rank computes: its own, or if it has none, the first."""
+    """The images of a batch that this rank computes: its own, or the first image if it has none."""
     start, stop = bounds(images)
     return slice(start, stop) if stop > start else slice(0, 1)
 
 
 def bounds(images: int) -> tuple[int, int]:
-    """Start and stop of the images of a batch that lie on this rank; equal if it has none."""
+    """Start and stop of this rank's own images in a batch; equal if it has none."""
     return rank() * images // size(), (rank() + 1) * images // size()
 
 
@@ -75,14 +75,14 @@ def all_sum(x: jt.Var, after: jt.Var | None = None) -> jt.Var:
     """Σ of x over all ranks, float32, float64 or int32; without gradient.
 
     Args:
-        after: is computed before.
+        after: a variable that is computed first, to keep the order of the exchanges.
     """
     y = x.mpi_all_reduce()
     return y if after is None else y._add_dependency([after])
 
 
 def all_sums(arrays: Sequence[jt.Var]) -> list[jt.Var]:
-    """The same of many arrays of one type, in one message."""
+    """Σ of each array over all ranks, in one message; all arrays have one type."""
     flat = all_sum(_jittor().concat([x.reshape(-1) for x in arrays]))
     ends = np.cumsum([x.numel() for x in arrays])
     return [flat[end - x.numel() : end].reshape(x.shape) for x, end in zip(arrays, ends.tolist())]
@@ -92,7 +92,7 @@ def gather(value: Any) -> list[Any]:
     """The values of all ranks, in the order of the ranks; anything that can be pickled."""
     if size() == 1:
         return [value]
-    _jittor().sync_all(True)  # nothing of Jittor's own exchanges may be left for afterwards
+    _jittor().sync_all(True)  # Jittor's own pending exchanges come first
     return [pickle.loads(_broadcast(pickle.dumps(value), root)) for root in range(size())]
 
 
@@ -103,16 +103,12 @@ def interleave(parts: Sequence[Sequence]) -> list:
 
 
 def check_same(value: Any, what: str) -> None:
-    """Compares a value of all ranks.
-
-    Raises:
-        UserError: the values differ; raised on all ranks.
-    """
+    """Raises a UserError on all ranks if their values differ; `what` names the value, a plural."""
     values = gather(value)
     for other, theirs in enumerate(values):
         if theirs != values[0]:
-            raise UserError(f"rank {other} has {what} of its own: all hosts must see the same "
-                            "files and have processors of one kind")
+            raise UserError(f"rank {other}: its {what} differ from rank 0's; give all hosts the "
+                            "same files and processors of one kind")
 
 
 def _broadcast(content, root):
@@ -163,8 +159,8 @@ def _check_mpicc() -> None:
     cure = "apt-get install libopenmpi-dev, or module load what mpirun comes from"
     mpicc = shutil.which(os.environ.get("mpicc_path", "mpicc"))
     if not mpicc:
-        raise UserError("mpicc: not found, but Jittor's MPI is compiled with it; " + cure)
-    for question in ("--showme:compile", "--version"):  # of OpenMPI; the second asks its compiler
+        raise UserError("mpicc: not found, but Jittor compiles its MPI with it; " + cure)
+    for question in ("--showme:compile", "--version"):  # the second asks OpenMPI's compiler
         done = subprocess.run([mpicc, question], capture_output=True, text=True, errors="replace")
         if done.returncode:  # conda's without a compiler, or MPICH's
             reason = (done.stderr.strip().splitlines() or [f"exit status {done.returncode}"])[-1]
@@ -184,7 +180,7 @@ def _launcher() -> int:
 
 
 def mended_mpi() -> contextlib.AbstractContextManager[None]:
-    """While Jittor is imported: corrects its mpi_wrapper.cc, which writes past an array's end."""
+    """Corrects Jittor's mpi_wrapper.cc, which writes past an array's end, while it is imported."""
     if size() == 1:
         return contextlib.nullcontext()
 

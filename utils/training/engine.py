@@ -78,8 +78,8 @@ def training_steps(
                 continue
             jt.sync_all(True)
             values = [loss.item() for _, loss in pending]
-            # A loss is from before its step. So it shows all steps before, but not its own: after
-            # the last step, and where each step is checked, the weights are checked as well.
+            # A loss is computed before its step, so it cannot show damage by this step. After the
+            # last step, and if each step is checked, the weights are checked as well.
             finite = [math.isfinite(value) for value in values]
             if at_once == 1 or step == total:
                 finite[-1] = finite[-1] and all_finite(net)
@@ -88,7 +88,7 @@ def training_steps(
                 raise UserError(
                     f"the loss or its gradient is not finite in epoch {epoch}, batch "
                     f"{len(losses) + bad + 1}, images {', '.join(pending[bad][0])}: look at them, "
-                    "or try a lower --lr; what was saved is from before")
+                    "or try a lower --lr; the last checkpoint is from an earlier step")
             losses += values
             bar.update(len(values))
             bar.set_postfix(loss=f"{sum(losses) / len(losses):.4f}", lr=f"{optimizer.lr:g}")

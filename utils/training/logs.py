@@ -29,7 +29,7 @@ from utils.files import write_text
 METRICS = ("pixAcc", "mIoU", "Pd", "Fa", "fscore")
 MONTHS = ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec")
 
-# A number counts only if its end is visible: a killed run may leave half a number.
+# A number counts only if a character ends it: a killed run may leave half a number.
 _NUMBER = r"(\d+(?:\.\d*)?(?:e[-+]?\d+)?|nan|inf)(?=[,;)\]\s*/]|$)"
 _EPOCH = re.compile(
     r"(?:([A-Z][a-z]{2} +\d{1,2} +\d\d:\d\d:\d\d)\W*)?"
@@ -41,9 +41,9 @@ _EPOCH = re.compile(
 _PEERS = (
     # DNANet; the mIoU follows.
     (r"(?P<time>\S+ \S+) - (?P<epoch>\d+):\s+- train_loss: (?P<loss>[\d.]+):", 0),
-    # DRPCA-Net, at every tenth step; their mean is the loss of the epoch.
+    # DRPCA-Net, a line per ten steps; the mean of their losses is the epoch's loss.
     (r"(?P<time>\S+ \S+),\d+ .*Epoch-Iter: \[(?P<epoch>\d+)/.* Loss: (?P<loss>[\d.]+)=", 1),
-    # MSHNet, only if the IoU is the best so far; Fa in millionths, no loss.
+    # MSHNet, only after epochs with the best IoU so far; Fa in millionths, no loss.
     (r"(?P<time>\S+) - (?P<epoch>\d+)\s+- IoU (?P<mIoU>[\d.]+)\s+- PD (?P<Pd>[\d.]+)\s+"
      r"- FA (?P<Fa>[\d.]+)$", 0),
 )
@@ -154,7 +154,7 @@ def read_log(path: str | Path) -> list[EpochRecord]:
     try:
         text = path.read_text(encoding="utf-8", errors="replace")
     except OSError as error:
-        raise UserError(f"{path}: cannot read this log ({error.strerror})") from error
+        raise UserError(f"{path}: cannot be read ({error.strerror}); check the path") from error
     lines = text.split("\n")
     if not _WHOLE_END.search(lines[-1]):
         lines[-1] = lines[-1].rstrip("0123456789.")
@@ -182,8 +182,8 @@ def read_log(path: str | Path) -> list[EpochRecord]:
             setattr(record, name, float(found[name]) * (1e-6 if name == "Fa" else 1))
     if not records:
         raise UserError(
-            f"{path}: no epoch in this log; a line such as"
-            " `Aug  2 04:31:35 Epoch---1, total_loss---0.998524,` is expected"
+            f"{path}: no epoch in this log; name a training log, with lines such as"
+            " `Aug  2 04:31:35 Epoch---1, total_loss---0.998524,`"
         )
     return sorted(records.values(), key=lambda record: record.epoch)
 
@@ -211,7 +211,7 @@ def parse_log_name(path: str | Path, model_names: Sequence[str]) -> tuple[str, s
 
 
 def log_started(path: str | Path) -> float:
-    """The time in seconds at which a log was begun, to sort several logs.
+    """The time in seconds at which a log began, to sort logs.
 
     Taken from the timestamp in the name (`20240802_043135`, `2024-08-02_04-31-35` or the official
     `Fri_Aug__2_04_31_35_2024`), else from the file's modification time.

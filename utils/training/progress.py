@@ -22,7 +22,7 @@ class Pace:
         self.marks: list[tuple[float, int]] = []  # time, and number of finished steps
 
     def begin(self, done: int) -> None:
-        """Marks the begin of an epoch, or of the rest of it after `done` steps."""
+        """Marks the start of an epoch, or of its rest after `done` steps."""
         self.marks = []
         self.steps_done(done)
 
@@ -31,7 +31,7 @@ class Pace:
         self.marks.append((time.monotonic(), done))
 
     def epoch_done(self, evaluated: bool) -> None:
-        """Takes the times from the marks; `evaluated` if an evaluation followed the last step."""
+        """Computes the times from the marks; `evaluated`: an evaluation followed the last step."""
         times, steps = np.array(self.marks, float).T
         if len(times) > 1:
             # The first step compiles, and a resumed epoch lacks some: neither moves the median.
@@ -48,7 +48,7 @@ class Pace:
 def progress_line(
     record: EpochRecord, best: EpochRecord | None, epochs: int, seconds: float, left: float
 ) -> str:
-    """The line for an epoch.
+    """The line that is printed after an epoch.
 
     Args:
         record: of the epoch.

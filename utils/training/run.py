@@ -1,4 +1,4 @@
-"""A training run from its first epoch to its last, interrupted and resumed at will."""
+"""Trains a network from its first epoch to its last; a run can be stopped and resumed."""
 
 from __future__ import annotations
 
@@ -26,8 +26,8 @@ class TrainingOptions:
         dataset_dir: the dataset lies in `<dataset_dir>/<dataset_name>`.
         output_dir: log and checkpoints go below it.
         num_workers: threads that decode images.
-        eval_every: the test list is scored after every `eval_every`-th epoch,
-        eval_last: and after each of the last `eval_last` epochs.
+        eval_every: the test list is scored after every `eval_every`-th epoch.
+        eval_last: it is also scored after each of the last `eval_last` epochs.
         threshold: a pixel above it counts as target.
         skip_bad: True leaves out images and masks that cannot be used; False refuses them.
     """
@@ -90,7 +90,7 @@ def train(
             if not train_epoch(state, store, splits, options, stop, pace):
                 store.save_last(state)
                 print(f"stopped in epoch {state.epochs_done + 1} after {len(state.losses)} of "
-                      f"{steps} batches, all of it saved; the same command goes on "
+                      f"{steps} batches, all of it saved; run the command again to go on "
                       "(train_device0.py with --resume)")
                 return False
             store.save_epoch(state)

@@ -13,7 +13,7 @@ from utils.runtime import ranks
 
 @contextlib.contextmanager
 def sharing(images: int) -> Iterator[None]:
-    """Within it the ranks share a batch of `images` images; each computes its `part`."""
+    """While it is open, the ranks share a batch of `images` images: each computes `ranks.part`."""
     if ranks.size() == 1:
         yield
         return
@@ -26,7 +26,7 @@ def sharing(images: int) -> Iterator[None]:
 
         def __init__(self, start, stop):
             self.start, self.own = start, stop - start
-            # Not computed, as zeros() would be: Jittor fuses that with what it takes for its use.
+            # An array, not zeros(): Jittor would fuse a computed value with the operators after it.
             self.token = runtime.jt.array(np.zeros(2, np.float32)).stop_grad()
 
         def images(self, own):
@@ -39,7 +39,7 @@ def sharing(images: int) -> Iterator[None]:
             return ranks.all_sums(arrays)
 
         def weigh(self, x):
-            # By a product, so that the exchanges that x comes from are not left out.
+            # A product, not a constant: Jittor would drop the exchanges that x depends on.
             return x if self.own else x * 0
 
         def random(self, shape):

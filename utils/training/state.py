@@ -101,8 +101,8 @@ class TrainingState:
             "history": [dataclasses.asdict(record) for record in self.history],
         }
 
-    def finish_epoch(self, scores: dict[str, Any] | None) -> EpochRecord:
-        """Turns the losses and the scores, if there are any, into the record of an epoch."""
+    def finish_epoch(self, scores: dict[str, Any] | None) -> None:
+        """Appends the record of an epoch to the history, with `scores` if it was evaluated."""
         record = EpochRecord(self.epochs_done + 1, sum(self.losses) / len(self.losses), log_time())
         if scores:
             record = dataclasses.replace(record, **{name: scores[name] for name in METRICS},
@@ -110,10 +110,9 @@ class TrainingState:
         self.history.append(record)
         self.losses = []
         self.scheduler.step()
-        return record
 
     def check_conditions(self, splits: Sequence[ImageList], threshold: float) -> None:
-        """Keeps what decides the result beside the recipe, and compares it with the saved run.
+        """Sets `conditions`, and compares them with the conditions of the saved run.
 
         Raises:
             UserError: the run was begun with other images, or scored at another threshold.

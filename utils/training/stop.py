@@ -12,10 +12,10 @@ from utils.runtime import ranks
 class StopRequest:
     """Records Ctrl-C, SIGTERM and the end of the given time; a second signal ends the process.
 
-    Under mpirun one rank that is asked stops all ranks, and SIGUSR1 asks as well: mpirun passes it
-    on without ending the ranks itself.
+    Under mpirun a request to one rank stops all ranks. SIGUSR1 is a request too there, because
+    mpirun passes it on and does not end the ranks itself.
 
-    A context manager, which restores the former signal handlers at its end.
+    A context manager: its end restores the former signal handlers.
 
     Args:
         minutes: the time given; None: no end.

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
 STARTED = "%Y-%m-%d_%H-%M-%S"  # the name of a run: the time at which it began
 _STARTED = re.compile(r"[\w.-]+")  # it becomes a part of file names
-SAVED_EVERY = 60  # seconds; under mpirun, where any rank or its host may fail at any time
+SAVED_EVERY = 60  # seconds; under mpirun only, where any host may fail at any time
 
 
 class SavedRun(NamedTuple):
@@ -165,7 +165,7 @@ class Store:
     def started(self) -> str | None:
         """The time at which the run in this folder began; None without checkpoints.
 
-        Where only an unreadable best.npz is left, the time at which it was written.
+        If only an unreadable best.npz is left, its modification time.
 
         Raises:
             UserError: there are checkpoints, and none can be read.
@@ -209,7 +209,7 @@ class Store:
                 raise UserError(f"{saved.path}: another training has gone on from it meanwhile; "
                                 "run the command again")
             if saved.damaged:
-                print(f"{saved.damaged}; so from the checkpoint before, {saved.path}")
+                print(f"{saved.damaged}; going on from the checkpoint before, {saved.path}")
             if state.history or state.losses:
                 print(f"resumed after epoch {state.epochs_done} and {len(state.losses)} batches")
             if state.history:  # the log may have been lost
@@ -225,7 +225,7 @@ class Store:
             self._copy_best(saved.path.with_name(BEST), state)
 
     def _copy_best(self, path: Path, state: TrainingState) -> None:
-        """Copies the best weights from beside a checkpoint of another folder, if they are there."""
+        """Copies the best weights that lie beside a checkpoint of another folder, if any."""
         meta = read_meta(path) if path.is_file() else {}
         if meta.get("started") == state.started and len(meta["history"]) == state.best.epoch:
             with atomic_path(self.best, durable=True) as temporary:
@@ -269,10 +269,10 @@ class Store:
 
 
 class RunStatus(enum.Enum):
-    """What a training that is asked for is to the last checkpoint."""
+    """How a training that the user asks for relates to the last checkpoint."""
 
-    NEW = enum.auto()  # there is no checkpoint, or it is of another recipe
-    RESUME = enum.auto()  # it is of this run, with epochs left
+    NEW = enum.auto()  # there is no checkpoint, or it has another recipe
+    RESUME = enum.auto()  # the checkpoint has epochs left
     FINISHED = enum.auto()
 
 
