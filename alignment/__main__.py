@@ -1,16 +1,15 @@
-"""Compares the networks with PyTorch, from one layer to whole training runs, and reports.
+"""Compares the networks with PyTorch, from one layer to whole training runs, in a report.
 
     python -m alignment                                            # all four, NUDT-SIRST
     python -m alignment --model_name L2SKNet_UNet --epochs 5       # and train both for 5 epochs
     python -m alignment --model_name L2SKNet_UNet --epochs 60 --only_pytorch --compile
 
-The same weights, the same images: how far Jittor and PyTorch are from each other and both from the
-float64 truth, stage by stage, forward and backward; then training steps side by side; then, with
---epochs, whole runs (a second call goes on with them). With --only_pytorch nothing is compared and
-PyTorch trains alone, from the initial weights and with the order of batches that train_device0.py
-has by this seed. Ctrl-C and SIGTERM save a whole run, and the same command goes on. PyTorch runs
-the networks of alignment/twin.py in processes of its own; it comes with `pip install -r
-requirements-align.txt`.
+Both frameworks get equal weights and images. First, stage by stage, forward and backward: their
+distances from each other and from the truth in float64. Then training steps side by side. Then,
+with --epochs, whole runs; a second call goes on with them. Ctrl-C and SIGTERM save a whole run.
+With --only_pytorch PyTorch trains alone, with the initial weights and the order of batches that
+train_device0.py has for this seed. PyTorch runs the networks of alignment/twin.py in its own
+processes; `pip install -r requirements-align.txt` installs it.
 
 Writes <output_dir>/alignment/<dataset>/report.md and report.html, and the figures. The exit status
 is 0 if all passes, 1 if not.
@@ -32,31 +31,31 @@ from utils.recipe import Recipe, recipe_values
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Runs the command with the arguments given, those of the command line by default."""
+    """Runs the command with `argv`, by default the arguments of the command line."""
     parser = cli.make_parser(__doc__)
     cli.add_recipe(parser, "batch_size", "image_size", "milestones", "lr",
                    batch_size=Recipe.batch_size, image_size=Recipe.image_size, lr=5e-4)
     parser.add_argument("--batches", type=cli.positive(int), default=5, metavar="N",
-                        help="batches whose first step is compared stage by stage; default 5")
+                        help="number of batches that are compared stage by stage; default 5")
     parser.add_argument("--steps", type=cli.positive(int), default=10, metavar="N",
-                        help="training steps side by side; default 10")
+                        help="number of training steps side by side; default 10")
     parser.add_argument("--epochs", type=cli.not_negative, default=0, metavar="N",
-                        help="whole training runs of N epochs; default 0: none")
+                        help="train whole runs of N epochs; default 0: none")
     parser.add_argument("--spoil", metavar="WEIGHT",
                         help="make this weight 1 %% larger in Jittor, to see the comparison fail")
     cli.add_evaluation(parser)
     parser.add_argument("--only_pytorch", action="store_true",
                         help="train PyTorch alone for --epochs, and compare nothing")
     parser.add_argument("--compile", action="store_true",
-                        help="whole runs of PyTorch with torch.compile and channels_last, its "
-                             "fastest way in float32; default eager")
+                        help="use torch.compile and channels_last, the fastest way in float32, in "
+                             "whole runs of PyTorch; default eager")
     parser.set_defaults(seed=Recipe.seed, precision="float32")
     args = parser.parse_args(argv)
     cli.refuse_bf16(args.precision)
     for model_name in args.model_names:
         check_known(model_name)
     if args.only_pytorch and not args.epochs:
-        raise UserError("--only_pytorch: trains whole runs; say how long with --epochs N")
+        raise UserError("--only_pytorch: trains whole runs; give their length with --epochs N")
     recipe = Recipe(**recipe_values(vars(args)))
 
     status = start("torch_side", "check")

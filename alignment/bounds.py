@@ -13,19 +13,19 @@ import numpy as np
 
 from alignment.stages import parameter_stages, stage_modules
 
-# What is compared -> how many times as far from the float64 truth as PyTorch's float32 ours may be.
+# What is compared → the largest allowed ratio of our error to PyTorch's, both in float32.
 FACTORS = {"forward": 3, "backward": 5, "buffers": 3, "gradients": 5}
-# PyTorch is by luck sometimes exact to the last digits, where a multiple of nothing is asked; an
-# error below this part of the truth's size, about 8 roundings of float32, counts as this much.
+# PyTorch's error is sometimes zero by luck, and no multiple of zero can be met. So a smaller error
+# of PyTorch counts as this part of the truth's size, about 8 roundings of float32.
 FLOOR = 5e-7
-EXTRA = ("loss", "head, evaluating")  # beside the stages, forward only
+EXTRA = ("loss", "head, evaluating")  # compared beside the stages, forward only
 
-STEPS, STEP_BOUND = 10, 1e-4  # the losses of so many steps agree to this
-# The mean losses of the first epochs of whole runs agree to this: rounding makes their weights part
-# for good within some dozen steps, after which only the course of the training is the same. Later
-# the loss falls steeply, at a moment that is each run's own.
+STEPS, STEP_BOUND = 10, 1e-4  # the losses of the first steps agree to this bound
+# The mean losses of the first epochs of whole runs agree to this bound. Rounding makes the weights
+# of two runs drift apart within some dozen steps; then only the course of the training is alike.
+# Later the loss falls steeply, in each run at another moment.
 EPOCHS, EPOCH_BOUND = 5, 1e-3
-ZERO = 1e-9  # a gradient of less than this part of the median norm is zero
+ZERO = 1e-9  # a gradient whose norm is below this part of the median norm counts as zero
 
 
 def distances(
@@ -36,8 +36,8 @@ def distances(
 ) -> dict[tuple[str, str], tuple]:
     """How far the captures of a batch are from each other, stage by stage.
 
-    Outputs, their gradients and buffers are measured by the largest element (a buffer relative to
-    its own largest), gradients of parameters by the L2 norm of all of a stage together.
+    Outputs, their gradients and buffers are measured by the largest element (each buffer relative
+    to its largest element), gradients of parameters by the L2 norm over all of a stage.
 
     Returns:
         (kind, stage) → the truth's size, and relative to it ours − truth, PyTorch − truth and
@@ -69,11 +69,11 @@ def _measure(kind, jittor, pytorch, truth):
 
 
 def judge(batches: Sequence[Mapping[tuple[str, str], tuple]]) -> list[dict]:
-    """Holds the `distances` of some batches to the bounds: each stage by its median.
+    """Compares the `distances` of several batches with the bounds: each stage by its median.
 
-    Where the input of a ReLU lies closer to zero than float32 can tell, rounding decides, on each
-    side by itself, and one decision moves all gradients before it by up to a hundredth. That is
-    chance and strikes some batches; what is wrong or imprecise shows in all of them.
+    If the input of a ReLU is too close to zero for float32, rounding decides on each side whether
+    it passes, and one decision moves all gradients before it by up to a hundredth. That is chance
+    and happens in some batches; what is wrong or imprecise shows in all of them.
 
     Returns:
         Dicts of `kind` (of FACTORS), `stage`, `scale` (the truth's size), and relative to it the
@@ -96,7 +96,7 @@ def judge(batches: Sequence[Mapping[tuple[str, str], tuple]]) -> list[dict]:
 def zero_gradients(capture: Mapping[str, np.ndarray]) -> list[str]:
     """Parameters whose true gradient is zero: biases before a batch norm.
 
-    In float32 theirs is rounding noise, of which Adam makes steps of full size.
+    In float32 such a gradient is rounding noise, from which Adam makes steps of full size.
     """
     norms = {key[len("gradients/"):]: np.linalg.norm(array) for key, array in capture.items()
              if key.startswith("gradients/")}

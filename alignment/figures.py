@@ -14,8 +14,7 @@ SIDES = {"jittor": "Jittor (ours)", "pytorch": "PyTorch"}
 
 
 def save_stages(path: Path, rows: Sequence[Mapping], title: str) -> None:
-    """Distances from the truth, relative to its size, a panel for each kind of `bounds.FACTORS`:
-    the median of the batches, and above it the worst of them.
+    """Draws distances from the truth, a panel per kind: the batches' median, above it the worst.
 
     Args:
         rows: of `bounds.judge`.
@@ -48,7 +47,7 @@ def save_stages(path: Path, rows: Sequence[Mapping], title: str) -> None:
 def save_curves(
     path: Path, x: Sequence[int], xlabel: str, panels: Sequence[tuple], title: str
 ) -> None:
-    """Curves of both frameworks on each other.
+    """Draws curves of both frameworks over each other.
 
     Args:
         panels: (what, label → values, scale of the axis, a bound to draw or None).

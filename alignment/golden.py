@@ -2,7 +2,7 @@
 
 Weights, images and masks are functions of names, so nothing large is stored. Every number exists in
 float32, as official PyTorch computes it, and under `f64/` in float64, the truth. An error is a
-distance from the truth; the functions below return ours and that of official float32.
+distance from the truth; the functions below return two: ours, and official float32's.
 """
 
 from __future__ import annotations
@@ -21,14 +21,14 @@ NUMBERS = Path(__file__).parent / "numbers"
 
 # The standard: how many times as far from the truth as official float32 we may be.
 FACTOR, FACTORS = 3, {"gradient, largest": 5}
-# Official float32 is by luck sometimes exact to the last digit, where three times nothing is asked.
+# Official float32 is sometimes exact by luck, and no multiple of zero can be met: least bounds.
 FLOORS = {"evaluation output": 2e-7, "training output": 2e-7, "loss": 6e-8}
 # Two small images: a value near zero on the other side of a ReLU moves half of the gradients. On
 # one CPU (Zen 3) PyTorch's own median for L2SKNet_1D_UNet is 1.1e-5 with oneDNN, 7e-7 without.
 SMALL_FLOORS = {"gradient, median": 1.1e-5}
 
 Fixture = Mapping[str, np.ndarray]  # what `load` returns
-Errors = tuple[float, float]  # ours, and that of official float32
+Errors = tuple[float, float]  # ours, and official float32's
 
 
 def load(model_name: str) -> dict[str, np.ndarray]:
@@ -68,7 +68,7 @@ def images(n: int, h: int, w: int) -> np.ndarray:
 
 
 def masks(n: int, h: int, w: int) -> np.ndarray:
-    """n×1×h×w float32: three 4×4 squares an image."""
+    """n×1×h×w float32: three 4×4 squares per image."""
     rng, result = _rng(f"mask{n}x{h}x{w}"), np.zeros((n, 1, h, w), np.float32)
     for image in result[:, 0]:
         for _ in range(3):
@@ -88,7 +88,7 @@ def reset(net: runtime.jt.Module, fixture: Fixture) -> None:
     load_weights(net, weights(fixture))
 
 
-Results = Mapping[str, np.ndarray]  # by the names in the fixture that come after the shape
+Results = Mapping[str, np.ndarray]  # by the fixture's names without the shape
 
 
 def build_evaluation(net: runtime.jt.Module, fixture: Fixture, shape: str) -> runtime.jt.Var:
@@ -133,14 +133,14 @@ def read_training(
 
 
 def training_results(net: runtime.jt.Module, fixture: Fixture, shape: str) -> Results:
-    """One forward and backward pass in training mode: output, loss, norms of what it leaves."""
+    """Output, loss and norms of one forward and backward pass in training mode."""
     built = build_training(net, fixture, shape)
     runtime.jt.sync_all(True)
     return read_training(net, fixture, shape, built)
 
 
 def norms(arrays: Iterable[np.ndarray]) -> np.ndarray:
-    """The Euclidean norm of each, summed in double precision."""
+    """The Euclidean norm of each array, summed in double precision."""
     return np.array([np.linalg.norm(array.astype(np.float64)) for array in arrays])
 
 

@@ -151,7 +151,7 @@ def take_steps(
 
 
 def train(job: Job) -> int:
-    """A whole run by `utils.training`; one that is finished is left alone, one begun goes on."""
+    """Trains a whole run by `utils.training`; goes on with an unfinished run."""
     folder = framework_folder(job.output_dir, job.dataset_name, "Jittor")
     recipe = dataclasses.asdict(job.recipe)
     now = run_status(last_run(folder, job.dataset_name, job.model_name), recipe)

@@ -19,26 +19,25 @@ from utils.processes import run
 from utils.recipe import SCHEDULE, Recipe
 
 FRAMEWORKS = ("Jittor", "Pytorch")  # the folders of whole runs
-# Neither side does these, though a training may.
+# Fields of `Recipe` that stay at their defaults on both sides.
 PLAIN = (*Augmentation._fields, "soft_masks")
 
 
 @dataclasses.dataclass(frozen=True)
 class Job:
-    """A comparison of one model, as the processes of both sides are told it.
+    """The comparison of one model, as both sides receive it.
 
     The sides meet through files: Jittor writes `start_file`, `capture_files` and `steps_file`,
     PyTorch `comparison_file`.
 
     Attributes:
-        recipe: of whole runs and of the steps, which have no schedule; `epochs` is 0 for no runs.
+        recipe: of whole runs and, without the schedule, of steps; `epochs` 0 means no whole runs.
         batches: the number of batches that are compared stage by stage.
         steps: the number of training steps side by side.
         spoil: the weight that is made 1 % larger in Jittor, or None.
-        eval_every: whole runs score the test list after every `eval_every` epochs,
-        eval_last: and after each of the last `eval_last` epochs.
-        compile: whether PyTorch's whole runs use torch.compile and channels_last.
-        only_pytorch: whether PyTorch trains alone, with nothing to compare.
+        eval_every, eval_last: of `TrainingOptions`, for whole runs.
+        compile: True if PyTorch's whole runs use torch.compile and channels_last.
+        only_pytorch: True if PyTorch trains alone, with nothing to compare.
     """
 
     model_name: str
@@ -74,7 +73,7 @@ class Job:
 
     @property
     def comparison_file(self) -> Path:
-        """What both sides differ by."""
+        """The measured differences of both sides."""
         return self.folder / "comparison.json"
 
     @property
@@ -88,12 +87,12 @@ class Job:
         return [self.exchange / f"batch_{index}.npz" for index in range(self.batches)]
 
     def run_recipe(self) -> dict[str, Any]:
-        """The recipe of whole runs by names; neither side augments, crops or takes soft masks."""
+        """Name → value of the recipe of whole runs, without the fields `PLAIN`."""
         values = dataclasses.asdict(self.recipe)
         return {name: value for name, value in values.items() if name not in PLAIN}
 
     def step_recipe(self) -> dict[str, Any]:
-        """What decides the comparison by stages and the steps."""
+        """Name → value of all that decides the comparison of stages and steps."""
         values = step_values(self.run_recipe())
         return {**values, "batches": self.batches, "precision": self.precision}
 
@@ -104,9 +103,9 @@ def step_values(recipe: dict[str, Any]) -> dict[str, Any]:
 
 
 def start(module: str, task: str, job: Job | None = None) -> int:
-    """Runs `task` of `alignment.<module>` in a process of its own; its exit status.
+    """Runs `task` of `alignment.<module>` in its own process; returns the exit status.
 
-    The process itself says what is wrong, unless it was killed. The status is 130 after Ctrl-C.
+    The process prints its errors itself, unless it was killed. The status is 130 after Ctrl-C.
     """
     words = [] if job is None else [json.dumps(dataclasses.asdict(job))]
     command = [sys.executable, "-m", f"alignment.{module}", task, *words]
@@ -133,7 +132,7 @@ def training_list(job: Job) -> ImageList:
 
 
 def step_batches(recipe: Recipe, split: ImageList) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """The first batches of a training with this seed, x and y, without end."""
+    """Yields the batches of a training with this seed, x and y, epoch after epoch without end."""
     for epoch in itertools.count(1):
         batches = train_batches(split, recipe.batch_size, recipe.image_size, recipe.seed, epoch)
         for _, x, y in batches:

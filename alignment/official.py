@@ -25,11 +25,3 @@ def llskm(
     w_centre = kernel[:, :, half : half + 1, half : half + 1]
     theta = per_channel(block.attn(pooled).float32(), x)
     return conv2d(x, w_sum) - neighbours + theta * conv2d(x, w_centre)
-
-
-def use_official_formulation(net: runtime.jt.Module) -> runtime.jt.Module:
-    """Makes all LLSKM blocks of a network compute the official way; returns the network."""
-    for block in net.modules():
-        if isinstance(block, (LLSKM, LLSKM1D)):
-            block.execute = lambda x, pooled, block=block: llskm(block, x, pooled)
-    return net

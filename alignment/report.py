@@ -47,7 +47,7 @@ NOTES = (
 
 
 def save_epochs(job: Job) -> None:
-    """Keeps what the newest logs of both whole runs say of their first epochs, for the report."""
+    """Writes epochs.json for the report: the first epochs of the newest logs of both frameworks."""
     found = {}
     for label, framework in zip(("Jittor", "PyTorch"), FRAMEWORKS):
         folder = framework_folder(job.output_dir, job.dataset_name, framework)
@@ -79,7 +79,7 @@ def _read(path):
 
 
 def checks(result: Mapping) -> dict[str, tuple[bool, str]]:
-    """What is checked → whether it passes, and in a word how well."""
+    """Check → True if it passes, and its measured value as text."""
     found = {}
     for kind in FACTORS:
         rows = [row for row in result["stages"] if row["kind"] == kind]
@@ -100,12 +100,12 @@ def _agree(ours, theirs, bound):
 
 
 def passed(result: Mapping) -> bool:
-    """Whether all its checks pass."""
+    """True if all `checks` pass."""
     return all(good for good, _ in checks(result).values())
 
 
 def headline(results: Mapping[str, Mapping]) -> list[list[str]]:
-    """A line for each model: PASS or FAIL, over all and of each check."""
+    """A row per model: PASS or FAIL over all, then per check."""
     rows = [["model", "result", *FACTORS, "steps", "epochs"]]
     for model, result in results.items():
         found = checks(result)
@@ -120,7 +120,7 @@ def _word(good):
 
 
 def save(folder: Path) -> list[Path]:
-    """Writes report.md and report.html of all that the folder of a dataset holds; the two paths."""
+    """Writes report.md and report.html on all models in a dataset's folder; returns their paths."""
     results = read_results(folder)
     sections = [(f"Jittor and PyTorch on {folder.name}",
                  [Table(headline(results)), [*NOTES, time.strftime("%Y-%m-%d %H:%M")]])]

@@ -1,10 +1,10 @@
-"""Whether this machine computes what the networks need: `python -m utils.runtime`.
+"""Checks that this machine computes correctly: `python -m utils.runtime`.
 
-Every kind of operator that the four networks use runs forward and backward, and is compared with
-NumPy in double precision, backward by central differences of it. On a CPU the operators are checked
-in both forms that activations have there. Then the networks are compared with the numbers of the
-official implementation. (bfloat16 is not checked.) Run it first on a new machine: Jittor's core,
-and on a GPU its CUDA part, are compiled on the way.
+Runs every kind of operator of the four networks forward and backward, and compares it with NumPy in
+double precision, gradients with its central differences. On a CPU in both layouts that activations
+have there. Then compares the networks with the numbers of the official implementation. bfloat16 is
+not checked. Run it first on a new machine: it also compiles Jittor's core, and on a GPU its CUDA
+part.
 """
 
 from __future__ import annotations
@@ -109,15 +109,15 @@ Built = list[tuple["runtime.jt.Var", list["runtime.jt.Var"]]]  # what `Check.bui
 
 
 class Check:
-    """One row: a function of Jittor variables, and the same of NumPy arrays.
+    """One row: a function of Jittor variables, and its equal for NumPy arrays.
 
     Args:
         ours, reference: functions of the inputs.
         shapes: of the inputs, which are drawn from N(0, 1).
-        activations: how many of them, from the first on, networks on a CPU have in blocks of
-            channels (`model.ops.layout`): there this form is checked as well.
-        backward: whether it has a gradient.
-        bound: the largest difference allowed, where the common one does not fit.
+        activations: the number of first inputs that networks on a CPU store in blocks of channels
+            (`model.ops.layout`); this form is then checked as well.
+        backward: True if the function has a gradient.
+        bound: the largest difference allowed; None: of `OPERATOR_BOUNDS`.
     """
 
     def __init__(
@@ -157,7 +157,7 @@ class Check:
         if any(output.shape != expected.shape for output in outputs):
             return np.inf, np.inf
         worst, step, pull = 0, 1e-6, _pull(expected.shape)
-        for i, found in 3 * list(enumerate(gradients)):  # an error may be normal to one direction
+        for i, found in 3 * list(enumerate(gradients)):  # one direction may miss an error
             direction = self.rng.standard_normal(exact[i].shape)
             ahead, back = (
                 (self.reference(*exact[:i], exact[i] + s * direction, *exact[i + 1 :]) * pull).sum()
@@ -343,7 +343,7 @@ def run_checks(tf32: bool, checks: Sequence[Check | NetworkCheck]) -> list[str]:
     """Prints a row per check, and returns the names of those that failed.
 
     Args:
-        tf32: whether the device may round factors to TF32.
+        tf32: True if the device may round factors to TF32.
     """
     print(f"\n{'largest relative difference':44}{'forward':>12}{'backward':>12}{'allowed':>12}")
     failed, networks = [], False
@@ -366,9 +366,9 @@ def run_checks(tf32: bool, checks: Sequence[Check | NetworkCheck]) -> list[str]:
 
 
 def _computed(checks):
-    """What each check builds, computed; an Exception in its place where it cannot run.
+    """What each check builds, computed; an Exception in place of what cannot run.
 
-    All at once: then all processors compile, and not one after the other.
+    All at once, so that Jittor compiles on all processors.
     """
     try:
         return _compute([check.build() for check in checks])
@@ -384,7 +384,7 @@ def _computed_alone(check):
 
 
 def _compute(built):
-    """What `build` returned, computed. Jittor's sync_all leaves out what others depend on."""
+    """Computes and returns what `build` returned; sync_all would skip inputs of other variables."""
     runtime.start_if_needed().sync(list(_variables(built)), True, False)
     return built
 
@@ -401,7 +401,7 @@ def _variables(built):
 
 
 def describe_machine(home: Path) -> None:
-    """Prints Python, compiler, driver, CUDA and cuDNN as found."""
+    """Prints the Python, compiler, driver, CUDA and cuDNN that were found."""
     def version(*command):
         try:
             text = subprocess.run(command, capture_output=True, text=True).stdout

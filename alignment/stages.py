@@ -9,7 +9,7 @@ HEAD = "head"
 
 
 def check_known(model_name: str) -> None:
-    """Raises UserError if a network is none of the official four."""
+    """Raises a UserError if a network has no official code."""
     if NETWORKS[model_name].architecture not in ("UNet", "FPN"):
         raise UserError(f"{model_name}: has no official PyTorch code to be compared with; write "
                         "its twin in alignment/twin.py and its stages in alignment/stages.py")
@@ -18,7 +18,7 @@ def check_known(model_name: str) -> None:
 def stage_modules(model_name: str) -> dict[str, str]:
     """Stage → the module whose output it is, by its official name, in the order of computing.
 
-    The output of the head is that of the network, its probabilities.
+    The head's output is the network's output, its probabilities.
     """
     unet = NETWORKS[model_name].architecture == "UNet"
     found = {f"encoder {level}": f"Conv{level + 1}" if unet else f"layer{level}"
@@ -37,9 +37,9 @@ def stage_modules(model_name: str) -> dict[str, str]:
 
 
 def parameter_stages(model_name: str, names: list[str]) -> dict[str, list[str]]:
-    """Stage → those of the official `names` that belong to it.
+    """Stage → the official `names` that belong to it.
 
-    θ has stages of its own, one a level: its gradients are ill-conditioned.
+    θ has its own stage per level, because its gradients are ill-conditioned.
     """
     modules = stage_modules(model_name)
     groups: dict[str, list[str]] = {}

@@ -129,11 +129,11 @@ def take_steps(
     job: Job, split: ImageList, start: Weights, device: str, jittor: Mapping[str, np.ndarray],
     zero: Collection[str],
 ) -> dict[str, list[float]]:
-    """The same steps of Adam, and after each how far the weights are from Jittor's.
+    """Takes the same steps of Adam, and measures the distance from Jittor's weights after each.
 
     Returns:
-        `jittor` and `pytorch`, their losses, and `drift`: the L2 distance of all parameters, those
-        with a true gradient of zero left out, relative to their norm and to the way they have come.
+        Losses `jittor` and `pytorch`. `drift`: L2 distance of all parameters but those whose true
+        gradient is zero, relative to their norm; `drift_of_way`: relative to their way so far.
     """
     net = build(job.model_name, start, False, device=device)
     net.train()

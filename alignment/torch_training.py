@@ -1,5 +1,7 @@
-"""A whole training run of the PyTorch twin: the recipe, the batches, the log and the scores are
-those of `utils.training`, the optimiser and its schedule PyTorch's own."""
+"""A whole training run of the PyTorch twin, with PyTorch's optimiser and schedule.
+
+Recipe, batches, log and scores come from `utils.training`.
+"""
 
 from __future__ import annotations
 
@@ -31,10 +33,10 @@ PARTS = ("net", "optimizer", "scheduler")  # attributes of `Run` with a state_di
 
 
 def train(job: Job) -> int:
-    """A whole run; one that is finished is left alone, one begun goes on where it stopped.
+    """Trains a whole run: goes on where a run stopped, and does nothing if it is finished.
 
     Returns:
-        The exit status: 0 at its end, 128 + signal if it was stopped, and saved, before.
+        The exit status: 0 at its end, 128 + signal if it was stopped and saved before.
     """
     recipe = job.recipe
     folder = framework_folder(job.output_dir, job.dataset_name, "Pytorch")
@@ -65,7 +67,7 @@ def train(job: Job) -> int:
             if not complete:
                 print(f"stopped in epoch {len(run.history) + 1} after {len(run.losses)} of "
                       f"{num_train_batches(splits[0], recipe.batch_size)} batches, all of it "
-                      "saved; the same command goes on")
+                      "saved; run the command again to go on")
                 return stop.status
             write_log(log, run.history, run.describe())
             record = run.history[-1]
@@ -177,7 +179,7 @@ class Run:
 
 
 def _wanted_device(job: Job) -> str:
-    """The device of Jittor's side, or where that has not run, a GPU unless --device says no."""
+    """Jittor's device; if Jittor has not run, a GPU unless --device is cpu."""
     if job.only_pytorch:
         return "cpu" if job.device == "cpu" else "cuda"
     return json.loads(job.comparison_file.read_text())["device"]

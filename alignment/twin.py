@@ -1,6 +1,6 @@
 """The four networks in plain PyTorch, computed the way the official code computes them.
 
-Three convolutions an LLSKM, PyTorch's own layers, SoftIoU in float32, the official names of the
+Three convolutions per LLSKM, PyTorch's own layers, SoftIoU in float32, the official names of the
 parameters: a second implementation to compare with (Wu et al., IEEE TGRS 2024; official files
 model/L2SKNet/*.py). Nothing is shared with `model/`, not even the tables.
 """

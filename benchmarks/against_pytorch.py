@@ -1,4 +1,4 @@
-"""Ours against PyTorch, in processes of their own that take turns (A B A B ...): medians, ratios.
+"""Measures ours against PyTorch, in processes that take turns (A B A B ...): medians, ratios.
 
     python -m benchmarks.against_pytorch                                PyTorch eager, float32
     python -m benchmarks.against_pytorch --ways                         every way to run PyTorch
@@ -6,22 +6,22 @@
     python -m benchmarks.against_pytorch --device cuda --ways           on your own GPU
     python -m benchmarks.against_pytorch --model_name L2SKNet_UNet --steps 9 --csv speed.csv
 
-The other side is the official formulation in plain PyTorch (alignment/twin.py), on all cores. All
-sides have the same weights (the trained ones if there are some) and the same images, and each is
-warmed up for each measure until it is steady. A process that is not measured waits for a pipe; how
-much it computed meanwhile is printed.
+PyTorch runs the official formulation (alignment/twin.py) on all cores. All sides have equal weights
+(trained weights if there are any) and equal images. Before each measure every side runs until its
+times are steady. While one process is measured the others wait for a pipe; a line tells how much
+they computed meanwhile.
 
     step        a training step: forward, SoftIoU, backward, Adam, on synthetic images; then the
                 peak memory of the process (on a GPU: of the framework's pool)
     latency     one image, from NumPy to probabilities in NumPy
     throughput  the same for a batch
 
-The last rows hold ours to the best way of the same precision: PyTorch/ours in time and memory,
-ours/PyTorch in images a second; above 1 is for us. With --ways ours takes part in float32 and in
-bf16. The ways of the name benchmark set torch.backends.cudnn.benchmark and run on a GPU only; there
-"float32" is what --precision says, by default TF32 in convolutions, on both sides. The first lines
-name the card. torch.compile takes minutes for each of its ways and measures, and the peak memory of
-such a way has the compiler's in it. A side that cannot run is left out, and a line says why.
+The last rows compare ours with the best way of equal precision: PyTorch/ours in time and memory,
+ours/PyTorch in images per second. Above 1 ours is better. With --ways ours runs in float32 and in
+bf16. The ways `benchmark...` set torch.backends.cudnn.benchmark and run on a GPU only. On a GPU,
+"float32" means what --precision says, on both sides: by default TF32 in convolutions. The first
+lines name the card. torch.compile takes minutes per way and measure, and its memory is a part of
+the peak memory. A side that cannot run is left out, and a line says why.
 """
 
 from __future__ import annotations
@@ -68,18 +68,20 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.set_defaults(seed=Recipe.seed)
     cli.add_batch_size(parser)
     cli.add_recipe(parser, "lr", lr=5e-4)
-    parser.add_argument("--size", type=cli.positive(int), default=256, help="default 256")
+    parser.add_argument("--size", type=cli.positive(int), default=256, metavar="PIXELS",
+                        help="height and width of the images; default 256")
     parser.add_argument("--measures", nargs="+", choices=MEASURES, default=list(MEASURES),
                         help="default all")
     parser.add_argument("--steps", type=cli.positive(int), default=5,
-                        help="turns of each side; default 5")
+                        metavar="N", help="turns of each side; default 5")
     parser.add_argument("--ways", nargs="*", choices=[*WAYS, *RUNTIMES], metavar="WAY",
-                        help=f"of PyTorch: {', '.join(WAYS)}; of our ONNX file: "
+                        help=f"ways to run PyTorch: {', '.join(WAYS)}; or our ONNX file: "
                              f"{', '.join(RUNTIMES)}; without values all; default eager")
-    parser.add_argument("--csv", type=Path, metavar="FILE", help="medians and all samples")
+    parser.add_argument("--csv", type=Path, metavar="FILE",
+                        help="write medians and all samples to this file")
     args = parser.parse_args(argv)
     if importlib.util.find_spec("torch") is None:
-        raise UserError("PyTorch is not installed: pip install -r requirements-align.txt")
+        raise UserError("PyTorch is not installed; pip install -r requirements-align.txt")
     if args.size < 32:
         raise UserError(f"--size {args.size}: must be at least 32, for the synthetic images")
     if args.batch_size < 2:
@@ -188,7 +190,7 @@ class Round:
     """The processes of a model, which take turns; a context manager that ends them.
 
     Args:
-        weights: the file that all sides load; None: the initial weights of ours.
+        weights: the file that all sides load; None: our initial weights.
         entrants: by title. The first of ours is started first, and the others use its device. An
             entrant that fails is left out from then on.
     """
@@ -250,14 +252,14 @@ class Round:
         try:
             answer = pipe.recv()
         except (EOFError, ConnectionResetError):
-            raise UserError(f"{title} has died; what it printed is above, and nothing is there if "
-                            "the system killed it, for want of memory") from None
+            raise UserError(f"{title} has died; see its output above, or if there is none, free "
+                            "memory: then the system killed it") from None
         if isinstance(answer, UserError):
             raise answer
         return answer
 
     def _ask(self, title, *request):
-        """Has one side do something; notes what it used of a core since it was last asked."""
+        """Asks one side; notes the fraction of a core that it used since the last question."""
         with contextlib.suppress(BrokenPipeError):  # if it has died, no answer will come
             self.pipes[title].send(request)
         answer, before, after = self._receive(self.pipes[title], title)
@@ -279,8 +281,8 @@ class Round:
         return answers
 
     def results(self) -> Iterator[tuple[Measure, dict[str, list[float]]]]:
-        """Each measure, as soon as it is taken, and by title the samples in its unit."""
-        for key, measure in MEASURES.items():  # in this order: the peak is that of the steps
+        """Yields each measure as soon as it is taken, with title → samples in its unit."""
+        for key, measure in MEASURES.items():  # in this order: the peak memory must be of the steps
             if key not in self.args.measures:
                 continue
             ask = functools.partial(self._ask_all, training=key == "step")

@@ -1,13 +1,13 @@
-"""What the networks cost: parameters, multiply-accumulates, latency and memory.
+"""Prints the cost of the networks: parameters, multiply-accumulates, latency and memory.
 
     python -m benchmarks.cost                       one image of 256x256 on the current device
     python -m benchmarks.cost --size 2160 3840      height and width
 
-GMAC counts every convolution, the functional ones included: "official" as the paper's code computes
-it, three convolutions in each LLSKM and the 1x1 convolutions of the FPN after the resize; "ours" as
-we do, one convolution for the three and the resize by two matrix products, counted as well.
-Latency: from an image in NumPy to its probabilities in NumPy, by the fast form of the network, the
-median and the quartiles. Memory: how far one image raises the peak of the process, on the CPU.
+GMAC: thousands of millions of multiply-accumulates in all convolutions. "Official" counts three
+convolutions per LLSKM and the 1x1 convolutions of the FPN after the resize, as the paper's code
+computes them. "Ours" counts one convolution for the three, and the two matrix products by which we
+resize. Latency: from an image in NumPy to its probabilities in NumPy, with the fast form of the
+network; median and quartiles. Memory: by how much one image raises the peak of the process (CPU).
 """
 
 from __future__ import annotations
@@ -21,12 +21,7 @@ from unittest import mock
 
 import numpy as np
 
-from benchmarks.measuring import (
-    NO_DATASET,
-    most_resident_bytes,
-    resident_bytes,
-    seconds_of,
-)
+from benchmarks.measuring import NO_DATASET, most_resident_bytes, resident_bytes, seconds_of
 from model import build_model, fast_form
 from utils import cli, runtime
 from utils.report.tables import print_head, print_row
@@ -38,13 +33,15 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Prints the table, each row from a process of its own."""
     parser = cli.make_parser(__doc__, without_effect=NO_DATASET)
     parser.add_argument("--size", type=cli.positive(int), nargs="+", default=[256],
-                        metavar="PIXELS", help="side, or height and width; default 256")
-    parser.add_argument("--runs", type=cli.positive(int), default=20, help="timed; default 20")
+                        metavar="PIXELS",
+                        help="side of a square image, or height and width; default 256")
+    parser.add_argument("--runs", type=cli.positive(int), default=20, metavar="N",
+                        help="number of timed predictions; default 20")
     args = parser.parse_args(argv)
     if len(args.size) > 2:
-        parser.error("--size takes one or two numbers")
+        parser.error("--size: give one side, or height and width")
     height, width = args.size[0], args.size[-1]
-    # Each in a process of its own: a peak of memory is a process's, and stays.
+    # Each network in its own process: the peak memory of a process never falls.
     fork = multiprocessing.get_context("fork")
     for index, name in enumerate(args.model_names):
         process = fork.Process(
@@ -122,7 +119,7 @@ def _count(net, height, width):
     def counted(x, weight, *args, **kwargs):
         nonlocal total
         y = conv2d(x, weight, *args, **kwargs)
-        # Each output value of an O×C/groups×kh×kw weight takes C/groups·kh·kw of them.
+        # Each output value takes C/groups·kh·kw of them; the weight is O×C/groups×kh×kw.
         total += y.shape[0] * y.shape[2] * y.shape[3] * weight.numel()
         return y
 

@@ -1,10 +1,10 @@
-"""The same predictions under every definition of the metrics that is in use.
+"""Scores predictions by every definition of the metrics that is in use.
 
     python -m benchmarks.definitions                      # what test.py has written
     python -m benchmarks.definitions --pred /data/ACM     # predictions of any method, in files
 
-Prints a table: definition, value, who uses it. docs/metrics.md says in which files of which
-repositories that stands. The threshold is 0.5 throughout.
+Prints a table: definition, value, who uses it. docs/metrics.md names the repositories and files.
+The threshold is always 0.5.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ HEADINGS = "definition", "value", "used by"
 
 
 class Counts(NamedTuple):
-    """What Pd (detected / targets) and Fa (false pixels / pixels) are made of."""
+    """The counts behind Pd = detected / targets and Fa = false_pixels / pixels."""
 
     detected: int
     targets: int
@@ -75,7 +75,7 @@ def by_regions(
     count: Callable[[Regions, Regions], RegionCounts],
     normalise: Callable[[np.ndarray], np.ndarray] = np.asarray,
 ) -> Callable[[np.ndarray, Regions], Counts]:
-    """A definition of Pd and Fa by regions, from a matching rule and a scaling of each map."""
+    """Makes a definition of Pd and Fa from a rule that matches regions, and a scaling of maps."""
 
     def counts(pred: np.ndarray, targets: Regions) -> Counts:
         found = count(find_regions(normalise(pred) > THRESHOLD), targets)
@@ -110,7 +110,7 @@ def by_shooting(pred: np.ndarray, targets: Regions) -> Counts:
     return Counts(len(hit), len(targets.areas), false, pred.size)
 
 
-# What Pd and Fa are → how they are counted, and who uses it.
+# Definition of Pd and Fa → the function that counts by it, and who uses it.
 PD_FA = {
     "Pd / Fa: centroids within 3 px, in order, equal areas forgiven": (
         by_regions(comparable_counts), "DNANet, BasicIRSTD, SCTransNet, MSHNet"),

@@ -3,9 +3,9 @@
     python -m benchmarks.faults                      # some minutes
     python -m benchmarks.faults --times 20           # twenty times as many tries
 
-Real scripts and readers work on small made-up data in a folder that is removed at the end. A try
-ends as if nothing had happened, or is refused by one line that names the file, or reads other
-numbers from a file whose format has no checksum. Anything else is lost, and the exit status is 1.
+Runs the real scripts and readers on small made-up data in a temporary folder. A try is good if its
+result is as without the fault, if one line names the bad file, or if it reads other numbers from a
+file whose format has no checksum. Any other try counts as lost; then the exit status is 1.
 """
 
 from __future__ import annotations
@@ -51,10 +51,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Runs the trials and prints a row for each; 1 if something was lost."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--only", default="", metavar="TEXT", help="trials whose name contains it")
-    parser.add_argument("--seed", type=int, default=1, help="default 1")
+    parser.add_argument("--only", default="", metavar="TEXT",
+                        help="run only trials whose name contains this")
+    parser.add_argument("--seed", type=int, default=1, metavar="N",
+                        help="seed of the faults; default 1")
     parser.add_argument("--times", type=cli.positive(float), default=1, metavar="F",
-                        help="multiplies the number of tries")
+                        help="a factor on the number of tries; default 1")
     args = parser.parse_args(argv)
     trials = [
         *((f"damaged {name}", partial(damage, name), 100) for name in KINDS),
@@ -79,7 +81,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 SHAPES = {"layer0.0.body.0.weight": (4, 1, 3, 3), "layer0.0.body.1.running_var": (4,)}
-SECONDS, BYTES = 20, 2 * 2**30  # what reading one damaged file may take, in memory beside our own
+SECONDS, BYTES = 20, 2 * 2**30  # that reading one damaged file may take
 
 
 def _image(mask, path, rng):
@@ -122,7 +124,7 @@ def damage(name: str, folder: Path, rng: random.Random, tries: int) -> Verdicts:
 
 
 def mutated(data: bytes, rng: random.Random) -> bytes:
-    """Bytes with damage: bits flipped, cut, extended, zeroed, or a number that lies."""
+    """Damaged bytes: some flipped, cut, inserted, zeroed, or replaced by a wrong number."""
     broken = bytearray(data)
     where = rng.randrange(min(len(broken), rng.choice((200, 2**30))))  # headers half of the time
     way = rng.randrange(5)
@@ -144,7 +146,7 @@ def mutated(data: bytes, rng: random.Random) -> bytes:
 
 
 def verdict(read: Callable[[Path], Any], path: Path, good: bytes) -> str:
-    """What reading a damaged file comes to; `good`: the pickled content of the good one."""
+    """The outcome of reading a damaged file; `good`: the pickled content of the good file."""
     try:
         return RIGHT if pickle.dumps(read(path)) == good else OTHER
     except UserError as error:
@@ -274,7 +276,7 @@ def kill_trainings(folder: Path, rng: random.Random, tries: int) -> Verdicts:
 
 
 def fill_disk(folder: Path, rng: random.Random, tries: int) -> Verdicts:
-    """Trains onto a tmpfs of random size, makes room, and resumes; nothing unless root runs it."""
+    """Trains onto a tmpfs of random size, makes room, and resumes; does nothing without root."""
     expected, _ = run_whole(folder, rng)
     used = sum(path.stat().st_size for path in (folder / "whole").rglob("*") if path.is_file())
     for output in (folder / f"out{number}" for number in range(tries)):

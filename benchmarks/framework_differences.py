@@ -1,10 +1,10 @@
-"""What stock Jittor computes otherwise than PyTorch defines it, and how far off (Markdown).
+"""Prints where stock Jittor differs from PyTorch's definitions, and by how much (Markdown).
 
     python -m benchmarks.framework_differences
 
-A number is the largest difference from the truth over the largest value of the truth (over 1 if
-that is 0). NumPy computes the truth in float64 by PyTorch's definition. Words are printed as they
-are. docs/differences.md says what follows from the rows.
+A number is the largest difference from the truth, relative to the truth's largest value (absolute
+if that is 0). NumPy computes the truth in float64 by PyTorch's definition. docs/differences.md
+explains the rows.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 def show(difference: str, quantity: str, stock: str | np.ndarray, truth: np.ndarray = 0.0) -> None:
-    """Prints a row: words as they are, yes or no, or the distance from the truth."""
+    """Prints a row; `stock`: a text, a bool (yes or no) or an array (its error is shown)."""
     if isinstance(stock, np.bool_):
         stock = "yes" if stock else "no"
     elif not isinstance(stock, str):
@@ -122,7 +122,7 @@ def _training(jt):
 
 
 def _modules(jt):
-    """What modules do unasked, or do not refuse."""
+    """Modules with another default, or that accept wrong input."""
     pool, drop, ones = jt.nn.MaxPool2d(2), jt.nn.Dropout(0.1), jt.ones((1, 1, 64, 64))
     show("max-pool", "of a map of 2×2", _attempt(lambda: pool(ones[:, :, :2, :2]).numpy()))
     show("dropout", "at work in a new module", (drop(ones).numpy() != drop(ones).numpy()).any())

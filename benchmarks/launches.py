@@ -1,4 +1,4 @@
-"""What a training step asks of a GPU, counted on any machine: `python -m benchmarks.launches`.
+"""Counts what a training step asks of a GPU, without one: `python -m benchmarks.launches`.
 
 The step (batch 8×256×256, loss, gradients, Adam) is written as for a GPU and read from Jittor's
 pending graph before anything runs. Jittor's rules of fusion, applied to that graph, tell which
@@ -7,12 +7,12 @@ operators become one kernel:
 - element-wise operators, broadcasts and reductions fuse; an operator of any other kind is alone;
 - an operator fuses with the one after it, unless it is a reduction, or a broadcast follows it;
 - operators that share an input fuse if no path between them leads through another kernel;
-- a cheap value that other kernels need as well is computed again by them, a broadcast always.
+- other kernels compute a cheap value again, and always a broadcast.
 
-Columns: Jittor's operators; the kernels its fuser makes of them; all launches (a fused kernel with
-a reduction is two, an operator of cuDNN is taken as one, our own kernels are counted where they are
-started); the memory that kernels read and write, convolutions left out; float64 arrays, all and
-the largest; copies from the host, each of which waits for the device: two for the batch.
+Columns: Jittor's operators; the kernels that its fuser makes of them; all launches (two for a fused
+kernel with a reduction, one for an operator of cuDNN, our own kernels as they are started); the
+memory that kernels read and write, without convolutions; the size of all float64 arrays, and of the
+largest; copies from the host, each of which waits for the device: two for the batch.
 """
 
 from __future__ import annotations
@@ -26,19 +26,19 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from model import MODEL_NAMES, build_model, soft_iou_loss
-from utils import runtime
+from utils import cli, runtime
 from utils.optim import Adam
 
 KINDS = {**dict.fromkeys(("unary", "binary", "ternary", "index", "safe_clip"), "element"),
          **dict.fromkeys(("broadcast_to", "reindex"), "broadcast"),
          **dict.fromkeys(("reduce", "reindex_reduce"), "reduce")}
-WITHOUT_KERNEL = {"array", "reshape", "tape", "tapes", "clone", "empty"}  # alone they start none
+WITHOUT_KERNEL = {"array", "reshape", "tape", "tapes", "clone", "empty"}  # if they are alone
 BYTES = {"float64": 8, "int64": 8, "float32": 4, "int32": 4, "bfloat16": 2}
-MANY = 16  # users of a variable, from which on Jittor does not fuse them with each other
+MANY = 16  # Jittor does not fuse the users of a variable if there are this many
 
 
 class Counts(NamedTuple):
-    """Of one training step; sizes in bytes."""
+    """The numbers of one training step; sizes in bytes."""
 
     operators: int
     fused_kernels: int
@@ -63,10 +63,11 @@ class Graph:
     """The pending graph: operators and variables by their numbers, and how Jittor would fuse them.
 
     Attributes:
-        kind, name: of each operator; the kind is element, broadcast, reduce or other.
-        value: of each variable.
-        producer: of each variable that is to be computed, its operator.
-        inputs, outputs: of operators their variables; `outputs` of variables their users.
+        kind: operator → element, broadcast, reduce or other.
+        name: operator → its name.
+        value: variable → its type and shape.
+        producer: variable that is to be computed → its operator.
+        inputs, outputs: operator → its variables; `outputs`: variable → the operators that use it.
     """
 
     def __init__(self, dump: Any):
@@ -90,7 +91,7 @@ class Graph:
         self._find_memory()
 
     def _joins(self, v, user):
-        """True if v does not keep its producer and this user from being one kernel."""
+        """True if v lets its producer and this user be one kernel."""
         if not self.outputs[v]:
             return False
         kinds = self.kind[user], self.kind[self.producer[v]]
@@ -99,7 +100,7 @@ class Graph:
         return v in self.constants or kinds[1] != "reduce" and kinds[0] != "broadcast"
 
     def _levels(self):
-        """How many cuts lie between each operator and the end."""
+        """Operator → number of cuts between kernels from it to the end."""
         waiting = {op: sum(len(self.outputs[v]) for v in self.outputs[op]) for op in self.kind}
         level = {op: 0 for op, count in waiting.items() if count == 0}
         queue = list(level)
@@ -115,7 +116,7 @@ class Graph:
         return level
 
     def _group(self):
-        """Sets `root`, which is common to all operators of one kernel, and `groups`."""
+        """Sets `root`, operator → the first of its kernel, and `groups`, its inverse."""
         level, parent = self._levels(), {op: op for op in self.kind}
 
         def root(op):
@@ -142,15 +143,15 @@ class Graph:
             self.groups[self.root[op]].append(op)
 
     def _find_memory(self):
-        """Sets `in_memory`, the variables that are written to it, and `again`, those that other
-        kernels compute again."""
-        self.in_memory, self.again = set(), set()
+        """Sets `in_memory`, the variables that kernels write to memory."""
+        self.in_memory = set()
         for v in self.value:
             users = self.outputs[v]
             if v not in self.producer or not users or not all(self._joins(v, u) for u in users):
                 self.in_memory.add(v)
-            elif any(self.root[user] != self.root[self.producer[v]] for user in users):
-                (self.again if self._is_cheap(v) else self.in_memory).add(v)
+            elif not self._is_cheap(v) and any(
+                    self.root[user] != self.root[self.producer[v]] for user in users):
+                self.in_memory.add(v)
 
     def _is_cheap(self, v):
         op = self.producer[v]
@@ -229,10 +230,14 @@ def count_step(name: str, batch: int = 8, size: int = 256) -> Counts:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Prints a row for each network."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--model_names", nargs="+", default=MODEL_NAMES, choices=MODEL_NAMES)
-    parser.add_argument("--batch_size", type=int, default=8)
-    parser.add_argument("--size", type=int, default=256, help="height and width of the images")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model_names", nargs="+", default=MODEL_NAMES, choices=MODEL_NAMES,
+                        metavar="MODEL", help=f"some of {', '.join(MODEL_NAMES)}; default all")
+    parser.add_argument("--batch_size", type=cli.positive(int), default=8, metavar="N",
+                        help="images in the step; default 8")
+    parser.add_argument("--size", type=cli.positive(int), default=256, metavar="PIXELS",
+                        help="height and width of the images; default 256")
     args = parser.parse_args(arguments)
     runtime.start("cpu")
     print(f"{'network':16}{'operators':>11}{'fused':>8}{'launches':>10}{'traffic':>11}"
@@ -245,4 +250,4 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    cli.run(main)

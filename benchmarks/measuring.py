@@ -1,4 +1,4 @@
-"""What benchmarks have in common: seconds of a call, bytes of this process, flags without use."""
+"""Measures time and memory for the benchmarks."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-# The common flags of scripts that a benchmark without a dataset has no use for.
+# The common flags that have no effect on a benchmark without a dataset.
 NO_DATASET = ("dataset_names", "dataset_dir", "output_dir", "seed", "num_workers")
 
 
 def seconds_of(call: Callable[[], object]) -> float:
-    """How long a call takes that returns when all is computed."""
+    """The duration of a call, which must return only when all is computed."""
     began = time.perf_counter()
     call()
     return time.perf_counter() - began
@@ -24,7 +24,7 @@ def resident_bytes() -> int | None:
 
 
 def most_resident_bytes() -> int | None:
-    """The most that it has ever held."""
+    """The largest memory that this process has held; None if the system does not tell."""
     return _status("VmHWM")  # getrusage has the parent's in it
 
 

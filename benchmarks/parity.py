@@ -1,8 +1,9 @@
-"""How far we are from the float64 truth, and how far official PyTorch float32 is (Markdown).
+"""Prints the errors of our networks and of official PyTorch in float32, as a Markdown table.
 
     python -m benchmarks.parity
 
-Forward, backward and running statistics on the weights and images of alignment/golden.py.
+An error is the distance from the official network in float64: of outputs, loss, gradients and
+running statistics, on the weights and images of alignment/golden.py.
 """
 
 from __future__ import annotations

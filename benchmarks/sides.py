@@ -1,4 +1,4 @@
-"""The sides of benchmarks/against_pytorch.py: ours, PyTorch by its ways, runtimes of ONNX."""
+"""The sides of benchmarks/against_pytorch.py: ours, ways to run PyTorch, runtimes of ONNX."""
 
 from __future__ import annotations
 
@@ -24,8 +24,10 @@ from utils.errors import UserError
 
 
 class Measure(NamedTuple):
-    """How a measure is taken and shown; a turn is the median of some calls, because caches are
-    cold at its beginning."""
+    """A measure: its title, its unit, and the calls of a turn.
+
+    A turn yields the median of its calls, because caches are cold at the first.
+    """
 
     title: str
     unit: str
@@ -105,8 +107,8 @@ class Side(abc.ABC):
 
     def __init__(self, args: Namespace):
         self.args = args
-        # No random numbers: on such images PyTorch meets many subnormal ones in its gradients, and
-        # takes a quarter longer than on real images.
+        # Not random numbers: they give PyTorch many subnormal gradients, with which it takes a
+        # quarter longer than on real images.
         samples = [make_sample(args.size, args.size, np.random.default_rng([args.seed, index]))
                    for index in range(args.batch_size)]
         images, masks = map(np.stack, zip(*samples))
@@ -207,7 +209,7 @@ class PyTorch(Side):
         import torch
 
         if device == "cuda" and not torch.cuda.is_available():
-            raise UserError("PyTorch does not see the GPU that Jittor uses: --device cpu, or "
+            raise UserError("PyTorch does not see the GPU that Jittor uses; add --device cpu, or "
                             "install its build for CUDA")
         torch.manual_seed(args.seed)
         super().__init__(args)
@@ -276,9 +278,9 @@ class OnnxRuntime(Side):
 
     def __init__(self, name: str, args: Namespace, device: str, package: str, precision: str):
         if importlib.util.find_spec(package) is None:
-            raise UserError(f"{package} is not installed: pip install -r requirements-peers.txt")
+            raise UserError(f"{package} is not installed; pip install -r requirements-peers.txt")
         if device != "cpu":
-            raise UserError("is compared on the CPU only")
+            raise UserError("runs on the CPU only; add --device cpu")
         super().__init__(args)
         self.name, self.device, self.package, self.precision = name, device, package, precision
         self.folder = tempfile.TemporaryDirectory()  # goes with this process
