@@ -31,7 +31,7 @@ from utils.runtime import start
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Runs the script with these arguments, by default the command line's."""
+    """Runs the script with `argv`, by default the arguments of the command line."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
@@ -39,10 +39,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("source", type=Path, metavar="IN", help="a file of weights")
     parser.add_argument("target", type=Path, metavar="OUT", help="the file to write")
     parser.add_argument("--model_name", choices=cli.MODEL_NAMES, metavar="MODEL",
-                        help=f"of {', '.join(cli.MODEL_NAMES)}; default the one that the weights "
-                             "fit")
+                        help=f"one of {', '.join(cli.MODEL_NAMES)}; default the model that the "
+                             "weights fit")
     parser.add_argument("--size", type=cli.positive(int), nargs="+", metavar="PIXELS",
-                        help="of .onnx: the side of a square, or height and width")
+                        help="the image size of an .onnx: side of a square, or height and width")
     args = parser.parse_args(argv)
     if args.size and len(args.size) > 2:
         parser.error("--size: give one side, or height and width")

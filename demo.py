@@ -28,7 +28,8 @@ def main(argv: "list[str] | None" = None) -> int:
 
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
+    parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto",
+                        help="auto, the default, takes a GPU that works, else the CPU")
     args = parser.parse_args(argv)
     began = time.monotonic()
     root = Path(environment.ROOT)

@@ -3,7 +3,7 @@
     python loss_curves.py                                    # the logs of the four models in log/
     python loss_curves.py PYTORCH/log --framework PyTorch    # a folder of logs, or single files
     python loss_curves.py A.txt B.txt --labels plain augment # single runs over each other
-    python loss_curves.py DRPCA-Net/log.txt                  # of DNANet and MSHNet as well
+    python loss_curves.py DRPCA-Net/log.txt                  # also logs of DNANet and MSHNet
 
 Writes loss_curves/<framework>/<model>_loss_curve.png (loss on a linear and on a log scale, and
 mIoU) and loss_curves/<framework>/nudt_sirst_comparison.png, all models together; with --labels
@@ -30,11 +30,13 @@ def main(argv: list[str] | None = None) -> None:
     parser = cli.make_parser(
         __doc__, without_effect=("dataset_dir", "device", "seed", "num_workers"))
     parser.add_argument(
-        "logs", nargs="*", type=Path, metavar="LOG_OR_FOLDER", help="default: <output_dir>/log"
+        "logs", nargs="*", type=Path, metavar="LOG_OR_FOLDER",
+        help="training logs or folders of logs; default <output_dir>/log"
     )
-    parser.add_argument("--framework", default="Jittor", help="names the folder and the figures")
+    parser.add_argument("--framework", default="Jittor",
+                        help="name of the folder in loss_curves/ and the figures; default Jittor")
     parser.add_argument("--labels", nargs="+", metavar="LABEL",
-                        help="one for each log named: draw these over each other")
+                        help="one label for each log: draw the logs over each other")
     args = parser.parse_args(argv)
 
     paths = Paths(args.output_dir)
@@ -46,7 +48,7 @@ def main(argv: list[str] | None = None) -> None:
         return
     found = find_logs(args)
     for dataset, models in found.items():
-        # Only several datasets at once would take each other's file names.
+        # Without a prefix, several datasets would overwrite each other's files.
         prefix = f"{dataset}_" if len(found) > 1 else ""
         histories = {model: newest_run(model, read) for model, read in models.items()}
         for model, records in histories.items():
@@ -65,8 +67,8 @@ def read_runs(paths: Sequence[Path], labels: Sequence[str]) -> dict[str, list[Ep
         UserError: there is not one label for each, or a log cannot be read.
     """
     if len(set(labels)) != len(labels) or len(labels) != len(paths):
-        raise UserError(f"--labels: {len(set(labels))} different ones for {len(paths)} logs; name "
-                        "the logs before it, one label for each")
+        raise UserError(f"--labels: {len(set(labels))} different labels for {len(paths)} logs; "
+                        "name the logs first, then one label for each")
     return {label: newest_run(label, {path: logs.read_log(path)})
             for label, path in zip(labels, paths)}
 
@@ -74,11 +76,11 @@ def read_runs(paths: Sequence[Path], labels: Sequence[str]) -> dict[str, list[Ep
 def find_logs(args: Namespace) -> dict[str, dict[str, dict[Path, list[EpochRecord]]]]:
     """Reads the logs: by dataset, model and path; logs of one model oldest first.
 
-    A log named on the command line is always taken; of a folder, those whose names say that they
-    belong to the chosen datasets and models.
+    A log that the command line names is always taken. A folder's log is taken if its name holds a
+    chosen dataset and model.
 
     Raises:
-        UserError: There is no log; says where it looked and what to run.
+        UserError: there is no log.
     """
     sources = args.logs or [Paths(args.output_dir).logs]
     read: dict[tuple[str, str], dict[Path, list[EpochRecord]]] = {}
@@ -120,7 +122,7 @@ def find_logs(args: Namespace) -> dict[str, dict[str, dict[Path, list[EpochRecor
 
 
 def newest_run(model: str, read: dict[Path, list[EpochRecord]]) -> list[EpochRecord]:
-    """The newest run in the logs of one model; prints what a reader of the curves should know."""
+    """The newest run in the logs of one model; prints which runs and losses are left out."""
     records, older_runs = logs.join_logs(read.values())
     if older_runs:
         print(

@@ -3,10 +3,9 @@
     python run_evaluate.py --dataset_name NUDT-SIRST
 
 Predicts the test list with the best weights of each model (as test.py does), scores it (as
-cal_metrics.py does), and writes the comparison to result/<dataset>_comparison.md and .csv, and all
-there is to see to result/<dataset>_report.html, a page that needs no other file: tables, curves,
-predictions side by side, the worst images, configuration and versions. A model that is not trained
-is listed as such.
+cal_metrics.py does), and writes the comparison to result/<dataset>_comparison.md and .csv. Writes
+result/<dataset>_report.html, one page with tables, curves, predictions side by side, the worst
+images, configuration and versions. The table says which models are not trained.
 """
 
 from __future__ import annotations

@@ -3,9 +3,9 @@
     python run_train.py
     python run_train.py --lr 5e-4 --epochs 400 --stop_after 55     # 55 minutes in all
 
-Each model is trained by train_device0.py in its own process, with the flags of train_device0.py.
-If the settings differ from the run before, a new run begins and the old run is moved aside. A model
-that fails does not stop the others; the summary at the end and the exit status report it.
+train_device0.py trains each model in its own process; the flags are those of train_device0.py. If
+the settings differ from the last run's, a new run begins and the old run is moved aside. If a model
+fails, the others are still trained; the summary at the end and the exit status report it.
 """
 
 from __future__ import annotations

@@ -3,7 +3,7 @@
     python train_device0.py --model_name L2SKNet_UNet --dataset_name NUDT-SIRST --lr 5e-4
     python train_device0.py --model_name L2SKNet_UNet --resume      # go on where it stopped
 
-Each epoch ends with scores on the test list, the log, and `last.npz`; `best.npz` is saved if mIoU
+After each epoch it scores the test list and writes the log and `last.npz`, and `best.npz` if mIoU
 is the best so far. Ctrl-C, SIGTERM and --stop_after finish the step and save.
 """
 
