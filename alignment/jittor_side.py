@@ -28,6 +28,7 @@ from utils.errors import UserError
 from utils.files import atomic_path
 from utils.optim import Adam
 from utils.paths import LAST, Paths
+from utils.predict.capture import keep_calls
 from utils.training.run import TrainingOptions
 from utils.training.run import train as train_network
 from utils.training.stop import StopRequest
@@ -90,17 +91,18 @@ def capture(
     from model.ops.layout import leave
 
     jt = runtime.jt
-    outputs, kept = {}, []
+    modules = {}
     for stage, name in stage_modules(model_name).items():
         if stage != HEAD:
             module = getattr(net, name)
             # A contrast stage calls the two parts of a branch; the second part gives its output.
-            kept.append(list(module)[-1] if isinstance(module, Branch) else module)
-            _keep_output(kept[-1], stage, outputs)
+            modules[stage] = list(module)[-1] if isinstance(module, Branch) else module
     net.train()
     x, y = jt.array(x), jt.array(y)
-    with mock.patch.object(layers, "can_sum_norms", lambda _: False):  # a GPU has no branches then
-        outputs[HEAD] = net(x)
+    # A GPU would sum the norms in one operator, and have no outputs of branches.
+    with keep_calls(modules) as calls, mock.patch.object(layers, "can_sum_norms", lambda _: False):
+        head = net(x)
+    outputs = {**{stage: output for stage, (_, output) in calls.items()}, HEAD: head}
     loss = soft_iou_loss(outputs[HEAD], y)
     everything = net.state_dict()
     names = trainable(everything)
@@ -113,22 +115,10 @@ def capture(
     found.update((f"buffers/{name}", array) for name, array in get_weights(net).items()
                  if "running_" in name)
     found["forward/loss"] = loss.numpy()
-    for module in kept:
-        vars(module).pop("execute", None)
     net.eval()
     with jt.no_grad():
         found["forward/head, evaluating"] = net(x).numpy()
     return found
-
-
-def _keep_output(module, stage, outputs):
-    execute = module.execute
-
-    def keeping(*arguments):
-        outputs[stage] = execute(*arguments)
-        return outputs[stage]
-
-    module.execute = keeping
 
 
 def take_steps(
