@@ -465,6 +465,41 @@ def test_qualitative_refuses_what_it_cannot_draw(place):
     assert error.startswith(f"{place.mat / 'b.mat'}: the prediction is of shape (4, 4)")
 
 
+def test_qualitative_draws_the_contrast_stages_and_the_kernels(place):
+    model = "L2SKNet_1D_UNet"
+    printed = place.run(qualitative, "--kernels", "--device", "cpu", "--model_name", model,
+                        "--names", "c", "a")
+    assert f"pretrained/NUDT-SIRST/{model}.npz" in printed
+    for kind, shape in (("stages", 0.9), ("kernels", 1.5)):  # height over width, or more
+        path = place.result / f"Tiny_{model}_{kind}.png"
+        assert str(path) in printed
+        assert path.with_suffix(".pdf").read_bytes().startswith(b"%PDF")
+        image = np.asarray(Image.open(path).convert("RGB"))
+        assert image.shape[0] > shape * image.shape[1] > 900
+        red, blue = (np.abs(image - color).max(2) < 9 for color in ([103, 0, 31], [5, 48, 97.0]))
+        assert red.sum() > 50 and blue.sum() > 50  # both ends of the diverging colours
+
+
+@pytest.mark.parametrize(("flags", "says"), [
+    ("--names a z", "--names z: not in the test list of Tiny"),
+    ("--model_name M", "--model_name M: not a network of this project; name one of L2SKNet_UNet, "
+     "L2SKNet_FPN, L2SKNet_1D_UNet, L2SKNet_1D_FPN"),
+    ("--weights w.npz", "w.npz: weights are of one network; name one --model_name"),
+    ("--weights w.npz --model_name L2SKNet_UNet",
+     "w.npz: no such file; train the model first, or name a checkpoint"),
+])
+def test_kernels_of_nothing_are_refused(place, flags, says):
+    assert place.refused("--kernels", *flags.split(), script=qualitative) == says
+
+
+@pytest.mark.parametrize("flags", ["--kernels --surface", "--kernels --pred x",
+                                   "--kernels --threshold 0.4", "--weights w.npz"])
+def test_flags_that_do_not_go_together(place, flags, capsys):
+    with pytest.raises(SystemExit):
+        place.run(qualitative, *flags.split())
+    assert "--kernels\n" in capsys.readouterr().err
+
+
 # run_evaluate.py
 
 

@@ -77,6 +77,14 @@ class Paths:
         """Images and predictions side by side, flat or as surfaces, .png and .pdf."""
         return self._figure(f"{dataset_name}_qualitative{'_3d' if surface else ''}")
 
+    def stages(self, dataset_name: str, model_name: str) -> tuple[Path, Path]:
+        """The maps in the contrast stages of one model, .png and .pdf."""
+        return self._figure(f"{dataset_name}_{model_name}_stages")
+
+    def kernels(self, dataset_name: str, model_name: str) -> tuple[Path, Path]:
+        """The kernels of one model, .png and .pdf."""
+        return self._figure(f"{dataset_name}_{model_name}_kernels")
+
     def worst(self, dataset_name: str, model_name: str = "") -> Path:
         """The folder of a model's worst images; without a model, of all models'."""
         return self.predictions(dataset_name) / "worst" / model_name

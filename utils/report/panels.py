@@ -115,7 +115,7 @@ def detection_figure(
     with _panels(paths, examples, size, heights, head, foot=0.35) as (figure, grid):
         for row, (image, target, maps) in zip(grid, examples.rows()):
             detected = [panel > threshold for panel in maps]
-            circled = _rings(find_regions(target), TARGET)
+            circled = region_rings(find_regions(target), TARGET)
             rings = [circled, circled, *(_outcome(target, each) for each in detected)]
             wrong = np.any([each != target for each in (target, *detected)], 0)
             focus = _focus(np.any([target, *detected], 0),
@@ -187,7 +187,8 @@ def _panels(
         yield figure, grid
 
 
-def _rings(regions: Regions, color: str, dashed: bool = False) -> list[Ring]:
+def region_rings(regions: Regions, color: str, dashed: bool = False) -> list[Ring]:
+    """A ring around each region."""
     boxes = ndimage.find_objects(regions.labels)
     return [Ring(row, column, np.hypot(*(side.stop - side.start for side in box)), color, dashed)
             for (row, column), box in zip(regions.centroids, boxes)]
@@ -197,7 +198,8 @@ def _outcome(target: np.ndarray, detected: np.ndarray) -> list[Ring]:
     """Rings around hits, false alarms and missed targets."""
     targets, regions = find_regions(target), find_regions(detected)
     pairs = match_optimally(centroid_distances(targets, regions))
-    found, missed = _rings(regions, MISS), dict(enumerate(_rings(targets, MISS, dashed=True)))
+    found = region_rings(regions, MISS)
+    missed = dict(enumerate(region_rings(targets, MISS, dashed=True)))
     for index, region in pairs:
         found[region] = found[region]._replace(color=HIT)
         del missed[index]
@@ -210,4 +212,4 @@ def _focus(objects: np.ndarray, weights: np.ndarray) -> Ring:
     if not len(regions.areas):
         return Ring(objects.shape[0] / 2, objects.shape[1] / 2, 0, "")
     inside = np.bincount(regions.labels[weights], minlength=len(regions.areas) + 1)[1:]
-    return _rings(regions, "")[np.argmax(inside)]
+    return region_rings(regions, "")[np.argmax(inside)]
