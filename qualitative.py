@@ -3,7 +3,7 @@
     python qualitative.py --names 000001 000124 000563
     python qualitative.py --model_name L2SKNet_UNet L2SKNet_1D_UNet --surface
     python qualitative.py --pred result/NUDT-SIRST/mat/L2SKNet_UNet /data/ACM/NUDT-SIRST
-    python qualitative.py --kernels --model_name L2SKNet_UNet --names 000541
+    python qualitative.py --kernels --model_name L2SKNet_UNet --names 000316
 
 Takes predictions where cal_metrics.py does. Detections are circled, an inset zooms in; --surface
 draws everything once more as surfaces in 3-D. Writes result/<dataset>_qualitative.png and .pdf, and
