@@ -9,7 +9,8 @@ dataset, else the weights that come with the project (model/pretrained/). With -
 without --dataset_name the dataset is REAL if there are weights for it, else NUDT-SIRST.
 
 With --input: any size up to 179 megapixels and any depth, no masks needed, TIFFs of several pages
-too (the results of page 3 of stack.tif are called stack_0003); <dataset> is the name of the file or
+too (the results of page 3 of stack.tif are called stack_0003). Images in folders below the folder
+are taken too: NAME and file then begin with these folders. <dataset> is the name of the file or
 folder, or --output names a folder in place of result/<dataset>. Beside img/ and mat/ it gets
 
     overlay/<model>/NAME.png     the image with the detections circled, the strongest enlarged
@@ -32,8 +33,8 @@ from pathlib import Path
 
 from utils import cli, runtime
 from utils.checkpoint.pretrained import choose_weights, dataset_for_own_images
-from utils.data.decoding import pages
-from utils.data.images import input_name, list_images
+from utils.data.images import input_name
+from utils.data.sources import ImageSource
 from utils.datasets import load_split
 from utils.errors import UserError
 from utils.paths import Paths
@@ -76,19 +77,19 @@ def predict_own_images(args: argparse.Namespace) -> None:
         UserError: no image, too little memory, or images that cannot be read (others are done).
     """
     weights = weights_of(args, args.dataset_names, "the images of --input")
-    files = pages(list_images(args.input))
+    source = ImageSource(args.input)
     folder = args.output or Paths(args.output_dir).predictions(input_name(args.input))
     run = runtime.start(args.device, args.precision)
     print(run.describe())
     if run.device == "cpu":
-        print(f"{args.input}: {check_memory(files[ranks.subset()], args.model_names, args.tile)}")
+        print(f"{args.input}: {check_memory(source.sizes(), args.model_names, args.tile)}")
     threshold = THRESHOLD if args.threshold is None else args.threshold
     options = FrameOptions(threshold, args.tile, args.stretch, not args.no_overlay,
                            args.boxes == "coco", args.num_workers)
     outcomes = []
     for model_name, path in weights.items():
         print(f"{args.input}, {model_name} with {path}, to {folder}")
-        outcomes.append(predict_frames(model_name, path, files, folder, options))
+        outcomes.append(predict_frames(model_name, path, source, folder, options))
         print(outcomes[-1].describe())
     for outcome in outcomes:
         outcome.check()

@@ -21,6 +21,7 @@ from scripts import load
 from utils.checkpoint import pretrained
 from utils.data.decoding import pages, read_size
 from utils.data.images import read_gray, stretch
+from utils.data.sources import ImageSource
 from utils.errors import UserError
 from utils.predict import frames, memory
 from utils.predict.detections import Detection, find_detections
@@ -163,17 +164,18 @@ def test_memory_for_the_largest_image_is_stated_or_refused(tmp_path, monkeypatch
     files[2].write_text("no image")
     models = [UNET, "L2SKNet_1D_UNet"]
     monkeypatch.setattr(memory, "free_bytes", lambda: 16e9)
-    line = memory.check_memory(files, models, None)
+    sizes = [(str(file), read_size(file)) for file in files]
+    line = memory.check_memory(sizes, models, None)
     assert re.fullmatch(r"largest 3840x2160 needs about \d\.\d GB of memory with "
                         r"L2SKNet_1D_UNet, 16\.0 GB are free", line)
     monkeypatch.setattr(memory, "free_bytes", lambda: 4e9)
     with pytest.raises(UserError) as error:
-        memory.check_memory(files, models, None)
+        memory.check_memory(sizes, models, None)
     text = str(error.value)
     assert text.startswith(f"{files[1]}: 3840x2160 needs about ") and "\n" not in text
     assert "4.0 GB are free; close other programs, or predict tiles (--tile)" in text
-    assert memory.check_memory(files, models, 1024).startswith("largest 1024x1024 needs")
-    assert memory.check_memory(files[2:], models, None) == "no image that can be read"
+    assert memory.check_memory(sizes, models, 1024).startswith("largest 1024x1024 needs")
+    assert memory.check_memory(sizes[2:], models, None) == "no image that can be read"
 
 
 def test_free_memory_of_this_machine():
@@ -401,7 +403,7 @@ def test_what_was_found_before_an_interruption_is_kept(weights, monkeypatch, tmp
 
     monkeypatch.setattr(frames, "predict", interrupted)
     with pytest.raises(KeyboardInterrupt):
-        frames.predict_frames(UNET, weights, files, tmp_path / "out", options)
+        frames.predict_frames(UNET, weights, ImageSource(tmp_path), tmp_path / "out", options)
     rows = read_table(tmp_path / "out" / "detections" / f"{UNET}.csv")
     assert [row["file"] for row in rows] == ["00.png"] * 2 + ["01.png"] * 2 + ["02.png"] * 2
     saved = sorted(path.name for path in (tmp_path / "out" / "mat" / UNET).iterdir())
@@ -416,7 +418,7 @@ def test_frames_of_one_size_in_batches_give_what_single_frames_give(weights, tmp
         image = np.random.default_rng(i).integers(0, 255, shape, np.uint8)
         Image.fromarray(image).save(tmp_path / "in" / f"{i}.png")
     (tmp_path / "in" / "5b.png").write_bytes(b"no image")
-    files, batches, found = sorted((tmp_path / "in").iterdir()), [], []
+    source, batches, found = ImageSource(tmp_path / "in"), [], []
     predict_any = frames.predict
     monkeypatch.setattr(
         frames, "predict", lambda net, x: (batches.append(x.shape), predict_any(net, x))[1])
@@ -424,12 +426,45 @@ def test_frames_of_one_size_in_batches_give_what_single_frames_give(weights, tmp
         monkeypatch.setattr(frames, "AT_ONCE", {"cpu": most})
         monkeypatch.setattr(frames, "BATCH_PIXELS", 3 * 40 * 56)
         out = tmp_path / str(most)
-        outcome = frames.predict_frames(UNET, weights, files, out, frames.FrameOptions())
+        outcome = frames.predict_frames(UNET, weights, source, out, frames.FrameOptions())
         assert [*outcome.problems] == ["5b.png"]
         found.append([loadmat(out / "mat" / UNET / f"{i}.mat")["T"] for i in range(len(shapes))])
     assert [shape[0] for shape in batches] == [1, *[1] * 7, 1, 3, 1, 1, 2]
     for single, together in zip(*found):
         np.testing.assert_allclose(together, single, atol=1e-6)
+
+
+# Folders in folders
+
+
+def test_folders_below_are_taken_and_the_results_keep_them(tmp_path, script, capsys):
+    image, expected = scene()
+    place = tmp_path / "frames"
+    for name in ("1.png", "day/1.png", "day/1.bmp", "day/late/2.png", ".trash/3.png",
+                 "overlay/notes/4.png"):
+        (place / name).parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(image).save(place / name)
+    (place / "day" / "again").symlink_to(place)  # a circle
+    (place / "day" / "cut.png").write_bytes((place / "1.png").read_bytes()[:60])
+    names = ["1", "day/1_bmp", "day/1_png", "day/late/2", "overlay/notes/4"]
+    table = place / "detections" / f"{UNET}.csv"
+    for _ in range(2):  # the second time with the results of the first among the folders
+        with pytest.raises(UserError) as error:
+            script("--input", place, "--output", place)
+        assert str(error.value).startswith(f"{place / 'day' / 'cut.png'}: cannot be read")
+        assert "\n" not in str(error.value)
+        assert "5 images in " in capsys.readouterr().out
+        for kind, suffix in (("mat", ".mat"), ("img", ".png"), ("overlay", ".png")):
+            top = place / kind / UNET
+            assert sorted(str(path.relative_to(top)) for path in top.rglob("*.*")) == [
+                f"{name}{suffix}" for name in names]
+        rows = read_table(table)
+        assert [row["file"] for row in rows] == [
+            name for name in ("1.png", "day/1.bmp", "day/1.png", "day/late/2.png",
+                              "overlay/notes/4.png") for _ in expected]
+        assert [float(row["x"]) for row in rows] == 5 * [found.x for found in expected]
+    unreadable = json.loads(table.with_suffix(".json").read_text())["unreadable"]
+    assert [each["file"] for each in unreadable] == ["day/cut.png"]
 
 
 # Frames in one file

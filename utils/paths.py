@@ -9,6 +9,8 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
+from model import MODEL_NAMES
+
 # Checkpoints; before.npz is the previous last.npz.
 BEST, LAST, BEFORE = "best.npz", "last.npz", "before.npz"
 
@@ -129,3 +131,9 @@ class PredictionPaths:
     def detections(self, suffix: str) -> Path:
         """The list of detections, with the suffix .csv, .json or .coco.json."""
         return self.folder / "detections" / f"{self.model_name}{suffix}"
+
+
+def is_result(folder: Path) -> bool:
+    """True if `folder` has the name of a folder that `PredictionPaths` gives to one model."""
+    results = PredictionPaths(folder.parent.parent, folder.name)
+    return folder.name in MODEL_NAMES and folder in (results.img, results.mat, results.overlay)

@@ -257,11 +257,13 @@ def _by_tifffile(path: Path, page: int) -> Picture:
 class Page:
     """One page of a TIFF of several pages, as thermal cameras write; read when it is needed.
 
-    Has the attributes of a `Path` that name results: `stem`, "stack_0003", `suffix` and `name`.
+    Has the attributes of a `Path` that name results: `stem`, "stack_0003", `suffix`, `name` and
+    `parent`.
     """
 
     def __init__(self, stack: _Stack, index: int):
-        self.stack, self.index, self.suffix = stack, index, stack.path.suffix
+        self.stack, self.index = stack, index
+        self.suffix, self.parent = stack.path.suffix, stack.path.parent
         digits = max(4, len(str(len(stack.stored))))
         self.stem = f"{stack.path.stem}_{index + 1:0{digits}d}"
         self.name = self.stem + self.suffix

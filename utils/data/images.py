@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import numpy as np
@@ -9,6 +10,7 @@ from PIL import Image
 
 from utils.data.decoding import EXTENSIONS, KINDS, Page, decode
 from utils.errors import UserError, listed
+from utils.paths import is_result
 
 FULL = 255  # the level of a target in a mask
 FAINT = 8  # most faint pixels per bright pixel of a mask: its eight neighbours
@@ -213,8 +215,9 @@ def resize_mask(mask: np.ndarray, size: tuple[int, int]) -> np.ndarray:
 
 
 def list_images(path: str | Path) -> list[Path]:
-    """The image itself, or the images in a folder (not in its subfolders), sorted by name.
+    """The image itself, or the images in a folder and in all folders below it, sorted by path.
 
+    Hidden files and folders are left out, and folders of results that `test.py` has written.
     Raises a UserError if nothing is there, or the folder holds no image.
     """
     path = Path(path)
@@ -222,12 +225,26 @@ def list_images(path: str | Path) -> list[Path]:
         return [path]
     if not path.is_dir():
         raise UserError(f"{path}: no such image or folder; check the path")
-    # Other systems leave files such as "._NAME.png" beside the real ones.
-    found = sorted(file for file in path.iterdir() if file.suffix.lower() in EXTENSIONS
-                   and not file.name.startswith(".") and file.is_file())
+
+    def refuse(error: OSError) -> None:  # else os.walk would pass over a locked folder in silence
+        raise UserError(f"{error.filename}: cannot be read ({error.strerror}); change its rights")
+
+    found, seen = [], set()
+    for place, folders, names in os.walk(path, onerror=refuse, followlinks=True):
+        here = Path(place)
+        if here.resolve() in seen:  # a link to a folder above would go round for ever
+            folders.clear()
+            continue
+        seen.add(here.resolve())
+        folders[:] = [name for name in folders
+                      if not name.startswith(".") and not is_result(here / name)]
+        # Other systems leave files such as "._NAME.png" beside the real ones.
+        found += [here / name for name in names if not name.startswith(".")
+                  and (here / name).suffix.lower() in EXTENSIONS and (here / name).is_file()]
     if not found:
-        raise UserError(f"{path}: no image in this folder; it must hold files of type {KINDS}")
-    return found
+        raise UserError(f"{path}: no image in this folder or below; it must hold files of type "
+                        f"{KINDS}")
+    return sorted(found)
 
 
 def input_name(path: str | Path) -> str:

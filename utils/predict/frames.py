@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import time
-from collections import Counter, deque
+from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
+from itertools import islice
 from pathlib import Path
 from typing import NamedTuple
 
@@ -15,8 +16,8 @@ from tqdm import tqdm
 
 from evaluation import THRESHOLD
 from utils import runtime
-from utils.data.decoding import Page
-from utils.data.images import read_gray, stretch, to_float
+from utils.data.images import stretch, to_float
+from utils.data.sources import ImageSource, InputFrame
 from utils.errors import UserError, listed
 from utils.files import atomic_path
 from utils.paths import PredictionPaths
@@ -83,34 +84,19 @@ class Outcome:
         return text
 
     def check(self) -> None:
-        """Raises a UserError that lists the images that could not be used, if there are any."""
+        """Raises a UserError that names the images that could not be used, if there are any."""
         problems = list(self.problems.values())
-        total = len(self.frames) + len(problems)
-        if total == len(problems) == 1:
+        if len(problems) == 1:
             raise UserError(problems[0])
         if problems:
-            raise UserError(f"{len(problems)} of {total} images could not be used:\n  "
-                            + listed(problems, SHOWN, "\n  "))
-
-
-def result_names(files: Sequence[Path | Page]) -> list[str]:
-    """Names for the results of each file: its stem, or stem_suffix if two files share the stem."""
-    stems = Counter(file.stem for file in files)
-    taken, names = set(), []
-    for file in files:
-        name = file.stem if stems[file.stem] == 1 else f"{file.stem}_{file.suffix[1:]}"
-        while name in taken:
-            name += "_"
-        taken.add(name)
-        names.append(name)
-    return names
+            raise UserError(f"{len(problems)} of {len(self.frames) + len(problems)} images could "
+                            "not be used:\n  " + listed(problems, SHOWN, "\n  "))
 
 
 def predict_frames(
-    model_name: str, weights: Path, files: Sequence[Path | Page], folder: Path,
-    options: FrameOptions,
+    model_name: str, weights: Path, source: ImageSource, folder: Path, options: FrameOptions,
 ) -> Outcome:
-    """Predicts images, each at its own size, reading ahead and writing behind.
+    """Predicts frames, each at its own size, reading ahead and writing behind.
 
     On a GPU neighbouring images of one size are predicted together.
 
@@ -118,14 +104,14 @@ def predict_frames(
     `overlay/<model>/NAME.png`, and `detections/<model>.csv` and `.json` (and `.coco.json` if
     wanted). One process writes the detections also when it is interrupted.
 
-    Under mpirun every rank predicts a subset of the files; the first rank writes the detections.
+    Under mpirun every rank predicts a subset of the frames; the first rank writes the detections.
 
     Args:
         weights: a file of weights.
-        files: images, or pages of images; the outcome lists files that cannot be read.
+        source: the frames; the outcome lists those that cannot be read.
 
     Returns:
-        The outcome for all files, on every rank.
+        The outcome for all frames, on every rank.
 
     Raises:
         UserError: the weights do not fit, or the results cannot be written.
@@ -133,7 +119,6 @@ def predict_frames(
     net = load_model(model_name, weights)
     predict(net, np.zeros((1, 1, 64, 64), np.float32))  # compiles, which the speed leaves out
     paths = PredictionPaths(folder, model_name)
-    named = list(zip(result_names(files), files))[ranks.subset()]
     own, began = Outcome(), time.perf_counter()
 
     def save_lists(outcome: Outcome) -> None:
@@ -146,13 +131,13 @@ def predict_frames(
 
     try:
         try:
-            _stream(net, named, paths, options, own)
+            _stream(net, source, paths, options, own)
         except BaseException:
             if own.frames and ranks.size() == 1:
                 save_lists(own)
             raise
         own.seconds = time.perf_counter() - began
-        outcome = _merge(ranks.gather(own), [file.name for file in files])
+        outcome = _merge(ranks.gather(own), [frame.file for frame in source])
         if outcome.frames and ranks.is_main():
             save_lists(outcome)
     except OSError as error:  # not from reading, which names the image and goes on
@@ -173,10 +158,10 @@ def _merge(parts: Sequence[Outcome], order: Sequence[str]) -> Outcome:
 
 
 def _stream(
-    net: runtime.jt.Module, named: Sequence[tuple[str, Path | Page]], paths: PredictionPaths,
-    options: FrameOptions, outcome: Outcome,
+    net: runtime.jt.Module, source: ImageSource, paths: PredictionPaths, options: FrameOptions,
+    outcome: Outcome,
 ) -> None:
-    """Predicts the named files and fills `outcome`, but for its duration.
+    """Predicts this rank's frames and fills `outcome`, but for its duration.
 
     Raises:
         OSError: the results cannot be written.
@@ -193,22 +178,25 @@ def _stream(
     writing: deque[Future] = deque()
     with ThreadPoolExecutor(workers) as pool:
         most = 1 if options.tile else AT_ONCE["cuda" if runtime.on_gpu() else "cpu"]
-        reading = _read_ahead(pool, named, max(workers, most), options.stretch)
-        bar = tqdm(reading, paths.model_name, len(named), unit="image", disable=None)
+        own = ranks.subset()
+        frames = islice(source, own.start, None, own.step)
+        reading = _read_ahead(pool, frames, max(workers, most), options.stretch)
+        bar = tqdm(reading, paths.model_name, len(range(source.count)[own]), unit="image",
+                   disable=None)
         for group in _in_batches(bar, most, outcome.problems):
-            images = [image for *_, image in group]
+            images = [image for _, image in group]
             if images[0].shape != shape:  # Jittor would keep the memory for each size
                 shape = images[0].shape
                 runtime.jt.gc()
             x = [stretch(image) if options.stretch else to_float(image) for image in images]
             maps = ([predict_tiles(net, x[0], options.tile)] if options.tile
                     else predict(net, np.stack(x)[:, None]))
-            for (name, file, image), probability in zip(group, maps):
+            for (frame, image), probability in zip(group, maps):
                 found = find_detections(probability, options.threshold)
-                outcome.frames.append(Frame(file.name, shape[1], shape[0], found))
+                outcome.frames.append(Frame(frame.file, shape[1], shape[0], found))
                 if image.dtype == np.uint16 and not options.stretch:
                     outcome.dark += int(image.max() < FOURTEEN_BITS)
-                writing.append(pool.submit(save, name, image, probability, found))
+                writing.append(pool.submit(save, frame.name, image, probability, found))
                 if len(writing) > workers:
                     writing.popleft().result()
         for each in writing:
@@ -216,21 +204,21 @@ def _stream(
 
 
 def _in_batches(
-    stream: Iterable[tuple[str, Path | Page, Future]], most: int, problems: dict[str, str],
-) -> Iterator[list[tuple[str, Path | Page, np.ndarray]]]:
+    stream: Iterable[tuple[InputFrame, Future]], most: int, problems: dict[str, str],
+) -> Iterator[list[tuple[InputFrame, np.ndarray]]]:
     """Yields up to `most` neighbouring frames of one size; fills `problems`."""
-    group: list[tuple[str, Path | Page, np.ndarray]] = []
-    for name, file, reading in stream:
+    group: list[tuple[InputFrame, np.ndarray]] = []
+    for frame, reading in stream:
         try:
             image = reading.result()
         except UserError as error:
-            problems[file.name] = str(error)
+            problems[frame.file] = str(error)
             continue
-        if group and (image.shape != group[0][2].shape
+        if group and (image.shape != group[0][1].shape
                       or (len(group) + 1) * image.size > BATCH_PIXELS):
             yield group
             group = []
-        group.append((name, file, image))
+        group.append((frame, image))
         if len(group) == most:
             yield group
             group = []
@@ -239,13 +227,12 @@ def _in_batches(
 
 
 def _read_ahead(
-    pool: ThreadPoolExecutor, named: Sequence[tuple[str, Path | Page]], ahead: int,
-    any_range: bool,
-) -> Iterator[tuple[str, Path | Page, Future]]:
-    """Yields name, file and future image, while the images after it are being read."""
-    waiting: deque[tuple[str, Path | Page, Future]] = deque()
-    for name, file in named:
-        waiting.append((name, file, pool.submit(read_gray, file, any_range)))
+    pool: ThreadPoolExecutor, frames: Iterable[InputFrame], ahead: int, any_range: bool,
+) -> Iterator[tuple[InputFrame, Future]]:
+    """Yields frame and future image, while the images after it are being read."""
+    waiting: deque[tuple[InputFrame, Future]] = deque()
+    for frame in frames:
+        waiting.append((frame, pool.submit(frame.read, any_range)))
         if len(waiting) > ahead:
             yield waiting.popleft()
     yield from waiting

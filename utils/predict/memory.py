@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from model import NETWORKS
 from utils import runtime
-from utils.data.decoding import Page, read_size
 from utils.errors import UserError
 
 FIXED = 200_000_000  # bytes that a prediction takes for an image of any size
@@ -27,13 +26,19 @@ def free_bytes() -> int | None:
     return min(free, default=None)
 
 
-def check_memory(files: Sequence[Path | Page], model_names: Sequence[str], tile: int | None) -> str:
-    """One line about the memory for the largest image; raises a UserError if less is free."""
-    sizes = [(*[min(side, tile or side) for side in size], file)
-             for file, size in zip(files, map(read_size, files)) if size]
-    if not sizes:
+def check_memory(
+    sizes: Iterable[tuple[str, tuple[int, int] | None]], model_names: Sequence[str],
+    tile: int | None,
+) -> str:
+    """One line about the memory for the largest image; raises a UserError if less is free.
+
+    Args:
+        sizes: path and (height, width) of each image; images of unknown size are left out.
+    """
+    known = [(*[min(side, tile or side) for side in size], file) for file, size in sizes if size]
+    if not known:
         return "no image that can be read"
-    height, width, file = max(sizes, key=lambda size: size[0] * size[1])
+    height, width, file = max(known, key=lambda size: size[0] * size[1])
     name = max(model_names, key=lambda name: NETWORKS[name].bytes_per_pixel)
     needed, free = FIXED + NETWORKS[name].bytes_per_pixel * height * width, free_bytes()
     line = f"{width}x{height} needs about {needed / 1e9:.1f} GB of memory with {name}"
