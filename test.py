@@ -19,6 +19,10 @@ folder, or --output names a folder in place of result/<dataset>. Beside img/ and
     detections/<model>.coco.json with --boxes coco: images, categories, and annotations with score
                                  and centroid, those that COCO tools read as results
 
+A clip (.mp4, .avi, .mkv, .mov ...) is read frame by frame, if PyAV is installed (pip install -r
+requirements-video.txt). NAME is the index of the frame, from 000000; the lists give frame and time
+(in seconds) beside file. --overlay_video writes overlay/<model>.mp4.
+
 A detection is an 8-connected region of probabilities above --threshold. Coordinates are pixels, x
 to the right and y down, the centre of the top left pixel is (0, 0); x, y is the centroid, the
 bounding box includes its outermost pixels. Images that cannot be read are named at the end, with
@@ -35,6 +39,7 @@ from utils import cli, runtime
 from utils.checkpoint.pretrained import choose_weights, dataset_for_own_images
 from utils.data.images import input_name
 from utils.data.sources import ImageSource
+from utils.data.video import ClipSource, is_clip
 from utils.datasets import load_split
 from utils.errors import UserError
 from utils.paths import Paths
@@ -77,7 +82,11 @@ def predict_own_images(args: argparse.Namespace) -> None:
         UserError: no image, too little memory, or images that cannot be read (others are done).
     """
     weights = weights_of(args, args.dataset_names, "the images of --input")
-    source = ImageSource(args.input)
+    source = ClipSource(args.input) if is_clip(args.input) else ImageSource(args.input)
+    if args.overlay_video and not source.rate:
+        raise UserError(f"{args.input}: no clip; leave out --overlay_video")
+    if args.overlay_video and ranks.size() > 1:
+        raise UserError("--overlay_video: one process writes it; leave out mpirun")
     folder = args.output or Paths(args.output_dir).predictions(input_name(args.input))
     run = runtime.start(args.device, args.precision)
     print(run.describe())
@@ -85,7 +94,7 @@ def predict_own_images(args: argparse.Namespace) -> None:
         print(f"{args.input}: {check_memory(source.sizes(), args.model_names, args.tile)}")
     threshold = THRESHOLD if args.threshold is None else args.threshold
     options = FrameOptions(threshold, args.tile, args.stretch, not args.no_overlay,
-                           args.boxes == "coco", args.num_workers)
+                           args.overlay_video, args.boxes == "coco", args.num_workers)
     outcomes = []
     for model_name, path in weights.items():
         print(f"{args.input}, {model_name} with {path}, to {folder}")
@@ -127,7 +136,8 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
                              "weights of the training run")
     own = parser.add_argument_group("own images")
     own.add_argument("--input", type=Path, metavar="FILE_OR_FOLDER",
-                     help="predict these images instead of a test list; no masks needed")
+                     help="predict these images, or this clip, instead of a test list; no "
+                          "masks needed")
     own.add_argument("--output", type=Path, metavar="DIR",
                      help="where the results go; default result/<name of the file or folder>")
     cli.add_threshold(own)
@@ -137,6 +147,8 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
                           "TIFFs of any numbers; default: divide 8-bit files by 255 and 16-bit "
                           "files by 65535")
     own.add_argument("--no_overlay", action="store_true", help="write no overlays")
+    own.add_argument("--overlay_video", action="store_true",
+                     help="also write the overlays of a clip as a clip, overlay/<model>.mp4")
     own.add_argument("--boxes", choices=("coco",),
                      help="also write the detections in this format")
     own.add_argument("--tile", type=TILE, metavar="N",
@@ -149,7 +161,8 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     if args.weights and len(args.model_names) > 1:
         raise UserError(f"{args.weights}: weights are of one network; name one --model_name")
     if not args.input:
-        for flag in ("output", "threshold", "stretch", "no_overlay", "boxes", "tile"):
+        for flag in ("output", "threshold", "stretch", "no_overlay", "overlay_video", "boxes",
+                     "tile"):
             if getattr(args, flag) is not parser.get_default(flag):
                 parser.error(f"--{flag} goes with --input")
     return args

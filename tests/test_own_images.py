@@ -335,7 +335,7 @@ def test_tiles_by_flag(tmp_path, script):
 
 def test_flags_that_do_nothing_are_refused(script, capsys):
     for flags in (["--output", "x"], ["--boxes", "coco"], ["--threshold", "0.4"], ["--stretch"],
-                  ["--tile", "128"]):
+                  ["--overlay_video"], ["--tile", "128"]):
         with pytest.raises(SystemExit) as stop:
             script(*flags)
         assert stop.value.code == 2 and f"{flags[0]} goes with --input" in capsys.readouterr().err

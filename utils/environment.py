@@ -24,7 +24,8 @@ VENV = os.path.join(ROOT, ".venv")
 VENV_PYTHON = os.path.join(VENV, "bin", "python")
 STAMP = os.path.join(VENV, "l2sknet.requirements")  # .venv/'s path and a hash of its requirements
 PACKAGES = ("numpy", "scipy", "skimage", "PIL", "matplotlib", "tqdm")
-REQUIREMENTS = ("requirements.txt", "requirements-dev.txt", "requirements-onnx.txt")
+REQUIREMENTS = ("requirements.txt", "requirements-dev.txt", "requirements-onnx.txt",
+                "requirements-video.txt")
 
 # Jittor 1.3.11 needs NumPy 1.x, whose last wheels are for Python 3.12.
 OLDEST, NEWEST = (3, 9), (3, 12)

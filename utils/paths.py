@@ -128,6 +128,11 @@ class PredictionPaths:
         """The folder of images with their detections circled, NAME.png."""
         return self.folder / "overlay" / self.model_name
 
+    @property
+    def overlay_video(self) -> Path:
+        """The overlays of a clip as a clip."""
+        return self.folder / "overlay" / f"{self.model_name}.mp4"
+
     def detections(self, suffix: str) -> Path:
         """The list of detections, with the suffix .csv, .json or .coco.json."""
         return self.folder / "detections" / f"{self.model_name}{suffix}"

@@ -38,7 +38,7 @@ def read_gray(path: str | Path | Page, any_range: bool = False) -> np.ndarray:
             not finite or of another range.
     """
     path = path if isinstance(path, Page) else Path(path)
-    values = _luma(decode(path).values)
+    values = luma(decode(path).values)
     if values.dtype in (np.uint8, np.uint16):
         return values
     _check_finite(values, path)
@@ -55,7 +55,7 @@ def read_gray(path: str | Path | Page, any_range: bool = False) -> np.ndarray:
                     "pixel, or give it to test.py --input with --stretch")
 
 
-def _luma(values: np.ndarray) -> np.ndarray:
+def luma(values: np.ndarray) -> np.ndarray:
     """The grey levels of colours, at the depth of the colours."""
     if values.ndim == 2:
         return values

@@ -21,11 +21,15 @@ class InputFrame(NamedTuple):
         name: of its results, with the sub-folders below the input: "night/camera_0003".
         file: its path below the input: "night/camera_0003.tif".
         read: returns H×W as `read_gray` does, given the `any_range` of `read_gray`.
+        index: of a clip's frame, from 0.
+        time: of a clip's frame, seconds from the clip's beginning.
     """
 
     name: str
     file: str
     read: Callable[[bool], np.ndarray]
+    index: int | None = None
+    time: float | None = None
 
 
 class ImageSource:
@@ -33,10 +37,13 @@ class ImageSource:
 
     Attributes:
         count: number of frames.
+        rate: frames per second, of a clip alone.
 
     Raises:
         UserError: nothing is there, or no image.
     """
+
+    rate = None
 
     def __init__(self, path: str | Path):
         path = Path(path)
@@ -47,6 +54,10 @@ class ImageSource:
     def sizes(self) -> Iterator[tuple[str, tuple[int, int] | None]]:
         """Yields path and (height, width) of each frame; None if its header cannot be read."""
         return ((str(file), read_size(file)) for file in self._files)
+
+    def order(self) -> list[str]:
+        """The `file` of each frame, by path."""
+        return [frame.file for frame in self]
 
     def __iter__(self) -> Iterator[InputFrame]:
         """Yields the frames by path. Names are stems, and stem_suffix if two files share one."""

@@ -39,12 +39,25 @@ class Detection(NamedTuple):
 
 
 class Frame(NamedTuple):
-    """An image and its detections."""
+    """An image, or a frame of a clip, and its detections.
+
+    Attributes:
+        index: of a clip's frame, from 0; None for images.
+        time: of a clip's frame, in seconds; None for images.
+    """
 
     file: str
     width: int
     height: int
     detections: list[Detection]
+    index: int | None = None
+    time: float | None = None
+
+    def identity(self) -> dict[str, Any]:
+        """`file`, and for a frame of a clip `frame` and `time`."""
+        if self.index is None:
+            return {"file": self.file}
+        return {"file": self.file, "frame": self.index, "time": self.time}
 
 
 def find_detections(probability: np.ndarray, threshold: float = THRESHOLD) -> list[Detection]:
@@ -73,20 +86,21 @@ def save_detections(
     """Writes a .csv with a row per detection, and a .json with an entry per image.
 
     Args:
-        frames: images in the order of the files, those without detections as well.
+        frames: in the order of the files, those without detections as well; at least one.
         problems: file name → reason, for files that could not be used.
         run: further entries of the .json (model, threshold ...).
     """
     table = io.StringIO()
     writer = csv.writer(table)
-    writer.writerow(["file", *Detection._fields])
-    writer.writerows((frame.file, *found) for frame in frames for found in frame.detections)
+    writer.writerow([*frames[0].identity(), *Detection._fields])
+    writer.writerows((*frame.identity().values(), *found)
+                     for frame in frames for found in frame.detections)
     write_text(csv_path, table.getvalue())
     _save_json(json_path, {
         **run, "coordinates": COORDINATES,
         "images": [
-            {**frame._asdict(), "detections": [found._asdict() for found in frame.detections]}
-            for frame in frames],
+            {**frame.identity(), "width": frame.width, "height": frame.height,
+             "detections": [found._asdict() for found in frame.detections]} for frame in frames],
         "unreadable": [{"file": file, "reason": reason} for file, reason in problems.items()],
     })
 
@@ -118,7 +132,8 @@ def _coco(frames: Iterable[Frame], scored: bool) -> dict[str, list]:
     """COCO's images, annotations and categories; `bbox`: [x, y, width, height] of whole pixels."""
     images, annotations = [], []
     for frame in frames:
-        images.append({"id": len(images) + 1, "file_name": frame.file, "width": frame.width,
+        name = frame.file if frame.index is None else f"{frame.index:06d}.png"
+        images.append({"id": len(images) + 1, "file_name": name, "width": frame.width,
                        "height": frame.height})
         for found in frame.detections:
             size = found.x_max - found.x_min + 1, found.y_max - found.y_min + 1

@@ -4,20 +4,23 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+from PIL import Image
 from tqdm import tqdm
 
 from evaluation import THRESHOLD
 from utils import runtime
 from utils.data.images import stretch, to_float
 from utils.data.sources import ImageSource, InputFrame
+from utils.data.video import ClipSource, clip_writer
 from utils.errors import UserError, listed
 from utils.files import atomic_path
 from utils.paths import PredictionPaths
@@ -41,6 +44,7 @@ class FrameOptions(NamedTuple):
         tile: the side of tiles in pixels; None predicts whole frames.
         stretch: True spreads each frame's grey levels over [0, 1] first.
         overlays: True writes pictures with the detections circled.
+        overlay_video: True also writes the overlays of a clip as a clip, in one process.
         coco: True also writes the detections in COCO's format.
         num_workers: threads that read and write.
     """
@@ -49,6 +53,7 @@ class FrameOptions(NamedTuple):
     tile: int | None = None
     stretch: bool = False
     overlays: bool = True
+    overlay_video: bool = False
     coco: bool = False
     num_workers: int = 4
 
@@ -94,7 +99,8 @@ class Outcome:
 
 
 def predict_frames(
-    model_name: str, weights: Path, source: ImageSource, folder: Path, options: FrameOptions,
+    model_name: str, weights: Path, source: ImageSource | ClipSource, folder: Path,
+    options: FrameOptions,
 ) -> Outcome:
     """Predicts frames, each at its own size, reading ahead and writing behind.
 
@@ -102,7 +108,8 @@ def predict_frames(
 
     Writes below `folder`: `img/<model>/NAME.png`, `mat/<model>/NAME.mat`,
     `overlay/<model>/NAME.png`, and `detections/<model>.csv` and `.json` (and `.coco.json` if
-    wanted). One process writes the detections also when it is interrupted.
+    wanted); of a clip `overlay/<model>.mp4` if wanted. One process writes the detections also when
+    it is interrupted.
 
     Under mpirun every rank predicts a subset of the frames; the first rank writes the detections.
 
@@ -137,7 +144,7 @@ def predict_frames(
                 save_lists(own)
             raise
         own.seconds = time.perf_counter() - began
-        outcome = _merge(ranks.gather(own), [frame.file for frame in source])
+        outcome = _merge(ranks.gather(own), source.order())
         if outcome.frames and ranks.is_main():
             save_lists(outcome)
     except OSError as error:  # not from reading, which names the image and goes on
@@ -152,14 +159,14 @@ def _merge(parts: Sequence[Outcome], order: Sequence[str]) -> Outcome:
     frames = [frame for part in parts for frame in part.frames]
     problems = [item for part in parts for item in part.problems.items()]
     return Outcome(
-        sorted(frames, key=lambda frame: place[frame.file]),
+        sorted(frames, key=lambda frame: (place[frame.file], frame.index or 0)),
         dict(sorted(problems, key=lambda item: place[item[0]])),
         max(part.seconds for part in parts), sum(part.dark for part in parts))
 
 
 def _stream(
-    net: runtime.jt.Module, source: ImageSource, paths: PredictionPaths, options: FrameOptions,
-    outcome: Outcome,
+    net: runtime.jt.Module, source: ImageSource | ClipSource, paths: PredictionPaths,
+    options: FrameOptions, outcome: Outcome,
 ) -> None:
     """Predicts this rank's frames and fills `outcome`, but for its duration.
 
@@ -167,22 +174,35 @@ def _stream(
         OSError: the results cannot be written.
     """
 
-    def save(name: str, image: np.ndarray, probability: np.ndarray, found: list) -> None:
-        save_prediction(probability, paths.folder, paths.model_name, name)
+    def save(frame: InputFrame, image: np.ndarray, probability: np.ndarray, found: list
+             ) -> tuple[int | None, Image.Image | None]:
+        save_prediction(probability, paths.folder, paths.model_name, frame.name)
+        if not (options.overlays or options.overlay_video):
+            return frame.index, None
+        overlay = draw_overlay(image, found)
         if options.overlays:
-            with atomic_path(paths.overlay / f"{name}.png") as temporary:
-                draw_overlay(image, found).save(temporary)
+            with atomic_path(paths.overlay / f"{frame.name}.png") as temporary:
+                overlay.save(temporary)
+        return frame.index, overlay
 
+    def finish(written: Future) -> None:
+        nonlocal add
+        index, overlay = written.result()
+        if options.overlay_video:
+            add = add or video.enter_context(clip_writer(paths.overlay_video, source.rate))
+            add(overlay, index)
+
+    add: Callable[[Image.Image, int], None] | None = None
     shape = None
     workers = max(1, options.num_workers)
     writing: deque[Future] = deque()
-    with ThreadPoolExecutor(workers) as pool:
+    with ExitStack() as video, ThreadPoolExecutor(workers) as pool:
         most = 1 if options.tile else AT_ONCE["cuda" if runtime.on_gpu() else "cpu"]
         own = ranks.subset()
         frames = islice(source, own.start, None, own.step)
         reading = _read_ahead(pool, frames, max(workers, most), options.stretch)
-        bar = tqdm(reading, paths.model_name, len(range(source.count)[own]), unit="image",
-                   disable=None)
+        bar = tqdm(reading, paths.model_name, source.count and len(range(source.count)[own]),
+                   unit="image", disable=None)
         for group in _in_batches(bar, most, outcome.problems):
             images = [image for _, image in group]
             if images[0].shape != shape:  # Jittor would keep the memory for each size
@@ -193,14 +213,15 @@ def _stream(
                     else predict(net, np.stack(x)[:, None]))
             for (frame, image), probability in zip(group, maps):
                 found = find_detections(probability, options.threshold)
-                outcome.frames.append(Frame(frame.file, shape[1], shape[0], found))
+                outcome.frames.append(Frame(frame.file, shape[1], shape[0], found,
+                                            frame.index, frame.time))
                 if image.dtype == np.uint16 and not options.stretch:
                     outcome.dark += int(image.max() < FOURTEEN_BITS)
-                writing.append(pool.submit(save, frame.name, image, probability, found))
+                writing.append(pool.submit(save, frame, image, probability, found))
                 if len(writing) > workers:
-                    writing.popleft().result()
+                    finish(writing.popleft())
         for each in writing:
-            each.result()
+            finish(each)
 
 
 def _in_batches(

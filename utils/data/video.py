@@ -1,0 +1,206 @@
+"""Clips: grey frames one by one, and pictures into a clip. By PyAV, which is optional."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator
+from fractions import Fraction
+from pathlib import Path
+from types import ModuleType
+from typing import TYPE_CHECKING
+
+import numpy as np
+from PIL import Image
+
+from utils.data.images import luma
+from utils.data.sources import InputFrame
+from utils.errors import UserError
+from utils.files import atomic_path
+
+if TYPE_CHECKING:
+    import av
+
+EXTENSIONS = (".avi", ".flv", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".mxf", ".ts",
+              ".webm", ".wmv")
+
+
+def is_clip(path: str | Path) -> bool:
+    """True for a file with the suffix of a video."""
+    return Path(path).suffix.lower() in EXTENSIONS and not Path(path).is_dir()
+
+
+class ClipSource:
+    """The frames of a clip; one frame at a time is decoded.
+
+    Attributes:
+        count: number of frames as the file tells it, about; None if it does not.
+        rate: frames per second.
+
+    Raises:
+        UserError: PyAV is not installed, or the file is missing, damaged or without a picture.
+    """
+
+    def __init__(self, path: str | Path):
+        self._path = Path(path)
+        with self._opened() as (_, stream):
+            self._size = stream.height, stream.width
+            self.rate = stream.average_rate or Fraction(25)
+            self._seconds = _told_seconds(stream)
+            told = self._seconds and round(self._seconds * self.rate)
+            self.count: int | None = stream.frames or told or None
+
+    def sizes(self) -> Iterator[tuple[str, tuple[int, int] | None]]:
+        """Yields the path and (height, width) of the clip."""
+        yield str(self._path), self._size
+
+    def order(self) -> list[str]:
+        """The `file` of all frames."""
+        return [self._path.name]
+
+    def __iter__(self) -> Iterator[InputFrame]:
+        """Yields the frames; names are indices from 0: "000017".
+
+        Damaged frames are counted but not yielded. If there are any, or if the clip breaks off, the
+        last frame is one whose `read` raises a UserError that says so.
+        """
+        done, last, good, damaged = 0, 0.0, -1, []
+        with self._opened() as (container, stream):
+            start = float((stream.start_time or 0) * stream.time_base)
+            for frame in _decoded(container, stream):
+                if frame is None or frame.is_corrupt:
+                    damaged.append(done - 1)
+                    done += frame is not None
+                    continue
+                last = done / float(self.rate) if frame.time is None else frame.time - start
+                yield InputFrame(f"{done:06d}", self._path.name, _Grey(frame), done,
+                                 round(last, 6))
+                good, done = done, done + 1
+        short = self._seconds and last + 1.5 / self.rate < self._seconds
+        if short or damaged and damaged[-1] >= good:
+            told = f" of {self._seconds:.2f} s" if short else ""
+            where = f"breaks off after frame {good}, at {last:.2f} s{told}"
+        elif damaged:
+            where = (f"{len(damaged)} damaged frame{'s' * (len(damaged) > 1)} left out, the first "
+                     f"after frame {damaged[0]}")
+        else:
+            return
+        yield InputFrame("", self._path.name, _Broken(
+            f"{self._path}: {where}; the other frames are done; copy or download it anew"))
+
+    @contextlib.contextmanager
+    def _opened(self) -> Iterator[tuple[av.container.InputContainer, av.video.VideoStream]]:
+        library = require_av(self._path)
+        if not self._path.is_file():
+            raise UserError(f"{self._path}: no such file; check the path")
+        try:  # `file:`, since FFmpeg takes `a:b.mkv` for an address; a playlist may name addresses
+            container = library.open(f"file:{self._path}",
+                                     options={"protocol_whitelist": "file"})
+        except (library.error.FFmpegError, OSError) as error:
+            raise UserError(f"{self._path}: cannot be read as a video ({error.strerror}); copy or "
+                            "download it anew if it is damaged") from error
+        with container:
+            if not container.streams.video:
+                raise UserError(f"{self._path}: no video in this file; check the path")
+            yield container, container.streams.video[0]
+
+
+def require_av(wanted_by: str | Path) -> ModuleType:
+    """The package av; raises a UserError if it is not installed."""
+    try:
+        import av
+    except ImportError as error:
+        raise UserError(f"{wanted_by}: needs the package av; pip install -r "
+                        "requirements-video.txt") from error
+    return av
+
+
+def _told_seconds(stream: av.video.VideoStream) -> float | None:
+    """The duration of the pictures as the file tells it; None if it does not."""
+    if stream.duration:
+        return float(stream.duration * stream.time_base)
+    with contextlib.suppress(KeyError, ValueError):  # Matroska, by FFmpeg
+        hours, minutes, seconds = stream.metadata["DURATION"].split(":")
+        return 3600 * int(hours) + 60 * int(minutes) + float(seconds)
+    container = stream.container
+    alone = len(container.streams) == 1 and container.duration
+    return container.duration / 1e6 if alone else None
+
+
+def _decoded(
+    container: av.container.InputContainer, stream: av.video.VideoStream
+) -> Iterator[av.VideoFrame | None]:
+    """Yields the decoded frames, and None for data that cannot be decoded."""
+    error = require_av(stream).error.FFmpegError
+    packets = container.demux(stream)
+    while True:
+        try:
+            packet = next(packets, None)
+        except error:  # the file cannot be read any further
+            yield None
+            return
+        if packet is None:
+            return
+        try:
+            frames = packet.decode()
+        except error:
+            yield None
+            continue
+        yield from frames
+
+
+class _Grey:
+    """Reads a decoded frame as grey levels."""
+
+    def __init__(self, frame: av.VideoFrame):
+        self._frame = frame
+
+    def __call__(self, any_range: bool = False) -> np.ndarray:
+        """H×W uint8, or uint16 in full range if the file has more than 8 bits."""
+        kind = self._frame.format
+        deep = max(component.bits for component in kind.components) > 8
+        if kind.is_rgb or kind.has_palette:  # as the colours of images, and not as FFmpeg does
+            return luma(self._frame.to_ndarray(format="rgb48le" if deep else "rgb24"))
+        return self._frame.to_ndarray(format="gray16le" if deep else "gray")
+
+
+class _Broken:
+    """Raises a UserError in place of reading."""
+
+    def __init__(self, text: str):
+        self._text = text
+
+    def __call__(self, any_range: bool = False) -> np.ndarray:
+        raise UserError(self._text)
+
+
+@contextlib.contextmanager
+def clip_writer(path: Path, rate: Fraction) -> Iterator[Callable[[Image.Image, int], None]]:
+    """Yields a function that adds a picture, with its index, to an H.264 clip at `path`.
+
+    Pictures come by index, at least one; all have the size of the first picture, rounded up to
+    even numbers. The clip is written whole or not at all.
+
+    Raises:
+        UserError: PyAV is not installed, or its FFmpeg has no encoder of H.264.
+        OSError: the clip cannot be written.
+    """
+    library, stream = require_av(path), None
+    with atomic_path(path) as temporary, library.open(str(temporary), "w") as container:
+
+        def add(picture: Image.Image, index: int) -> None:
+            nonlocal stream
+            if stream is None:
+                try:
+                    stream = container.add_stream("libx264", rate=rate, options={"crf": "18"})
+                except ValueError as error:
+                    raise UserError(f"{path}: PyAV has no encoder libx264; pip install -r "
+                                    "requirements-video.txt") from error
+                stream.pix_fmt, stream.time_base = "yuv420p", 1 / rate
+                stream.width, stream.height = (side + side % 2 for side in picture.size)
+            whole = picture.crop((0, 0, stream.width, stream.height))
+            frame = library.VideoFrame.from_image(whole)
+            frame.pts, frame.time_base = index, 1 / rate
+            container.mux(stream.encode(frame))
+
+        yield add
+        container.mux(stream.encode())
