@@ -2,6 +2,7 @@
 
     python cal_metrics.py --model_name L2SKNet_UNet --dataset_name NUDT-SIRST
     python cal_metrics.py --model_name L2SKNet_UNet L2SKNet_FPN --worst 10
+    python cal_metrics.py --model_name L2SKNet_UNet --fa 1e-5 1e-6
     python cal_metrics.py --pred result/NUDT-SIRST/mat/L2SKNet_UNet /data/ACM/NUDT-SIRST
 
 Reads result/<dataset>/mat/<model>/ (what test.py writes), or the folders of --pred, for every name
@@ -11,8 +12,9 @@ and in strict ones, and over how much they are. Writes, below result/,
 
     <dataset>_<model>_<timestamp>.txt   the scores
     <dataset>_<model>.mat               the ROC curve (tpr, fpr), comparable
+    <dataset>_<model>_pd_fa.csv         Pd, Fa and mIoU at 101 thresholds, strict
     <dataset>_<model>_per_image.csv     IoU, targets, hits, misses, false pixels; worst first
-    <dataset>[_<model>]_curves.png .pdf ROC and precision-recall of the models together
+    <dataset>[_<model>]_curves.png .pdf ROC, precision-recall and Pd against Fa of all the models
     <dataset>_models.md .csv            the scores of several models in one table
     <dataset>/worst/<model>/            with --worst: pictures of the worst images
 """
@@ -37,6 +39,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     cli.add_threshold(parser)
     cli.add_pred(parser)
     cli.add_skip_bad(parser)
+    cli.add_fa(parser, "print the smallest threshold whose Fa (pixels of false alarms per pixel, "
+               "strict) on this list is at most RATE, e.g. 1e-6, with Pd, mIoU and its spread",
+               nargs="+", default=[])
     parser.add_argument("--worst", type=cli.positive(int), default=0, metavar="N",
                         help="save pictures of the N worst images of each model")
     args = parser.parse_args(argv)
@@ -51,7 +56,7 @@ def main(argv: Sequence[str] | None = None) -> None:
                   for name, folder in folders.items()}
         written = []
         for name, model in models.items():
-            report, files = save_report(args.output_dir, split, name, model)
+            report, files = save_report(args.output_dir, split, name, model, args.fa)
             print(f"{report}\n", flush=True)
             written += files
         if len(models) > 1:

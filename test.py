@@ -23,7 +23,9 @@ A clip (.mp4, .avi, .mkv, .mov ...) is read frame by frame, if PyAV is installed
 requirements-video.txt). NAME is the index of the frame, from 000000; the lists give frame and time
 (in seconds) beside file. --overlay_video writes overlay/<model>.mp4.
 
-A detection is an 8-connected region of probabilities above --threshold. Coordinates are pixels, x
+A detection is an 8-connected region of probabilities above --threshold, or above the threshold for
+the rate of false alarms in --fa, which is known for weights whose card (FILE.md beside FILE.npz)
+has a table of cal_metrics.py --fa. Coordinates are pixels, x
 to the right and y down, the centre of the top left pixel is (0, 0); x, y is the centroid, the
 bounding box includes its outermost pixels. Images that cannot be read are named at the end, with
 exit status 2; the others are done.
@@ -36,7 +38,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from utils import cli, runtime
-from utils.checkpoint.pretrained import choose_weights, dataset_for_own_images
+from utils.checkpoint.pretrained import choose_weights, dataset_for_own_images, threshold_for
 from utils.data.images import input_name
 from utils.data.sources import ImageSource
 from utils.data.video import ClipSource, is_clip
@@ -87,21 +89,32 @@ def predict_own_images(args: argparse.Namespace) -> None:
         raise UserError(f"{args.input}: no clip; leave out --overlay_video")
     if args.overlay_video and ranks.size() > 1:
         raise UserError("--overlay_video: one process writes it; leave out mpirun")
+    thresholds = {model_name: threshold_of(args, path) for model_name, path in weights.items()}
     folder = args.output or Paths(args.output_dir).predictions(input_name(args.input))
     run = runtime.start(args.device, args.precision)
     print(run.describe())
     if run.device == "cpu":
         print(f"{args.input}: {check_memory(source.sizes(), args.model_names, args.tile)}")
-    threshold = THRESHOLD if args.threshold is None else args.threshold
-    options = FrameOptions(threshold, args.tile, args.stretch, not args.no_overlay,
-                           args.overlay_video, args.boxes == "coco", args.num_workers)
     outcomes = []
     for model_name, path in weights.items():
+        options = FrameOptions(thresholds[model_name], args.tile, args.stretch,
+                               not args.no_overlay, args.overlay_video, args.boxes == "coco",
+                               args.num_workers)
         print(f"{args.input}, {model_name} with {path}, to {folder}")
+        if args.fa:
+            print(f"threshold {options.threshold}, for a Fa of {args.fa:g} by "
+                  f"{path.with_suffix('.md')}")
         outcomes.append(predict_frames(model_name, path, source, folder, options))
         print(outcomes[-1].describe())
     for outcome in outcomes:
         outcome.check()
+
+
+def threshold_of(args: argparse.Namespace, weights: Path) -> float:
+    """The threshold of --threshold, or the one of --fa from the card of the weights."""
+    if args.fa:
+        return threshold_for(weights, args.fa)
+    return THRESHOLD if args.threshold is None else args.threshold
 
 
 def weights_of(
@@ -140,7 +153,10 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
                           "masks needed")
     own.add_argument("--output", type=Path, metavar="DIR",
                      help="where the results go; default result/<name of the file or folder>")
-    cli.add_threshold(own)
+    either = own.add_mutually_exclusive_group()
+    cli.add_threshold(either)
+    cli.add_fa(either, "in place of --threshold: the threshold for this rate of false alarms (in "
+               "pixels per pixel, e.g. 1e-6) by the card of the weights, measured on a test list")
     own.add_argument("--stretch", action="store_true",
                      help="spread the grey levels of each image (0.01 to 99.99 percentile) over "
                           "0..1, for 10- to 14-bit data in 16-bit files and for temperatures in "
@@ -161,7 +177,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     if args.weights and len(args.model_names) > 1:
         raise UserError(f"{args.weights}: weights are of one network; name one --model_name")
     if not args.input:
-        for flag in ("output", "threshold", "stretch", "no_overlay", "overlay_video", "boxes",
+        for flag in ("output", "threshold", "fa", "stretch", "no_overlay", "overlay_video", "boxes",
                      "tile"):
             if getattr(args, flag) is not parser.get_default(flag):
                 parser.error(f"--{flag} goes with --input")

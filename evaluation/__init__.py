@@ -1,7 +1,8 @@
 """Scores of infrared small-target detection. NumPy, SciPy and scikit-image only.
 
 `Evaluator` gathers them. The pieces are pure functions, counts first and scores from counts:
-`pixel` (IoU, F-score), `pd_fa` (regions, matching, Pd and Fa), `hiou` and `roc`.
+`pixel` (IoU, F-score), `pd_fa` (regions, matching, Pd and Fa), `hiou`, `roc`, and `operating`
+(Pd against Fa, the threshold for a wanted Fa).
 """
 
 from .evaluator import THRESHOLD, Evaluator

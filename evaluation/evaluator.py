@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
-from . import hiou, pd_fa, pixel, roc
+from . import hiou, operating, pd_fa, pixel, roc
 
 THRESHOLD = 0.5  # the default, with which published scores are computed
 
@@ -22,6 +23,7 @@ class ImageCounts:
     roc: roc.RocCounts
     strict_roc: roc.RocCounts
     hiou: hiou.HiouCounts
+    sweep: operating.SweepCounts
 
     @property
     def iou(self) -> float:
@@ -54,12 +56,14 @@ class Evaluator:
 
     Args:
         threshold: in [0, 1); a pixel is detected above it.
+        grid: the rising thresholds of `sweep` and `threshold_for`; none by default, since regions
+            are found anew at each of them.
     """
 
-    def __init__(self, threshold: float = THRESHOLD):
+    def __init__(self, threshold: float = THRESHOLD, grid: Sequence[float] = ()):
         if not 0 <= threshold < 1:
             raise ValueError(f"threshold must lie in [0, 1), not {threshold}")
-        self.threshold = threshold
+        self.threshold, self.grid = threshold, tuple(grid)
         self.images: list[ImageCounts] = []
 
     def update(self, pred: np.ndarray, mask: np.ndarray) -> ImageCounts:
@@ -97,6 +101,7 @@ class Evaluator:
             roc=roc.roc_counts(normalised, targets),
             strict_roc=roc.roc_counts(pred, targets),
             hiou=hiou.hiou_counts(regions, targets),
+            sweep=operating.sweep_counts(pred, targets, self.grid),
         )
         self.images.append(counts)
         return counts
@@ -160,13 +165,32 @@ class Evaluator:
         """Precision and recall of pixels; arguments, points and errors as for `roc`."""
         return roc.precision_recall_curve(self._roc_counts(strict))
 
+    def sweep(self) -> operating.Sweep:
+        """Strict Pd, Fa and mIoU at each threshold of `grid`.
+
+        Raises:
+            ValueError: no image has been added.
+        """
+        return operating.sweep(self._all("sweep"), self.grid)
+
+    def threshold_for(self, fa: float) -> operating.Threshold:
+        """The smallest threshold of `grid` for a wanted strict Fa (`operating.threshold_for`).
+
+        Raises:
+            ValueError: no image has been added.
+        """
+        return operating.threshold_for(self._all("sweep"), self.grid, fa)
+
     def _roc_counts(self, strict: bool) -> roc.RocCounts:
         return roc.RocCounts(*self._total("strict_roc" if strict else "roc"))
 
     def _total(self, kind: str) -> list:
+        return [sum(parts) for parts in zip(*self._all(kind))]
+
+    def _all(self, kind: str) -> list:
         if not self.images:
             raise ValueError("nothing to score: no image has been added with update(pred, mask)")
-        return [sum(parts) for parts in zip(*(getattr(image, kind) for image in self.images))]
+        return [getattr(image, kind) for image in self.images]
 
 
 def binary_mask(mask: np.ndarray) -> np.ndarray:

@@ -33,13 +33,19 @@ class RegionCounts(NamedTuple):
     false_pixels: int
 
 
-def find_regions(binary: np.ndarray) -> Regions:
-    """Labels the 8-connected regions of an H×W boolean map."""
+def find_regions(binary: np.ndarray, offset: tuple[int, int] = (0, 0)) -> Regions:
+    """Labels the 8-connected regions of an H×W boolean map.
+
+    Args:
+        offset: row and column of the map's first pixel, where it is cut out of a larger one:
+            centroids are those in the larger map.
+    """
     labels, count = label(binary, connectivity=2, return_num=True)
     rows, columns = np.nonzero(binary)
     owner = labels[rows, columns]
     areas = np.bincount(owner, minlength=count + 1)[1:]
-    sums = [np.bincount(owner, weights=axis, minlength=count + 1)[1:] for axis in (rows, columns)]
+    sums = [np.bincount(owner, weights=axis + first, minlength=count + 1)[1:]
+            for axis, first in zip((rows, columns), offset)]
     return Regions(labels, areas, np.stack(sums, axis=1) / areas[:, None])
 
 

@@ -9,8 +9,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
+from scipy.ndimage import gaussian_filter
 
-from evaluation import Evaluator
+from evaluation import Evaluator, operating
 from evaluation.pd_fa import match_in_order, match_optimally
 from evaluation.roc import THRESHOLDS
 
@@ -260,6 +261,59 @@ def test_precision_and_recall_by_hand():
     precision, recall = evaluator.precision_recall(strict=True)
     assert (precision[160], recall[160]) == (0.5, 0.5)
     assert (precision[161], recall[161]) == (1, 0)  # nothing is detected above 0.8
+
+
+# Many thresholds
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_a_sweep_equals_an_evaluator_at_each_threshold(dtype):
+    grid = operating.GRID[::10]
+    swept, evaluators = Evaluator(grid=grid), [Evaluator(threshold) for threshold in grid]
+    rng = np.random.default_rng(7)
+    for pred, mask in scenes(40):
+        pred = np.clip(gaussian_filter(pred, 1) * rng.uniform(0.5, 2), 0, 1).astype(dtype)
+        pred[0, :11] = grid  # a pixel at a threshold is not lit
+        for evaluator in (swept, *evaluators):
+            evaluator.update(pred, mask)
+    strict = [evaluator.compute()["strict"] for evaluator in evaluators]
+    _, *found = swept.sweep()
+    assert [list(scores) for scores in found] == [
+        [scores[key] for scores in strict] for key in ("Pd", "Fa", "mIoU")]
+    assert len(set(found[0])) > 5 and len(set(found[1])) > 5
+    assert swept.images[0].sweep.lit[0] and not len(evaluators[0].images[0].sweep.lit)
+
+
+def test_the_threshold_for_a_wanted_fa_by_hand():
+    grid = (0.1, 0.3, 0.5, 0.7)
+    evaluator = Evaluator(grid=grid)
+    # Two false pixels up to 0.4, and one that is up to 0.6: Fa of 3, 3, 1, 0 pixels of 1024.
+    evaluator.update(squares((10, 10, 2)) + 0.4 * squares((0, 0, 1), (5, 5, 1))
+                     + 0.6 * squares((20, 20, 1)), TWO)
+    np.testing.assert_allclose(evaluator.sweep().fa * 1024, [3, 3, 1, 0])
+    for wanted, step in ((3, 0), (2.9, 2), (1, 2), (0.9, 3), (0, 3)):
+        found = evaluator.threshold_for(wanted / 1024)
+        assert found == (step, (grid[step],) * 2)  # one image: all draws are equal
+    # 16 pixels that belong to a target until the strongest half is alone, too far from its middle.
+    evaluator, pred = Evaluator(grid=grid), 0.4 * LONG
+    pred[10, 2:10] = 0.8
+    evaluator.update(pred, LONG)
+    np.testing.assert_allclose(evaluator.sweep().fa * 1024, [0, 0, 8, 8])
+    assert evaluator.threshold_for(7 / 1024).step == 0
+    evaluator = Evaluator(grid=grid)
+    evaluator.update(TWO, BLANK)
+    assert evaluator.threshold_for(3 / 1024) == (None, (np.inf, np.inf))
+
+
+def test_the_spread_of_a_threshold_is_over_images():
+    evaluator = Evaluator(grid=(0.1, 0.5, 0.9))
+    for _ in range(9):
+        evaluator.update(TWO, TWO)
+    evaluator.update(TWO + 0.7 * squares((20, 20, 3)), TWO)
+    # 9 false pixels up to 0.7, of 10 images: the tenth is drawn k times of 10.
+    assert evaluator.threshold_for(0.5 * 9 / 10240) == (2, (0.1, 0.9))  # k = 0 has 35 %
+    assert evaluator.threshold_for(2.5 * 9 / 10240) == (0, (0.1, 0.9))  # k > 2 has 7 %
+    assert evaluator.threshold_for(3.5 * 9 / 10240) == (0, (0.1, 0.1))  # k > 3 has 1 %
 
 
 # Hierarchical IoU

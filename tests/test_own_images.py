@@ -333,9 +333,37 @@ def test_tiles_by_flag(tmp_path, script):
     assert [(row["x"], row["y"]) for row in rows] == [("70.0", "3.5"), ("145.0", "65.0")]
 
 
+def test_a_threshold_for_a_wanted_fa_comes_from_the_card(tmp_path, script, weights, capsys):
+    image, expected = scene()
+    Image.fromarray(image).save(tmp_path / "one.png")
+    flags = ["--input", tmp_path / "one.png", "--output", tmp_path / "out", "--no_overlay", "--fa"]
+    with pytest.raises(UserError, match="no threshold for --fa 1e-06: no table of thresholds in "
+                       ".*brightness.md; give --threshold, or measure one"):
+        script(*flags, "1e-6")
+    card = weights.with_suffix(".md")
+    card.write_text("# A card\n\n| wanted Fa | threshold | Fa |\n| --: | --: | --: |\n"
+                    "|     1e-05 |       0.5 | 2e-07 |\n|     1e-06 | 0.9999999 | 0 |\n"
+                    "|     1e-07 |      none | - |\n\n| 1e-08 | 0.1 | of another table |\n")
+    try:
+        for rate, count in (("0.00001", 2), ("1e-6", 1)):  # the other is at 0.999994
+            script(*flags, rate)
+            assert len(read_table(tmp_path / "out" / "detections" / f"{UNET}.csv")) == count
+        assert f"threshold 0.9999999, for a Fa of 1e-06 by {card}\n" in capsys.readouterr().out
+        for rate, reason in (("1e-07", "on the test list none has so low a rate; "),
+                             ("1e-08", "")):
+            with pytest.raises(UserError, match=f"--fa {rate}: {reason}its card has thresholds for "
+                               "1e-05, 1e-06; give --threshold"):
+                script(*flags, rate)
+        with pytest.raises(SystemExit):
+            script(*flags, "1e-6", "--threshold", "0.5")
+        assert "--threshold: not allowed with argument --fa" in capsys.readouterr().err
+    finally:
+        card.unlink()
+
+
 def test_flags_that_do_nothing_are_refused(script, capsys):
     for flags in (["--output", "x"], ["--boxes", "coco"], ["--threshold", "0.4"], ["--stretch"],
-                  ["--overlay_video"], ["--tile", "128"]):
+                  ["--overlay_video"], ["--tile", "128"], ["--fa", "1e-6"]):
         with pytest.raises(SystemExit) as stop:
             script(*flags)
         assert stop.value.code == 2 and f"{flags[0]} goes with --input" in capsys.readouterr().err

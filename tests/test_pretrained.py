@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from scripts import load
 
+from evaluation.operating import GRID
 from model import MODEL_NAMES
 from utils import cli
 from utils.checkpoint import pretrained
@@ -130,6 +131,17 @@ def test_cards_are_true(path):
     last = meta["history"][-1]
     assert last["mIoU"] == max(one["mIoU"] or 0 for one in meta["history"])
     assert f"| {last['loss']:.4f} | {last['mIoU']:.4f} |" in path.with_suffix(".md").read_text()
+
+
+@pytest.mark.parametrize("path", SHIPPED, ids=lambda path: path.stem)
+def test_cards_have_thresholds_for_wanted_rates(path):
+    thresholds = pretrained.read_thresholds(path.with_suffix(".md").read_text("utf-8"))
+    assert {1e-5, 1e-6} <= thresholds.keys()
+    reached = [threshold for threshold in thresholds.values() if threshold is not None]
+    assert len(reached) > 1 and set(reached) <= set(GRID) and reached == sorted(reached)
+    assert pretrained.threshold_for(path, 1e-5) == thresholds[1e-5]
+    with pytest.raises(UserError, match="on the test list none has so low a rate"):
+        pretrained.threshold_for(path, 1e-6)
 
 
 # Scores of the first 100 images of the test list (130 targets of 4168 pixels), by commit 66937ff,

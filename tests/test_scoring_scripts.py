@@ -23,6 +23,7 @@ import cal_metrics
 import qualitative
 import run_evaluate
 from evaluation import Evaluator
+from evaluation.operating import GRID
 from model import build_model
 from utils import cli
 from utils.checkpoint import save_weights
@@ -136,6 +137,33 @@ def test_threshold_flag_and_files_beside_the_predictions(place):
     assert "threshold 0.949" in printed and "ignored, not in the test list: old.mat\n" in printed
     # Targets are at 0.9, the maximum of two images; in the third the false alarm has 0.95.
     assert value(printed, "Pd") == (f"{2 / 3:.6f}", "0.000000")
+
+
+def test_thresholds_for_wanted_rates_of_false_alarms(place, capsys):
+    pixels = 24 * (40 + 41 + 42)
+    # Noise below 0.4, targets of 36 pixels at 0.9, a false alarm of 4 pixels at 0.95.
+    table = place.score("--fa", "1e-6", "2e-3").partition("Thresholds for a wanted Fa\n\n")[2]
+    cells = [[cell.strip() for cell in line[1:-1].split("|")] for line in table.splitlines()[:4]]
+    assert cells[0] == ["wanted Fa", "threshold", "Fa", "Pd", "mIoU", "5 % to 95 %"]
+    low, high = (min(step for step in GRID if step > level) for level in (0.4, 0.95))
+    assert cells[2][:5] == ["0.002", f"{low:g}", f"{4 / pixels:.2e}", "1.0000", "0.9000"]
+    assert cells[3][:5] == ["1e-06", f"{high:g}", "0.00e+00", "0.0000", "0.0000"]
+    assert cells[3][5].endswith(f" to {high:g}") and float(cells[3][5].split()[0]) <= low
+    sweep = {row["threshold"]: row for row in read_table(place.result / "Tiny_M_pd_fa.csv")}
+    assert len(sweep) == 101 and list(map(float, sweep)) == sorted(map(float, sweep))
+    strict = place.evaluator().compute()["strict"]
+    assert [float(sweep["0.5"][key]) for key in ("Pd", "Fa", "mIoU")] == [
+        strict[key] for key in ("Pd", "Fa", "mIoU")]
+
+    place.preds["b"][15:17, 20:22] = 1
+    savemat(place.mat / "b.mat", {"T": place.preds["b"]})
+    printed = place.score("--fa", "1e-6")
+    assert re.search(r"^\| +1e-06 +\| +none +\| +- ", printed, re.M)
+    assert f"1e-06: not reached; the lowest Fa is {4 / pixels:.2e}, at threshold 0." in printed
+    for value in ("0", "2", "nan", "low"):
+        with pytest.raises(SystemExit) as stop:
+            place.score("--fa", value)
+        assert stop.value.code == 2 and "argument --fa: " in capsys.readouterr().err
 
 
 def test_predictions_that_are_not_there(place):

@@ -125,6 +125,11 @@ def add_threshold(parser: Flags) -> None:
     )
 
 
+def add_fa(parser: Flags, text: str, **form: Any) -> None:
+    """Adds --fa, a wanted rate of false alarms in pixels per pixel; `text` for --help."""
+    parser.add_argument("--fa", type=rate, metavar="RATE", help=text, **form)
+
+
 def add_pred(
     parser: argparse.ArgumentParser, default: str = "result/<dataset>/mat/<model>"
 ) -> None:
@@ -221,6 +226,7 @@ def positive(kind: Callable[[str], float]) -> Callable[[str], float]:
 
 not_negative = number(int, lambda value: value >= 0, "not be below zero")
 threshold = number(float, lambda value: 0 <= value < 1, "be from 0 to below 1")
+rate = number(float, lambda value: 0 < value < 1, "be above 0 and below 1, e.g. 1e-6")
 # Fields of Recipe whose numbers need not be above zero, or have other limits.
 RECIPE_NUMBERS = {
     "seed": number(int, lambda value: 0 <= value < 2**32, "be from 0 to 2**32 - 1"),

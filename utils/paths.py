@@ -66,13 +66,17 @@ class Paths:
         """The scores of one model for each image."""
         return self._result(f"{dataset_name}_{model_name}_per_image.csv")
 
+    def pd_fa(self, dataset_name: str, model_name: str) -> Path:
+        """Pd, Fa and mIoU of one model at many thresholds."""
+        return self._result(f"{dataset_name}_{model_name}_pd_fa.csv")
+
     def table(self, dataset_name: str, trained: bool = True) -> tuple[Path, Path]:
         """The scores of several models, .md and .csv: of models trained here, or of any models."""
         stem = f"{dataset_name}_{'comparison' if trained else 'models'}"
         return self._result(f"{stem}.md"), self._result(f"{stem}.csv")
 
     def score_curves(self, dataset_name: str, model_name: str = "") -> tuple[Path, Path]:
-        """ROC and precision-recall of several models, or of one model, .png and .pdf."""
+        """ROC and the other curves of several models, or of one model, .png and .pdf."""
         return self._figure(f"{'_'.join(filter(None, (dataset_name, model_name)))}_curves")
 
     def qualitative(self, dataset_name: str, surface: bool = False) -> tuple[Path, Path]:

@@ -4,13 +4,17 @@
 
 Copies the weights to model/pretrained/<dataset>/<model>.npz, writes a card (.md) beside them, and
 copies the log to loss_curves/Jittor/.
+A table that `cal_metrics.py --fa` prints may be added to the card, for `test.py --fa`.
 """
 
 from __future__ import annotations
 
+import math
+import re
 import shutil
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +30,8 @@ from utils.recipe import recipe_of
 NEWEST = 10  # number of the last evaluated epochs that are averaged
 FOLDER = cli.ROOT / "model" / "pretrained"
 REAL = "REAL"  # a dataset joined from several; its weights are for frames of any camera
+# The table of thresholds in a card, as cal_metrics.py --fa prints it.
+FA_HEADINGS = ["wanted Fa", "threshold", "Fa", "Pd", "mIoU", "5 % to 95 %"]
 METRICS = (("mIoU", "{:.4f}"), ("pixAcc", "{:.4f}"), ("fscore", "{:.4f}"), ("Pd", "{:.4f}"),
            ("Fa", "{:.3g}"))
 
@@ -63,6 +69,44 @@ def dataset_for_own_images(output_dir: str | Path, model_name: str) -> str:
     there = find_weights(output_dir, REAL, model_name) or (
         FOLDER / REAL / f"{model_name}.npz").is_file()
     return REAL if there else cli.DATASET
+
+
+def threshold_for(weights: Path, fa: float) -> float:
+    """The threshold for a wanted rate of false alarms, from the card beside the weights.
+
+    Args:
+        weights: FILE.npz, whose card is FILE.md.
+        fa: pixels of false alarms per pixel.
+
+    Raises:
+        UserError: there is no card, or it has no threshold for this rate.
+    """
+    card, known = weights.with_suffix(".md"), {}
+    if card.is_file():
+        known = read_thresholds(card.read_text("utf-8", errors="replace"))
+    for rate, threshold in known.items():
+        if math.isclose(rate, fa) and threshold is not None:
+            return threshold
+    reached = [f"{rate:g}" for rate, threshold in known.items() if threshold is not None]
+    reason = f"its card has thresholds for {', '.join(reached)}"
+    if not reached:
+        reason = f"no table of thresholds in {card}"
+    elif any(math.isclose(rate, fa) for rate in known):
+        reason = f"on the test list none has so low a rate; {reason}"
+    raise UserError(f"{weights}: no threshold for --fa {fa:g}: {reason}; give --threshold, or "
+                    "measure one on a test list with cal_metrics.py --fa")
+
+
+def read_thresholds(card: str) -> dict[float, float | None]:
+    """Wanted Fa → threshold, from the table of a card; None: not reached; empty: no table."""
+    table = re.search(r"^\|" + r"\|".join(f" *{name} *" for name in FA_HEADINGS[:2])
+                      + r"\|.*\n\|[-:| ]+\n((?:\|.*\n?)*)", card, re.MULTILINE)
+    known = {}
+    for line in table[1].splitlines() if table else ():
+        with suppress(ValueError):  # no row of numbers
+            rate, threshold = (cell.strip() for cell in line.split("|")[1:3])
+            known[float(rate)] = None if threshold == "none" else float(threshold)
+    return known
 
 
 def publish(

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from itertools import cycle
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
@@ -82,26 +82,49 @@ def save_curves(
             legend_above(axes, title, columns)
 
 
-def _roc(evaluator: Evaluator) -> tuple[np.ndarray, np.ndarray]:
+class Curve(NamedTuple):
+    """The points of a curve, and the point at the threshold of the tables."""
+
+    x: np.ndarray
+    y: np.ndarray
+    dot: tuple[float, float]
+
+
+def _roc(evaluator: Evaluator) -> Curve:
     fpr, tpr = evaluator.roc()
-    return np.append(fpr, 0), np.append(tpr, 0)  # to (0, 0), where no pixel is lit
+    # To (0, 0), where no pixel is lit.
+    return _with_dot(np.append(fpr, 0), np.append(tpr, 0), evaluator)
 
 
-def _positive_roc(evaluator: Evaluator) -> tuple[np.ndarray, np.ndarray]:
+def _positive_roc(evaluator: Evaluator) -> Curve:
     fpr, tpr = evaluator.roc()
-    return np.where(fpr > 0, fpr, np.nan), tpr
+    return _with_dot(np.where(fpr > 0, fpr, np.nan), tpr, evaluator)
 
 
-def _recall_precision(evaluator: Evaluator) -> tuple[np.ndarray, np.ndarray]:
+def _recall_precision(evaluator: Evaluator) -> Curve:
     precision, recall = evaluator.precision_recall()
-    return np.append(np.nan, recall[1:]), precision  # at threshold 0 every pixel is lit
+    # At threshold 0 every pixel is lit.
+    return _with_dot(np.append(np.nan, recall[1:]), precision, evaluator)
 
 
-# Title, labels of x and y, scale of x, and the function that gives x and y at 201 thresholds.
+def _with_dot(x: np.ndarray, y: np.ndarray, evaluator: Evaluator) -> Curve:
+    at = round(200 * evaluator.threshold)  # of the 201 thresholds of the official ROC
+    return Curve(x, y, (x[at], y[at]))
+
+
+def _pd_fa(evaluator: Evaluator) -> Curve:
+    """Empty, but for the dot, if the evaluator has no grid."""
+    sweep, strict = evaluator.sweep(), evaluator.compute()["strict"]
+    return Curve(np.where(sweep.fa > 0, sweep.fa, np.nan), sweep.pd,
+                 (strict["Fa"] or np.nan, strict["Pd"]))
+
+
+# Title, labels of x and y, scale of x, and the function that gives the curve of an `Evaluator`.
 SCORE_CURVES = (
     ("ROC", "False-alarm rate (background pixels)", "Targets hit", "linear", _roc),
     ("ROC, log", "False-alarm rate, log scale", "", "log", _positive_roc),
     ("Precision-recall", "Recall of pixels", "Precision of pixels", "linear", _recall_precision),
+    ("Pd-Fa, strict", "Fa, log scale", "Pd", "log", _pd_fa),
 )
 
 
@@ -120,20 +143,22 @@ def save_score_curves(
         axes = figure.subplots(1, len(SCORE_CURVES))
         for axis, (title, xlabel, ylabel, scale, points) in zip(axes, SCORE_CURVES):
             for (name, evaluator), style in zip(evaluators.items(), cycle(STYLES)):
-                x, y = points(evaluator)
-                scores, at = evaluator.compute(), round(200 * evaluator.threshold)
+                x, y, dot = points(evaluator)
+                scores = evaluator.compute()
                 axis.plot(x, y, **style, label=f"{name} (AUC {scores['AUC']:.4f}, F-score "
                           f"{scores['fscore']:.4f})")
-                axis.plot(x[at], y[at], "o", color=style["color"])
+                axis.plot(*dot, "o", color=style["color"])
             axis.set_title(title, loc="right")
             axis.set(xlim=(-0.02, 1.02), ylim=(0, 1.02), xlabel=xlabel, ylabel=ylabel)
             if scale == "log":
                 data = axis.dataLim
-                margin = 0.05 * (1.02 - data.y0)
-                axis.set(xscale="log", xlim=(min(data.minposx, 0.1) / 1.5, 1),
-                         ylim=(data.y0 - margin, 1 + margin))
-        legend_above(axes, f"{dataset_name}, test list; each map divided by its maximum; dots: "
-                     f"threshold {evaluator.threshold:g}", 2 if rows > 1 else 1)
+                low = data.y0 if np.isfinite(data.y0) else 0  # not if nothing is drawn
+                margin = 0.05 * (1.02 - low)
+                right = min(1, 1.5 * data.x1) if data.x1 > 0 else 1
+                axis.set(xscale="log", xlim=(min(data.minposx, 0.1 * right) / 1.5, right),
+                         ylim=(low - margin, 1 + margin))
+        legend_above(axes, f"{dataset_name}, test list; each map divided by its maximum, but for "
+                     f"Pd-Fa; dots: threshold {evaluator.threshold:g}", 2 if rows > 1 else 1)
 
 
 @contextmanager

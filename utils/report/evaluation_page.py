@@ -24,7 +24,8 @@ PACKAGES = ("jittor", "numpy", "scipy", "scikit-image", "pillow", "matplotlib")
 
 CURVES_CAPTION = (
     "Comparable definitions: each map divided by its maximum, 201 thresholds. Targets are hit by "
-    "any pixel; the false-alarm rate is over background pixels. Dots: the threshold of the tables."
+    "any pixel; the false-alarm rate is over background pixels. Pd against Fa: strict definitions, "
+    "the maps as they are, 101 thresholds. Dots: the threshold of the tables."
 )
 PREDICTIONS_CAPTION = (
     "Images evenly chosen from the test list. Circles as in the strict definitions; the inset "
@@ -64,7 +65,7 @@ def save_page(
             (f"Evaluation on {split.dataset}",
              [[time.strftime("%Y-%m-%d %H:%M"), split.describe(), *run]]),
             ("Scores", comparison(split.dataset, models)),
-            ("ROC and precision-recall", [Figures({curves: CURVES_CAPTION})]),
+            ("ROC, precision-recall, Pd against Fa", [Figures({curves: CURVES_CAPTION})]),
             *([("Training", [Figures(training)])] if training else []),
             ("Predictions", [Figures({side_by_side: PREDICTIONS_CAPTION})]),
             ("Worst images", [[WORST_NOTE], *pictures]),

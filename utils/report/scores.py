@@ -15,8 +15,9 @@ import numpy as np
 from scipy.io import savemat
 from tqdm import tqdm
 
-from evaluation import THRESHOLD, Evaluator
+from evaluation import THRESHOLD, Evaluator, operating
 from evaluation.evaluator import ImageCounts
+from utils.checkpoint.pretrained import FA_HEADINGS
 from utils.datasets import ImageList
 from utils.errors import UserError, listed
 from utils.files import atomic_path, write_text
@@ -47,6 +48,14 @@ STRICT = (
     "region counted in Fa."
 )
 AUC = "AUC: of targets hit against background pixels lit, at 201 thresholds."
+FA_NOTES = [
+    "threshold: the smallest whose strict Fa on this list is at most the wanted Fa, of "
+    f"{len(operating.GRID)} thresholds from {operating.GRID[0]:f} to {operating.GRID[-1]:f}, which "
+    "are closest to each other near 0 and 1.",
+    f"{operating.PERCENTILES[0]} % to {operating.PERCENTILES[1]} %: percentiles of that threshold "
+    f"over {operating.RESAMPLES} sets of as many images drawn from this list with replacement; "
+    "none: no threshold is high enough.",
+]
 THIS_RUN, NOT_TRAINED = "this run", "not trained"
 TRAINED_NOTES = [
     f"{THIS_RUN}: the weights of the epoch named, the best by mIoU if there is a best.npz, else "
@@ -121,7 +130,7 @@ def score_predictions(
         UserError: predictions are missing, or cannot be used; it names them.
     """
     predictions = find_predictions(split.names, folder)
-    evaluator, problems, top = Evaluator(threshold), [], 0
+    evaluator, problems, top = Evaluator(threshold, operating.GRID), [], 0
     pairs = zip(split.names, split.masks)
     for name, mask in tqdm(pairs, "scoring", len(split), unit="image", leave=False, disable=None):
         try:
@@ -172,25 +181,53 @@ def all_scores(models: Mapping[str, ModelScores]) -> list[Block]:
 
 
 def save_report(
-    output_dir: str | Path, split: ImageList, model_name: str, model: ModelScores
+    output_dir: str | Path, split: ImageList, model_name: str, model: ModelScores,
+    wanted: Sequence[float] = (),
 ) -> tuple[str, list[Path]]:
-    """Writes all scores of one model, its ROC curve and a line per image.
+    """Writes all scores of one model, its curves and a line per image.
+
+    Args:
+        wanted: rates of false alarms, whose thresholds the report gives.
 
     Returns:
-        The report's text, and the files: the text, a .mat with `tpr` and `fpr`, a .csv.
+        The report's text, and the files: the text, a .mat with `tpr` and `fpr`, a .csv per image,
+        and a .csv with Pd, Fa and mIoU at each threshold of the evaluator's grid.
     """
     paths, key = Paths(output_dir), (split.dataset, model_name)
     report = to_markdown([(f"{model_name} on {split.dataset}, test list", [
         [*model.predictions.describe(split.name).splitlines(), model.counts()],
-        *all_scores({model_name: model}), [COMPARABLE, STRICT, AUC]])])
+        *all_scores({model_name: model}), [COMPARABLE, STRICT, AUC],
+        *(fa_thresholds(model.evaluator, wanted) if wanted else [])])])
     written = [paths.report(*key, time.strftime("%Y-%m-%d_%H-%M-%S")), paths.roc(*key),
-               paths.per_image(*key)]
+               paths.per_image(*key), paths.pd_fa(*key)]
     write_text(written[0], report)
     fpr, tpr = model.evaluator.roc()
     with atomic_path(written[1]) as temporary:
         savemat(temporary, {"tpr": tpr, "fpr": fpr})
     _write_csv(written[2], per_image(split.names, model.evaluator))
+    sweep = model.evaluator.sweep()
+    _write_csv(written[3], (dict(zip(("threshold", "Pd", "Fa", "mIoU"), map(float, values)))
+                            for values in zip(*sweep)))
     return report, written
+
+
+def fa_thresholds(evaluator: Evaluator, wanted: Iterable[float]) -> list[Block]:
+    """A table of the thresholds for wanted rates of false alarms, the highest rate first."""
+    rows, notes = [FA_HEADINGS], []
+    sweep = evaluator.sweep()
+    for rate in sorted(set(wanted), reverse=True):
+        step, spread = evaluator.threshold_for(rate)
+        moves = " to ".join(f"{end:g}" if np.isfinite(end) else "none" for end in spread)
+        at, scores = "none", ["-"] * 3
+        if step is None:
+            lowest = sweep.fa.argmin()
+            notes.append(f"{rate:g}: not reached; the lowest Fa is {sweep.fa[lowest]:.2e}, at "
+                         f"threshold {sweep.thresholds[lowest]:g}.")
+        else:
+            at, scores = f"{sweep.thresholds[step]:g}", [
+                f"{sweep.fa[step]:.2e}", f"{sweep.pd[step]:.4f}", f"{sweep.iou[step]:.4f}"]
+        rows.append([f"{rate:g}", at, *scores, moves])
+    return ["Thresholds for a wanted Fa", Table(rows), [*notes, *FA_NOTES]]
 
 
 def per_image(names: Sequence[str], evaluator: Evaluator) -> Iterator[dict[str, Any]]:
