@@ -42,6 +42,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     cli.add_fa(parser, "print the smallest threshold whose Fa (pixels of false alarms per pixel, "
                "strict) on this list is at most RATE, e.g. 1e-6, with Pd, mIoU and its spread",
                nargs="+", default=[])
+    parser.add_argument("--by_size", action="store_true",
+                        help="print Pd and IoU of small and large targets too, by area in pixels")
     parser.add_argument("--worst", type=cli.positive(int), default=0, metavar="N",
                         help="save pictures of the N worst images of each model")
     args = parser.parse_args(argv)
@@ -56,11 +58,13 @@ def main(argv: Sequence[str] | None = None) -> None:
                   for name, folder in folders.items()}
         written = []
         for name, model in models.items():
-            report, files = save_report(args.output_dir, split, name, model, args.fa)
+            report, files = save_report(args.output_dir, split, name, model, args.fa,
+                                        args.by_size)
             print(f"{report}\n", flush=True)
             written += files
         if len(models) > 1:
-            table, files = save_tables(args.output_dir, dataset_name, models, trained=False)
+            table, files = save_tables(args.output_dir, dataset_name, models, trained=False,
+                                       by_size=args.by_size)
             print(f"{table}\n")
             written += files
         alone = "" if len(models) > 1 else next(iter(models))

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from . import hiou, operating, pd_fa, pixel, roc
+from . import hiou, operating, pd_fa, pixel, roc, sizes
 
 THRESHOLD = 0.5  # the default, with which published scores are computed
 
@@ -24,6 +24,7 @@ class ImageCounts:
     strict_roc: roc.RocCounts
     hiou: hiou.HiouCounts
     sweep: operating.SweepCounts
+    sizes: sizes.SizeCounts
 
     @property
     def iou(self) -> float:
@@ -102,6 +103,7 @@ class Evaluator:
             strict_roc=roc.roc_counts(pred, targets),
             hiou=hiou.hiou_counts(regions, targets),
             sweep=operating.sweep_counts(pred, targets, self.grid),
+            sizes=sizes.size_counts(regions, targets),
         )
         self.images.append(counts)
         return counts
@@ -164,6 +166,20 @@ class Evaluator:
     def precision_recall(self, strict: bool = False) -> tuple[np.ndarray, np.ndarray]:
         """Precision and recall of pixels; arguments, points and errors as for `roc`."""
         return roc.precision_recall_curve(self._roc_counts(strict))
+
+    def by_size(self) -> dict[str, dict[str, float]]:
+        """By the area of targets in pixels ("1-9" for one): targets, and strict Pd and IoU.
+
+        IoU is the mean over the targets, that of a missed one is 0. Of a size that no target has
+        both are 0.
+
+        Raises:
+            ValueError: no image has been added.
+        """
+        total = sizes.SizeCounts(*self._total("sizes"))
+        return {name: {"targets": int(count), "Pd": pixel.ratio(detected, count),
+                       "IoU": pixel.ratio(iou, count)}
+                for name, count, detected, iou in zip(sizes.BINS, *total)}
 
     def sweep(self) -> operating.Sweep:
         """Strict Pd, Fa and mIoU at each threshold of `grid`.

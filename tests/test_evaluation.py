@@ -263,6 +263,29 @@ def test_precision_and_recall_by_hand():
     assert (precision[161], recall[161]) == (1, 0)  # nothing is detected above 0.8
 
 
+# By size
+
+
+def test_targets_by_size_by_hand():
+    mask = squares((0, 0, 3), (0, 10, 5), (10, 10, 9), (20, 20, 10), (30, 0, 1))
+    mask[9, 10] = 1  # 82 pixels; the others have 9, 25, 100 and 1
+    pred = squares((0, 1, 3), (0, 10, 5), (20, 20, 10), (30, 10, 1))
+    pred[0, 10] = 0
+    evaluator = Evaluator()
+    for _ in range(2):
+        evaluator.update(pred, mask)
+    found = evaluator.by_size()
+    assert {area: row["targets"] for area, row in found.items()} == {
+        "1-9": 4, "10-25": 2, "26-81": 0, ">81": 4}
+    # Of the small ones the 3×3 shares 6 of 12 pixels with its region, the single pixel is missed.
+    assert found["1-9"] == {"targets": 4, "Pd": 0.5, "IoU": 0.25}
+    assert found["10-25"] == {"targets": 2, "Pd": 1, "IoU": 24 / 25}
+    assert found["26-81"] == {"targets": 0, "Pd": 0, "IoU": 0}
+    assert found[">81"] == {"targets": 4, "Pd": 0.5, "IoU": 0.5}
+    detected = sum(row["Pd"] * row["targets"] for row in found.values())
+    assert detected / 10 == evaluator.compute()["strict"]["Pd"]
+
+
 # Many thresholds
 
 

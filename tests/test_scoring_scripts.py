@@ -166,6 +166,21 @@ def test_thresholds_for_wanted_rates_of_false_alarms(place, capsys):
         assert stop.value.code == 2 and "argument --fa: " in capsys.readouterr().err
 
 
+def test_targets_by_size_in_the_report_and_in_the_tables(place):
+    printed = place.score("--by_size")  # three targets of 9, 12 and 15 pixels, all drawn exactly
+    for area, count, score in (("1-9", 1, "1.0000"), ("10-25", 2, "1.0000"), (">81", 0, "-")):
+        assert re.search(rf"^\| +{area} \| +{count} \| +{score} \| +{score} \|$", printed, re.M)
+    printed = place.run(cal_metrics, "--pred", place.mat, place.mat, "--model_name", "A", "B",
+                        "--by_size")
+    table = (place.result / "Tiny_models.md").read_text()
+    assert table in printed
+    assert re.search(r"^\| area, pixels \| targets \| +A: Pd \| A: IoU \| +B: Pd \| B: IoU \|$",
+                     table, re.M)
+    for row in read_table(place.result / "Tiny_models.csv"):
+        assert (row["targets_10-25"], row["Pd_10-25"], row["IoU_1-9"], row["targets_>81"]) == (
+            "2", "1.0", "1.0", "0")
+
+
 def test_predictions_that_are_not_there(place):
     error = place.refused("--model_name", "Other")
     assert "no predictions of Other" in error and "there are some of M" in error

@@ -17,6 +17,7 @@ from tqdm import tqdm
 
 from evaluation import THRESHOLD, Evaluator, operating
 from evaluation.evaluator import ImageCounts
+from evaluation.sizes import BINS
 from utils.checkpoint.pretrained import FA_HEADINGS
 from utils.datasets import ImageList
 from utils.errors import UserError, listed
@@ -48,6 +49,11 @@ STRICT = (
     "region counted in Fa."
 )
 AUC = "AUC: of targets hit against background pixels lit, at 201 thresholds."
+SIZE_SCORES = ("Pd", "IoU")
+SIZE_NOTE = (
+    "targets by size: strict, at the threshold. The sizes end at squares of 3, 5 and 9 pixels. IoU "
+    "is the mean over the targets of the IoU with the matched region, 0 for a missed target."
+)
 FA_NOTES = [
     "threshold: the smallest whose strict Fa on this list is at most the wanted Fa, of "
     f"{len(operating.GRID)} thresholds from {operating.GRID[0]:f} to {operating.GRID[-1]:f}, which "
@@ -182,12 +188,13 @@ def all_scores(models: Mapping[str, ModelScores]) -> list[Block]:
 
 def save_report(
     output_dir: str | Path, split: ImageList, model_name: str, model: ModelScores,
-    wanted: Sequence[float] = (),
+    wanted: Sequence[float] = (), by_size: bool = False,
 ) -> tuple[str, list[Path]]:
     """Writes all scores of one model, its curves and a line per image.
 
     Args:
         wanted: rates of false alarms, whose thresholds the report gives.
+        by_size: True adds the table of targets by size.
 
     Returns:
         The report's text, and the files: the text, a .mat with `tpr` and `fpr`, a .csv per image,
@@ -197,6 +204,7 @@ def save_report(
     report = to_markdown([(f"{model_name} on {split.dataset}, test list", [
         [*model.predictions.describe(split.name).splitlines(), model.counts()],
         *all_scores({model_name: model}), [COMPARABLE, STRICT, AUC],
+        *(size_table({model_name: model}) if by_size else []),
         *(fa_thresholds(model.evaluator, wanted) if wanted else [])])])
     written = [paths.report(*key, time.strftime("%Y-%m-%d_%H-%M-%S")), paths.roc(*key),
                paths.per_image(*key), paths.pd_fa(*key)]
@@ -209,6 +217,18 @@ def save_report(
     _write_csv(written[3], (dict(zip(("threshold", "Pd", "Fa", "mIoU"), map(float, values)))
                             for values in zip(*sweep)))
     return report, written
+
+
+def size_table(models: Mapping[str, ModelScores]) -> list[Block]:
+    """A table of Pd and IoU of targets by their size, a row per size."""
+    tables = {name: model.evaluator.by_size() for name, model in models.items()}
+    heads = [f"{name}: {key}" if len(models) > 1 else key for name in models for key in SIZE_SCORES]
+    rows = [["area, pixels", "targets", *heads]]
+    for area, first in next(iter(tables.values())).items():
+        values = [table[area][key] for table in tables.values() for key in SIZE_SCORES]
+        rows.append([area, f"{first['targets']}",
+                     *(f"{value:.4f}" if first["targets"] else "-" for value in values)])
+    return ["Targets by size", Table(rows), [SIZE_NOTE]]
 
 
 def fa_thresholds(evaluator: Evaluator, wanted: Iterable[float]) -> list[Block]:
@@ -242,7 +262,7 @@ def per_image(names: Sequence[str], evaluator: Evaluator) -> Iterator[dict[str, 
 
 def save_tables(
     output_dir: str | Path, dataset_name: str, models: Mapping[str, ModelScores | None],
-    trained: bool = True,
+    trained: bool = True, by_size: bool = False,
 ) -> tuple[str, list[Path]]:
     """Writes the scores of several models as Markdown and, at full precision, as CSV.
 
@@ -250,19 +270,24 @@ def save_tables(
         models: by name, all scored on one test list; None: not trained.
         trained: the models are those trained here, and stand beside the reference.
 
+        by_size: True adds a table, and columns to the CSV, of targets by size.
+
     Returns:
         The Markdown, and the paths of the two files.
     """
     heading = (f"Models trained on {dataset_name}, beside the reference" if trained
                else f"Models on {dataset_name}")
     markdown_path, csv_path = Paths(output_dir).table(dataset_name, trained)
-    markdown = to_markdown([(heading, comparison(dataset_name, models, trained))])
+    scored = {name: model for name, model in models.items() if model}
+    markdown = to_markdown([(heading, [*comparison(dataset_name, models, trained),
+                                       *(size_table(scored) if by_size else [])])])
     write_text(markdown_path, markdown)
     rows = list(_rows(dataset_name, models, trained))
     _write_csv(csv_path, rows, dict.fromkeys(
         ["model", "source", "dataset", "epoch", *HEADINGS,
          *(f"strict_{key}" for key in HEADINGS if key != NOT_STRICT),
-         "threshold", "images", "images_without_target", "targets", "pixels"]))
+         "threshold", "images", "images_without_target", "targets", "pixels",
+         *(f"{key}_{area}" for area in BINS for key in ("targets", *SIZE_SCORES) if by_size)]))
     return markdown, [markdown_path, csv_path]
 
 
@@ -291,6 +316,8 @@ def _rows(
         if model is not None:
             row.update(model.scores, source=THIS_RUN, epoch=model.epoch,
                        threshold=model.evaluator.threshold, **model.evaluator.counts())
+            row.update((f"{key}_{area}", value) for area, values in
+                       model.evaluator.by_size().items() for key, value in values.items())
         yield row
         for reference in REFERENCE if trained else ():
             if reference.model == name:
