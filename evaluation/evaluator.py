@@ -94,16 +94,17 @@ class Evaluator:
         targets, regions = pd_fa.find_regions(target), pd_fa.find_regions(absolute)
         same = np.array_equal(absolute, relative)  # as a rule: most maxima are close to 1
         relative_regions = regions if same else pd_fa.find_regions(relative)
+        pairs = pd_fa.match_optimally(pd_fa.centroid_distances(targets, regions))
         counts = ImageCounts(
             absolute=pixel.pixel_counts(absolute, target),
             relative=pixel.pixel_counts(relative, target),
             comparable=pd_fa.comparable_counts(relative_regions, targets),
-            strict=pd_fa.strict_counts(regions, targets),
+            strict=pd_fa.counts_of_pairs(pairs, regions, targets),
             roc=roc.roc_counts(normalised, targets),
             strict_roc=roc.roc_counts(pred, targets),
             hiou=hiou.hiou_counts(regions, targets),
             sweep=operating.sweep_counts(pred, targets, self.grid),
-            sizes=sizes.size_counts(regions, targets),
+            sizes=sizes.size_counts(pairs, regions, targets),
         )
         self.images.append(counts)
         return counts

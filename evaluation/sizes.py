@@ -6,12 +6,13 @@ squares of 3, 5 and 9 pixels.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
 
 from .hiou import overlaps
-from .pd_fa import Regions, centroid_distances, match_optimally
+from .pd_fa import Regions
 
 LARGEST = (9, 25, 81)  # pixels, the largest area of each bin but the last
 BINS = ("1-9", "10-25", "26-81", ">81")
@@ -25,11 +26,13 @@ class SizeCounts(NamedTuple):
     iou: np.ndarray  # sum over targets of the IoU with the matched region, 0 without one
 
 
-def size_counts(regions: Regions, targets: Regions) -> SizeCounts:
-    """Counts of one image."""
+def size_counts(
+    pairs: Sequence[tuple[int, int]], regions: Regions, targets: Regions
+) -> SizeCounts:
+    """Counts of one image, whose matched pairs are (target, region)."""
     detected, ious = np.zeros((2, len(targets.areas)))
     common = overlaps(targets, regions)
-    for target, region in match_optimally(centroid_distances(targets, regions)):
+    for target, region in pairs:
         both = common[target, region]
         detected[target] = 1
         ious[target] = both / (targets.areas[target] + regions.areas[region] - both)

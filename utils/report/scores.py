@@ -269,7 +269,6 @@ def save_tables(
     Args:
         models: by name, all scored on one test list; None: not trained.
         trained: the models are those trained here, and stand beside the reference.
-
         by_size: True adds a table, and columns to the CSV, of targets by size.
 
     Returns:
