@@ -109,8 +109,10 @@ def test_a_step_is_as_close_to_the_float64_truth_as_one_of_one_process(numbers, 
     for kind, entries in (("grad", "gradient"), ("buffer", "buffer")):
         keys = fixture[f"{shape}/{kind}_keys"]
         results[f"{kind}_norms"] = golden.norms(ours[f"{entries}/{key}"] for key in keys)
-    for name, errors in golden.errors(fixture, shape, results).items():  # as test_parity.py does
-        assert golden.share_of_bound(name, errors, shape) <= 1, f"{name}: {errors}"
+    for name, (error, official) in golden.errors(fixture, shape, results).items():
+        factor = 5 if name == "gradient, largest" else 3  # as in tests/test_parity.py
+        floor = {"training output": 2e-7, "loss": 6e-8}.get(name, 0)
+        assert error <= max(factor * official, floor), f"{name}: {error:.2e}, {official:.2e}"
     np.testing.assert_allclose(ours["losses"], fixture[f"{shape}/adam_losses"], rtol=0, atol=3e-4)
 
 
