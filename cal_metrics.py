@@ -7,8 +7,8 @@
 
 Reads result/<dataset>/mat/<model>/ (what test.py writes), or the folders of --pred, for every name
 of the test list: NAME.mat (key T or the only array), NAME.npy or NAME.png; probabilities from 0 to
-1, in 8 or 16 bits from 0 to full scale. Prints the scores in the definitions of the official code
-and in strict ones, and over how much they are. Writes, below result/,
+1, in 8 or 16 bits from 0 to full scale. Prints the numbers of images and targets, and the scores
+by the definitions of the official code and by strict ones. Writes, below result/,
 
     <dataset>_<model>_<timestamp>.txt   the scores
     <dataset>_<model>.mat               the ROC curve (tpr, fpr), comparable

@@ -102,7 +102,8 @@ def rows_of(split: ImageList, names: Sequence[str]) -> list[int]:
     """
     unknown = [name for name in names if name not in split.names]
     if unknown:
-        raise UserError(f"--names {listed(unknown)}: not in the test list of {split.dataset}")
+        raise UserError(f"--names {listed(unknown)}: not in the test list of {split.dataset}; "
+                        "choose names from that list")
     return [split.names.index(name) for name in names]
 
 

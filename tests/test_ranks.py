@@ -78,8 +78,10 @@ def place(tmp_path_factory):
 
 UNEQUAL = {2: "L2SKNet_FPN:7x32x32",  # three images and four
            4: "L2SKNet_1D_UNet:3x32x32"}  # one rank has none
-TASKS = {1: [task + order for task in UNEQUAL.values() for order in ("", ":reversed")],
-         2: [UNEQUAL[2], *(f"{model}:2x64x64" for model in MODEL_NAMES)], 4: [UNEQUAL[4]]}
+SMALL_BATCHES = [f"{model}:2x64x64" for model in MODEL_NAMES]
+TASKS = {1: [*SMALL_BATCHES, *(task + order for task in UNEQUAL.values()
+                               for order in ("", ":reversed"))],
+         2: [UNEQUAL[2], *SMALL_BATCHES], 4: [UNEQUAL[4]]}
 
 
 @pytest.fixture(scope="module")
@@ -100,20 +102,31 @@ def distance(a, b, kind):
                for name in names)
 
 
-@pytest.mark.parametrize("model", MODEL_NAMES)
-def test_a_step_is_as_close_to_the_float64_truth_as_one_of_one_process(numbers, model):
-    """One image on each rank, whose θ have batch statistics of one value each."""
-    fixture, shape = golden.load(model), "2x64x64"
-    ours = numbers(2, f"{model}:{shape}")
-    results = {"train": ours["train"], "loss": ours["loss"]}
+def errors(fixture, shape, step):
+    """The distances of a step from the float64 truth, and those of official float32."""
+    results = {"train": step["train"], "loss": step["loss"]}
     for kind, entries in (("grad", "gradient"), ("buffer", "buffer")):
         keys = fixture[f"{shape}/{kind}_keys"]
-        results[f"{kind}_norms"] = golden.norms(ours[f"{entries}/{key}"] for key in keys)
-    for name, (error, official) in golden.errors(fixture, shape, results).items():
-        factor = 5 if name == "gradient, largest" else 3  # as in tests/test_parity.py
-        floor = {"training output": 2e-7, "loss": 6e-8}.get(name, 0)
-        assert error <= max(factor * official, floor), f"{name}: {error:.2e}, {official:.2e}"
-    np.testing.assert_allclose(ours["losses"], fixture[f"{shape}/adam_losses"], rtol=0, atol=3e-4)
+        results[f"{kind}_norms"] = golden.norms(step[f"{entries}/{key}"] for key in keys)
+    return golden.errors(fixture, shape, results)
+
+
+@pytest.mark.parametrize("model", MODEL_NAMES)
+def test_a_step_is_as_close_to_the_float64_truth_as_one_of_one_process(numbers, model):
+    """One image on each rank, whose θ have batch statistics of one value each.
+
+    Where one process itself misses the bounds of large images (processors without AVX-512,
+    golden.SMALL_FLOORS), two ranks may be at most twice as far from the truth.
+    """
+    fixture, shape = golden.load(model), "2x64x64"
+    one, ours = (errors(fixture, shape, numbers(ranks, f"{model}:{shape}")) for ranks in (1, 2))
+    for name, (error, official) in ours.items():
+        bound = max(golden.FACTORS.get(name, golden.FACTOR) * official,
+                    golden.FLOORS.get(name, 0), 2 * one[name][0])
+        assert error <= bound, f"{name}: {error:.2e}, official {official:.2e}"
+        assert golden.share_of_bound(name, (error, official), shape) <= 1
+    np.testing.assert_allclose(numbers(2, f"{model}:{shape}")["losses"],
+                               fixture[f"{shape}/adam_losses"], rtol=0, atol=3e-4)
 
 
 @pytest.mark.parametrize("ranks", UNEQUAL)

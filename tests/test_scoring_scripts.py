@@ -502,7 +502,7 @@ def test_qualitative_figure_of_chosen_names(place):
 def test_qualitative_refuses_what_it_cannot_draw(place):
     flags = ["--pred", place.mat, "--names"]
     error = place.refused(*flags, "a", "z", script=qualitative)
-    assert error == "--names z: not in the test list of Tiny"
+    assert error == "--names z: not in the test list of Tiny; choose names from that list"
     savemat(place.mat / "b.mat", {"T": np.zeros((4, 4))})
     error = place.refused(*flags, "b", script=qualitative)
     assert error.startswith(f"{place.mat / 'b.mat'}: the prediction is of shape (4, 4)")
@@ -524,7 +524,7 @@ def test_qualitative_draws_the_contrast_stages_and_the_kernels(place):
 
 
 @pytest.mark.parametrize(("flags", "says"), [
-    ("--names a z", "--names z: not in the test list of Tiny"),
+    ("--names a z", "--names z: not in the test list of Tiny; choose names from that list"),
     ("--model_name M", "--model_name M: not a network of this project; name one of L2SKNet_UNet, "
      "L2SKNet_FPN, L2SKNet_1D_UNet, L2SKNet_1D_FPN"),
     ("--weights w.npz", "w.npz: weights are of one network; name one --model_name"),

@@ -68,7 +68,8 @@ def _read_text(path: Path) -> tuple[str, bool]:
     try:
         data = path.read_bytes()
     except OSError as error:
-        raise UserError(f"{path}: cannot be read ({error}); check its permissions") from error
+        raise UserError(f"{path}: cannot be read ({error.strerror}); check its permissions"
+                        ) from error
     marked = data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))  # Notepad's "Unicode"
     for encoding in ("utf-16",) if marked else ("utf-8-sig", "gb18030"):
         with contextlib.suppress(UnicodeDecodeError):

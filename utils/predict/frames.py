@@ -148,8 +148,8 @@ def predict_frames(
         if outcome.frames and ranks.is_main():
             save_lists(outcome)
     except OSError as error:  # not from reading, which names the image and goes on
-        raise UserError(f"{folder}: the results cannot be written ({error}); make room there, or "
-                        "name another folder with --output") from error
+        raise UserError(f"{folder}: the results cannot be written ({error.strerror or error}); "
+                        "make room there, or name another folder with --output") from error
     return outcome
 
 
