@@ -4,6 +4,7 @@
     python prepare_dataset.py /data/sirst --name NUAA-SIRST --copy --fit_masks
     python prepare_dataset.py /data/VOC --name Mine --images JPEGImages --masks SegmentationClass
     python prepare_dataset.py /data/mixed --name Mine --images . --mask_suffix _mask
+    python prepare_dataset.py /data/frames --name Mine --images . --masks_from boxes.json
     python prepare_dataset.py data/NUDT-SIRST data/NUAA-SIRST my_frames --name REAL   # joins them
 
 SOURCE is a folder or a .zip: NUDT-SIRST, IRSTD-1K, NUAA-SIRST, SIRST-Aug, SIRST3, IRDST, or another
@@ -17,6 +18,11 @@ Files are linked, so SOURCE must stay; the files of a zip are copied.
 Several SOURCEs become one dataset, to train on all of them. Each is prepared with these flags, its
 images' names begin with its name (NUDT-SIRST_000001), and the lists are joined. A source without a
 test list, or with all of its images on its train list, adds to train.txt only.
+
+--masks_from makes the masks from boxes: of a COCO .json, or of a folder of COCO .json, YOLO .txt or
+VOC .xml, in SOURCE or elsewhere. COCO's keypoints are points on targets. Every class counts as
+target; an image without boxes has no target. docs/usage.md, "Masks from boxes", has the rule and
+its accuracy. --images is then images/ by default.
 
 --boxes also writes the targets as boxes in COCO's format, for annotation tools and box detectors:
 result/<NAME>_train_boxes.json and result/<NAME>_test_boxes.json. If SOURCE is data/NAME itself,
@@ -68,10 +74,15 @@ def main(argv: Sequence[str] | None = None) -> None:
                         help="resize masks of another size to their image (nearest neighbour), if "
                              "the ratio of the sides agrees")
     parser.add_argument("--boxes", action="store_true", help="write the targets as boxes too")
+    parser.add_argument("--masks_from", type=Path, metavar="PATH",
+                        help="COCO .json, or folder of YOLO .txt or VOC .xml, to make masks from")
     args = parser.parse_args(argv)
     if not args.name or Path(args.name).name != args.name or args.name.startswith("."):
         raise UserError(f"--name {args.name}: must be a plain folder name; leave out '/' and a "
                         "leading '.'")
+    if args.masks_from and (args.masks or args.fit_masks or args.mask_suffix):
+        raise UserError(f"--masks_from {args.masks_from}: makes the masks; leave out --masks, "
+                        "--mask_suffix and --fit_masks")
     if args.masks and not args.images:
         raise UserError(f"--masks {args.masks}: needs a folder of images too; name it with "
                         "--images")
@@ -79,7 +90,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     seed = Recipe.seed if args.seed is None else args.seed
 
     first, *others = args.source  # several are joined
-    tree = Tree(args.images, args.masks, args.image_suffix, args.mask_suffix)
+    tree = Tree(args.images, args.masks, args.image_suffix, args.mask_suffix,
+                args.masks_from)
 
     def bring(source: Path, place: Path) -> str:
         return prepare(source, place, args.copy, args.split, seed, args.num_workers, tree,

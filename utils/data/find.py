@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -24,12 +24,15 @@ class Tree(NamedTuple):
         images: the folder of the images; None: by `utils.data.layouts`.
         masks: the folder of the masks; None: the folder of the images.
         image_suffix, mask_suffix: of `Layout`.
+        annotations: the file or folder of boxes in place of `masks`; in the layouts that are found
+            it stands for the folder of masks. The default of `images` is then images/.
     """
 
     images: Path | None = None
     masks: Path | None = None
     image_suffix: str = ""
     mask_suffix: str | None = None
+    annotations: Path | None = None
 
 
 LAYOUT = Tree()  # nothing named: by the tables of `utils.data.layouts`
@@ -70,6 +73,8 @@ def find(
     Raises:
         UserError: there is no dataset, or several; or as `layouts.find_list`.
     """
+    if tree.annotations and not tree.images:
+        tree = tree._replace(images=Path("images"))
     root, layouts = _by_flags(folder, source, tree) if tree.images else _by_tables(folder, source)
     layouts = {split: layout._replace(image_suffix=tree.image_suffix, mask_suffix=tree.mask_suffix)
                for split, layout in layouts.items()}
@@ -137,7 +142,9 @@ def _by_flags(folder: Path, source: Path, tree: Tree) -> tuple[Path, dict[str, L
     for split, place in own.items():
         images = _named_folder("--images", tree.images, place, source)
         masks = _named_folder("--masks", tree.masks, place, source) if tree.masks else images
-        if images == masks and (tree.mask_suffix or "") == tree.image_suffix:
+        if tree.annotations:
+            masks = _named_folder("--masks_from", tree.annotations, place, source, Path.exists)
+        elif images == masks and (tree.mask_suffix or "") == tree.image_suffix:
             raise UserError(f"{images}: images and masks in one folder; tell them apart with "
                             "--image_suffix and --mask_suffix")
         above = [parent for parent in (images, *images.parents)
@@ -147,16 +154,20 @@ def _by_flags(folder: Path, source: Path, tree: Tree) -> tuple[Path, dict[str, L
     return folder, layouts
 
 
-def _named_folder(flag: str, named: Path, folder: Path, source: Path) -> Path:
+def _named_folder(
+    flag: str, named: Path, folder: Path, source: Path,
+    fits: Callable[[Path], bool] = Path.is_dir,
+) -> Path:
     """The folder that a flag names: a path from the source or a folder in it, or from here."""
-    if (folder / named).is_dir():  # also an absolute path
+    if fits(folder / named):  # also an absolute path
         return folder / named
-    places = [place / named for place in _below(folder) if (place / named).is_dir()]
+    places = [place / named for place in _below(folder) if fits(place / named)]
     if len(places) > 1:
         names = listed([str(place.relative_to(folder)) for place in places])
         raise UserError(f"{flag} {named}: several folders in {source} ({names}); name one of them")
-    if not places and not named.is_dir():
-        raise UserError(f"{flag} {named}: no such folder in {source}; give its path there")
+    if not places and not fits(named):
+        kind = "folder" if fits == Path.is_dir else "file or folder"
+        raise UserError(f"{flag} {named}: no such {kind} in {source}; give its path there")
     return places[0] if places else named
 
 

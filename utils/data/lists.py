@@ -98,8 +98,8 @@ def _read_line(
         columns = [column for column in columns if column.strip(_BRACKETS)]
         if len(columns) == 1 and " " in text:
             continue
-        named = [_image_of(column, known, suffix)
-                 or _image_of(column.strip(_BRACKETS), known, suffix) for column in columns]
+        named = [image_of(column, known, suffix)
+                 or image_of(column.strip(_BRACKETS), known, suffix) for column in columns]
         found = list(dict.fromkeys(name for name in named if name))
         others = [column for column, name in zip(columns, named) if not name]
         if len(found) == 1 and all(_adds_nothing(other, found[0], number) for other in others):
@@ -110,7 +110,7 @@ def _read_line(
             if not others and commas and (alone or len(found) > 2):
                 return [name for name in named if name]
             raise ValueError(f"names {len(found)} images{' and more' if others else ''}")
-    name = _image_of(text, known, suffix)  # a path with blanks in its folders
+    name = image_of(text, known, suffix)  # a path with blanks in its folders
     if name:
         return [name]
     if number == 1 and columns[0].lower() in _HEADINGS:
@@ -125,7 +125,7 @@ def _read_line(
     return [_plain(text)]
 
 
-def _image_of(text: str, known: Mapping[str, str], suffix: str) -> str | None:
+def image_of(text: str, known: Mapping[str, str], suffix: str) -> str | None:
     """The image that a text names: the longest end of the path that is an image's name."""
     if text in known:
         return known[text]

@@ -15,6 +15,7 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image
 
+from utils.data.boxes import Made, make_masks
 from utils.data.contrast import Contrast, measure_contrast
 from utils.data.decoding import read_orientation
 from utils.data.find import LAYOUT, SHOWN, Found, Tree, find
@@ -60,18 +61,23 @@ def prepare(
             found = find(folder, source, share, seed, tree, redraw)
             if encoding:
                 found.notes.append(f"names of files in the zip: {encoding}")
+            made = Made(found.layouts, [], {})
+            if tree.annotations:
+                made = make_masks(found, work / "masks")
+            found.notes.extend(made.notes)
             pairs = {}
             for split, names in found.names.items():
-                read = read_pairs(names, found.layouts[split], f"reading {split}", num_workers,
+                read = read_pairs(names, made.layouts[split], f"reading {split}", num_workers,
                                   fit_masks=fit_masks)
-                pairs[split] = [_check(pair) for pair in read]
+                pairs[split] = [_check(pair, made.problems.get(pair.files[0])) for pair in read]
             good = {split: [pair for pair in checked if not pair.problems]
                     for split, checked in pairs.items()}
             if not any(good.values()):
                 first = next(chain(*pairs.values()))
                 raise UserError(f"{source}: none of its images can be used; the first: "
                                 f"{first.problems[0]}")
-            lists = _write(built, good, copy)
+            lists = _write(built, good, {"images": copy,
+                                         "masks": copy or tree.annotations is not None})
             text = "".join(f"{line}\n" for line in _report(source, found, pairs, lists))
         except UserError as error:
             raise UserError(_name_archive(str(error), folder, source)) from error
@@ -111,9 +117,11 @@ class _Checked(NamedTuple):
     orientations_differ: bool = False
 
 
-def _check(pair: Pair) -> _Checked:
-    checked = _Checked(pair.name, pair.files, pair.problems, pair.fitted)
-    if pair.problems:
+def _check(pair: Pair, unmade: str | None) -> _Checked:
+    """Checks a pair; `unmade` says why its mask could not be made."""
+    problems = [unmade] if unmade else pair.problems
+    checked = _Checked(pair.name, pair.files, problems, pair.fitted)
+    if problems:
         return checked
     content = np.ascontiguousarray(pair.image).tobytes() + repr(pair.image.shape).encode()
     return checked._replace(
@@ -130,11 +138,14 @@ def _check(pair: Pair) -> _Checked:
 
 
 def _write(
-    folder: Path, good: Mapping[str, Sequence[_Checked]], copy: bool
+    folder: Path, good: Mapping[str, Sequence[_Checked]], copy: Mapping[str, bool]
 ) -> dict[str, list[str]]:
     """Writes images/, masks/ and the lists, and returns the lists.
 
     If one name stands for two different files, the new names begin with the lists' names.
+
+    Args:
+        copy: "images" or "masks" → True to copy these files, False to link them.
     """
     images = defaultdict(set)
     for pair in chain(*good.values()):
@@ -152,7 +163,7 @@ def _write(
             if kind == "masks" and pair.fitted:
                 mask = Image.fromarray(resize_mask(read_levels(file), pair.shape))
                 mask.save(folder / kind / f"{name}.png")
-            elif copy:
+            elif copy[kind]:
                 shutil.copyfile(file, place)
             else:
                 link_or_copy(file.resolve(), place)

@@ -1,4 +1,4 @@
-"""Unpacks the images and lists of a dataset from a zip."""
+"""Unpacks the images, lists and annotations of a dataset from a zip."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from utils.data.decoding import EXTENSIONS
 from utils.data.layouts import hidden
 from utils.errors import UserError
 
-_KEPT = (*EXTENSIONS, ".txt")
+_KEPT = (*EXTENSIONS, ".txt", ".json", ".xml")
 _UTF_8 = 0x800  # the flag of an entry whose name is in UTF-8
 
 
 def unpack(archive: Path, folder: Path) -> str:
-    """Unpacks images and lists into a new folder.
+    """Unpacks images, lists and annotations into a new folder.
 
     Returns:
         The encoding of the names, if the zip does not name it and they are not ASCII; else "".

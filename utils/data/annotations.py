@@ -1,0 +1,180 @@
+"""Reads boxes and points that people have drawn: COCO .json, YOLO .txt and VOC .xml."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import math
+import unicodedata
+import xml.etree.ElementTree as ET
+from collections.abc import Collection, Iterable, Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+from utils.data.layouts import index_files
+from utils.data.lists import image_of
+from utils.errors import UserError
+
+
+class Box(NamedTuple):
+    """The edges of a box in pixels: 0 is the left or upper edge of the first pixel.
+
+    A point is a box without width and height.
+    """
+
+    left: float
+    top: float
+    right: float
+    bottom: float
+
+
+class Drawn(NamedTuple):
+    """What was drawn on one image.
+
+    Attributes:
+        file: the annotations, for messages.
+        boxes: boxes and points.
+        size: (width, height) of the image by the annotations; None if they do not say.
+        fractions: True if the boxes are fractions of width and height, not pixels.
+    """
+
+    file: Path
+    boxes: list[Box]
+    size: tuple[int, int] | None = None
+    fractions: bool = False
+
+
+def read_annotations(
+    path: Path, images: Collection[str], suffix: str = "", lists: Collection[Path | None] = ()
+) -> tuple[str, dict[str, Drawn]]:
+    """Reads a COCO .json, or all annotations in a folder and its subfolders.
+
+    YOLO and VOC have a file per image, with the image's name. Every class counts as target.
+
+    Args:
+        images: the names of the existing images.
+        suffix: what may follow these names in the annotations.
+        lists: text files that are no annotations; neither is classes.txt.
+
+    Returns:
+        The name of the format, and image's name → what was drawn on the image.
+
+    Raises:
+        UserError: a file cannot be understood, has a box without area or names a missing image; or
+            there are no annotations, or annotations of two formats.
+    """
+    kinds = READERS if path.is_dir() else (".json",)
+    files = {kind: index_files(path, (kind,)) if path.is_dir() else {"": path} for kind in kinds}
+    files = {kind: {name: file for name, file in found.items()
+                    if file.name != "classes.txt" and file not in lists}
+             for kind, found in files.items()}
+    kinds = [kind for kind, found in files.items() if found]
+    if len(kinds) != 1:
+        problem = f"both {kinds[0]} and {kinds[1]}" if kinds else "no annotations"
+        raise UserError(f"{path}: {problem} in this folder; keep COCO .json, YOLO .txt or VOC .xml")
+    format_name, read = READERS[kinds[0]]
+    known = {name: name for name in images}
+    drawn: dict[str, Drawn] = {}
+    for name, file in files[kinds[0]].items():
+        try:
+            for title, one in read(file, name):
+                image = image_of(unicodedata.normalize("NFC", title), known, suffix)
+                if image is None:
+                    title = " ".join(title.split())
+                    raise ValueError(f"there is no image {title}; add it, or remove its annotation")
+                before = drawn[image].boxes if image in drawn else []
+                drawn[image] = one._replace(boxes=before + one.boxes)
+        except ValueError as error:
+            raise UserError(f"{file}: {error}") from error
+    return format_name, drawn
+
+
+# The readers yield an image's name or path, and what was drawn on the image. Their ValueErrors lack
+# the file's name.
+
+
+def _read_coco(file: Path, _: str) -> Iterator[tuple[str, Drawn]]:
+    with _part("file", "COCO's images and annotations"):
+        content = json.loads(file.read_bytes())
+        entries, annotations = list(content["images"]), list(content["annotations"])
+    images = {}
+    for number, entry in enumerate(entries, 1):
+        with _part(f"image {number}", "id and file_name"):
+            size = entry.get("width"), entry.get("height")
+            images[entry["id"]] = str(entry["file_name"]), Drawn(
+                file, [], size if all(size) else None)
+    for number, entry in enumerate(annotations, 1):
+        with _part(f"annotation {number}", "image_id of an image, and bbox [x, y, width, height] "
+                                           "with an area, or keypoints [x, y, 2]"):
+            boxes = images[entry["image_id"]][1].boxes
+            if entry.get("bbox"):
+                x, y, width, height = _numbers(entry["bbox"])
+                boxes.append(_box(x, y, x + width, y + height))
+            else:
+                triples = zip(*[iter(_numbers(entry["keypoints"]))] * 3)
+                boxes.extend(Box(x, y, x, y) for x, y, visible in triples if visible)
+    yield from images.values()
+
+
+def _read_yolo(file: Path, name: str) -> Iterator[tuple[str, Drawn]]:
+    boxes = []
+    with _part("file", "UTF-8 text"):
+        lines = file.read_text("utf-8-sig").splitlines()
+    for number, line in enumerate(lines, 1):
+        with _part(f"line {number}", "class, x and y of the centre, width and height, as fractions "
+                                     "of the image, with an area"):
+            if line.strip():
+                _, x, y, width, height = _numbers(line.split())
+                boxes.append(_box(x - width / 2, y - height / 2, x + width / 2, y + height / 2))
+    yield name, Drawn(file, boxes, fractions=True)
+
+
+def _read_voc(file: Path, name: str) -> Iterator[tuple[str, Drawn]]:
+    boxes = []
+    with _part("file", "VOC's XML, without DOCTYPE"):
+        parser = ET.XMLParser(target=_PlainTree())
+        parser.feed(file.read_bytes())
+        root = parser.close()
+        if root.tag != "annotation":
+            raise ValueError(root.tag)
+        size = tuple(int(root.findtext(f"size/{side}", "0")) for side in ("width", "height"))
+    for number, entry in enumerate(root.iter("object"), 1):
+        with _part(f"object {number}", "bndbox with xmin, ymin, xmax and ymax, and an area"):
+            left, top, right, bottom = _numbers(
+                entry.findtext(f"bndbox/{side}") for side in ("xmin", "ymin", "xmax", "ymax"))
+            boxes.append(_box(left - 1, top - 1, right, bottom))  # from 1, the last one inside
+    yield name, Drawn(file, boxes, size if all(size) else None)
+
+
+READERS = {".json": ("COCO", _read_coco), ".txt": ("YOLO", _read_yolo), ".xml": ("VOC", _read_voc)}
+
+
+class _PlainTree(ET.TreeBuilder):
+    """Refuses document types: their entities may unfold to gigabytes."""
+
+    def doctype(self, *_: str | None) -> None:
+        raise ValueError("DOCTYPE")
+
+
+@contextlib.contextmanager
+def _part(part: str, needed: str) -> Iterator[None]:
+    """Turns what goes wrong in a part of a file into a ValueError that says what it needs."""
+    try:
+        yield
+    except (ValueError, TypeError, LookupError, AttributeError, ArithmeticError, SyntaxError,
+            RecursionError) as error:
+        raise ValueError(f"{part} is not understood; it needs {needed}") from error
+
+
+def _numbers(values: Iterable) -> list[float]:
+    numbers = [float(value) for value in values]
+    if not all(map(math.isfinite, numbers)):
+        raise ValueError("not finite")
+    return numbers
+
+
+def _box(*edges: float) -> Box:
+    box = Box(*edges)
+    if box.right <= box.left or box.bottom <= box.top:
+        raise ValueError("no area")
+    return box
