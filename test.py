@@ -10,8 +10,9 @@ without --dataset_name the dataset is REAL if there are weights for it, else NUD
 
 With --input: any size up to 179 megapixels and any depth, no masks needed, TIFFs of several pages
 too (the results of page 3 of stack.tif are called stack_0003). Images in folders below the folder
-are taken too: NAME and file then begin with these folders. <dataset> is the name of the file or
-folder, or --output names a folder in place of result/<dataset>. Beside img/ and mat/ it gets
+are taken too: NAME and file then begin with these folders. A masks/ beside images/ is left out.
+<dataset> is the name of the file or folder, or --output names a folder in place of
+result/<dataset>. Beside img/ and mat/ it gets
 
     overlay/<model>/NAME.png     the image with the detections circled, the strongest enlarged
     detections/<model>.csv       file, x, y, x_min, y_min, x_max, y_max, area, peak: a detection
@@ -25,9 +26,8 @@ requirements-video.txt). NAME is the index of the frame, from 000000; the lists 
 
 A detection is an 8-connected region of probabilities above --threshold, or above the threshold for
 the rate of false alarms in --fa, which is known for weights whose card (FILE.md beside FILE.npz)
-has a table of cal_metrics.py --fa. Coordinates are pixels, x
-to the right and y down, the centre of the top left pixel is (0, 0); x, y is the centroid, the
-bounding box includes its outermost pixels. Images that cannot be read are named at the end, with
+has a table of cal_metrics.py --fa. Coordinates are pixels, x to the right and y down, the centre of
+the top left pixel is (0, 0); x, y is the centroid, the bounding box includes its outermost pixels. Images that cannot be read are named at the end, with
 exit status 2; the others are done.
 """
 

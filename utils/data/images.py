@@ -217,8 +217,8 @@ def resize_mask(mask: np.ndarray, size: tuple[int, int]) -> np.ndarray:
 def list_images(path: str | Path) -> list[Path]:
     """The image itself, or the images in a folder and in all folders below it, sorted by path.
 
-    Hidden files and folders are left out, and folders of results that `test.py` has written.
-    Raises a UserError if nothing is there, or the folder holds no image.
+    Hidden files and folders are left out, folders of results that `test.py` has written, and a
+    dataset's masks/ beside its images/. Raises a UserError if nothing is there, or the folder holds no image.
     """
     path = Path(path)
     if path.is_file():
@@ -237,7 +237,8 @@ def list_images(path: str | Path) -> list[Path]:
             continue
         seen.add(here.resolve())
         folders[:] = [name for name in folders
-                      if not name.startswith(".") and not is_result(here / name)]
+                      if not name.startswith(".") and not is_result(here / name)
+                      and not (name == "masks" and "images" in folders)]
         # Other systems leave files such as "._NAME.png" beside the real ones.
         found += [here / name for name in names if not name.startswith(".")
                   and (here / name).suffix.lower() in EXTENSIONS and (here / name).is_file()]
