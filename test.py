@@ -27,8 +27,8 @@ requirements-video.txt). NAME is the index of the frame, from 000000; the lists 
 A detection is an 8-connected region of probabilities above --threshold, or above the threshold for
 the rate of false alarms in --fa, which is known for weights whose card (FILE.md beside FILE.npz)
 has a table of cal_metrics.py --fa. Coordinates are pixels, x to the right and y down, the centre of
-the top left pixel is (0, 0); x, y is the centroid, the bounding box includes its outermost pixels. Images that cannot be read are named at the end, with
-exit status 2; the others are done.
+the top left pixel is (0, 0); x, y is the centroid, the bounding box includes its outermost pixels.
+Images that cannot be read are named at the end, with exit status 2; the others are done.
 """
 
 from __future__ import annotations

@@ -218,7 +218,8 @@ def list_images(path: str | Path) -> list[Path]:
     """The image itself, or the images in a folder and in all folders below it, sorted by path.
 
     Hidden files and folders are left out, folders of results that `test.py` has written, and a
-    dataset's masks/ beside its images/. Raises a UserError if nothing is there, or the folder holds no image.
+    dataset's masks/ beside its images/.
+    Raises a UserError if nothing is there, or the folder holds no image.
     """
     path = Path(path)
     if path.is_file():
