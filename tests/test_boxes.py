@@ -205,6 +205,36 @@ def test_points_and_a_folder_for_each_list_in_a_zip(tmp_path, frames, script):
         np.testing.assert_array_equal(masks_of(tmp_path, "A")[name], truth)
 
 
+def test_what_tools_export(tmp_path, frames, script):
+    def polygon(own):
+        return "".join("0 " + " ".join(f"{u / 48:.6f} {v / 40:.6f}" for u, v in (
+            (x, y + 1), (x + w, y), (x + w - 1, y + h), (x + 1, y + h))) + "\n"
+            for x, y, w, h in own)
+
+    def sizes(own):
+        return voc(own).replace("<width>48<", "<width><").replace(">40<", ">40.0<")
+
+    bare = {name.rsplit("/", 1)[-1]: own for name, own in BOXES.items()}  # without their folders
+    for place, extension, content in (
+            ("confidence", "txt", lambda own: yolo(own).replace("\n", " 0.87\n")),
+            ("polygons", "TXT", polygon), ("sizes", "xml", sizes)):
+        (tmp_path / place).mkdir()
+        for name, own in bare.items():
+            (tmp_path / place / f"{name}.{extension}").write_text(content(own))
+        (tmp_path / place / "README.roboflow.txt").write_text("exported")
+    points = {name: [(x + 3, y + 2, 0, 0) for x, y, _, _ in own] for name, own in bare.items()}
+    for name, content in ("text", coco(bare)), ("points", coco(points, keypoints=[13, 11, 2])):
+        content = content.replace(r"C:\\x\\", "").replace('"image_id": 7', '"image_id": "7"')
+        (tmp_path / f"{name}.json").write_text(content.replace(": 48,", ': "48",'))
+    for name in ("confidence", "polygons", "sizes", "text.json"):
+        script(frames, "--name", name, "--images", ".", "--masks_from", tmp_path / name)
+        for image, mask in masks_of(tmp_path, name).items():
+            truth = sum((blob(*each) >= 0.3 for each in TARGETS[image]), np.zeros(SHAPE, bool))
+            np.testing.assert_array_equal(mask, truth, err_msg=f"{name} {image}")
+    assert "COCO: 0 boxes and 3 points in 2 images\n" in script(
+        frames, "--name", "P", "--images", ".", "--masks_from", tmp_path / "points.json")
+
+
 @pytest.mark.parametrize("file, content, message", [
     ("x.json", "{", "file is not understood; it needs COCO's images and annotations"),
     ("x.json", '{"images": []}', "file is not understood; it needs COCO's images and annotations"),
@@ -213,12 +243,15 @@ def test_points_and_a_folder_for_each_list_in_a_zip(tmp_path, frames, script):
     ("x.json", coco(image_id=99), "annotation 1 is not understood; it needs image_id of an image"),
     ("x.json", coco({"other": []}), "there is no image C:\\x\\other.png; add it, or remove its"),
     ("y/a.txt", "0 0.5 0.5 0.1\n", "line 1 is not understood; it needs class, x and y"),
+    ("x.json", coco({"a": []}).replace("}]", '}, {"id": 7, "file_name": "b.png"}]'),
+     "image 2 is not understood; it needs an id of its own and file_name"),
+    ("y/a.txt", "0 0.5 0.5 0.1 0.1 0.9 1\n", "line 1 is not understood; it needs class, x and y"),
     ("y/a.txt", "0 0.5 0.5 0.1 0\n", "line 1 is not understood; it needs class, x and y"),
     ("y/other.txt", "0 0.5 0.5 0.1 0.1\n", "there is no image other; add it, or remove its"),
-    ("y/a.xml", "<annotation>", "file is not understood; it needs VOC's XML, without DOCTYPE"),
+    ("y/a.xml", "<annotation>", "file is not understood; it needs VOC's XML in UTF-8,"),
     ("y/a.xml", "<annotations></annotations>", "file is not understood; it needs VOC's XML"),
     ("y/a.xml", '<!DOCTYPE a [<!ENTITY b "c">]><annotation>&b;</annotation>',
-     "file is not understood; it needs VOC's XML, without DOCTYPE"),
+     "file is not understood; it needs VOC's XML in UTF-8, without DOCTYPE"),
     ("y/a.xml", voc([(5, 5, 0, 3)]), "object 1 is not understood; it needs bndbox with xmin"),
 ])
 def test_annotations_that_are_refused(tmp_path, frames, script, file, content, message):
@@ -259,6 +292,15 @@ def test_flags_and_folders_that_are_refused(tmp_path, frames, script):
     write_all(labels, ".xml", voc)
     with pytest.raises(UserError, match=f"^{labels}: both .txt and .xml in this folder; keep COCO"):
         script(frames, *flags)
+    with pytest.raises(UserError, match=f"^{labels}/a.xml: one file must be COCO .json; export CO"):
+        script(frames, *flags[:-1], labels / "a.xml")
+    (frames / "a.png").rename(frames / "night" / "b.png")
+    (frames / "b.png").rename(frames / "night" / "a.png")
+    (frames / "day").mkdir()
+    Image.new("L", SHAPE[::-1]).save(frames / "day" / "a.png")
+    (tmp_path / "x.json").write_text(coco({"a": []}).replace(r"C:\\x\\", ""))
+    with pytest.raises(UserError, match="a.png may be day/a, night/a; write the folder before"):
+        script(frames, *flags[:-1], tmp_path / "x.json")
     with pytest.raises(UserError, match="makes the masks; leave out --masks, --mask_suffix"):
         script(frames, *flags, "--masks", "m")
     with pytest.raises(UserError, match="^--masks_from none: no such file or folder in .*frames;"):

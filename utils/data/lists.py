@@ -43,11 +43,7 @@ def read_names(
     text, certain = _read_text(path)
     lines = [(number, line.strip()) for number, line in enumerate(text.splitlines(), 1)
              if line.strip()]
-    last = [name.rsplit("/", 1)[-1] for name in images]
-    number_of = Counter(last)
-    # Spelling → name: also without its folders, if no other image has this name.
-    known = {end: name for end, name in zip(last, images) if number_of[end] == 1}
-    known.update((name, name) for name in images)
+    known = spellings(images)
     names: list[str] = []
     for number, line in lines:
         try:
@@ -61,6 +57,15 @@ def read_names(
     if not certain and not set(names) <= set(images):
         raise UserError(f"{path}: cannot be read (neither UTF-8 nor GBK); save it as UTF-8 text")
     return names
+
+
+def spellings(images: Collection[str]) -> dict[str, str]:
+    """Spelling → image's name: also without its folders, if no other image has this name."""
+    last = [name.rsplit("/", 1)[-1] for name in images]
+    number_of = Counter(last)
+    known = {end: name for end, name in zip(last, images) if number_of[end] == 1}
+    known.update((name, name) for name in images)
+    return known
 
 
 def _read_text(path: Path) -> tuple[str, bool]:
