@@ -17,7 +17,8 @@ Files are linked, so SOURCE must stay; the files of a zip are copied.
 
 Several SOURCEs become one dataset, to train on all of them. Each is prepared with these flags, its
 images' names begin with its name (NUDT-SIRST_000001), and the lists are joined. A source without a
-test list, or with all of its images on its train list, adds to train.txt only.
+test list, or with all of its images on its train list, adds to train.txt only. --masks_from takes
+one SOURCE: prepare each source that has boxes by itself first.
 
 --masks_from makes the masks from boxes: of a COCO .json, or of a folder of COCO .json, YOLO .txt or
 VOC .xml, in SOURCE or elsewhere. COCO's keypoints are points on targets. Every class counts as
@@ -83,6 +84,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     if args.masks_from and (args.masks or args.fit_masks or args.mask_suffix):
         raise UserError(f"--masks_from {args.masks_from}: makes the masks; leave out --masks, "
                         "--mask_suffix and --fit_masks")
+    if args.masks_from and len(args.source) > 1:
+        raise UserError(f"--masks_from {args.masks_from}: is for one SOURCE; prepare each source "
+                        f"that has boxes by itself, and join the results in {args.dataset_dir}/")
     if args.masks and not args.images:
         raise UserError(f"--masks {args.masks}: needs a folder of images too; name it with "
                         "--images")

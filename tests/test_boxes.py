@@ -235,6 +235,32 @@ def test_what_tools_export(tmp_path, frames, script):
         frames, "--name", "P", "--images", ".", "--masks_from", tmp_path / "points.json")
 
 
+def test_annotations_for_the_folders_of_both_lists(tmp_path, frames, script):
+    source = tmp_path / "set"
+    for place, image in (("train", "a"), ("valid", "b"), ("valid", "night/c")):
+        path = source / place / "images" / f"{image[-1]}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        (frames / f"{image}.png").rename(path)
+    file = source / "all.json"
+    file.write_text(coco({"a": BOXES["a"], "valid/images/b": [], "c": BOXES["night/c"]}))
+    for name, place in ("A", file.name), ("B", file):
+        output = script(source, "--name", name, "--masks_from", place)
+        assert "train list: train/images, 1 names\ntest list: valid/images, 2 names\n" in output
+        assert "masks made from COCO: 3 boxes and 0 points in 2 images\n" in output
+    (source / "test" / "images").mkdir(parents=True)
+    (source / "valid" / "images" / "b.png").rename(source / "test" / "images" / "a.png")
+    file.write_text(coco({"a": []}))
+    with pytest.raises(UserError, match=f"^{file}: a may be of train/images/ or of test/images/; "
+                       "sort the annotations into train/all.json and test/all.json, and give"):
+        script(source, "--name", "C", "--masks_from", file)
+    for place in ("train", "test"):
+        (source / place / file.name).write_text(coco({"a": BOXES["a"] * (place == "train")}))
+    output = script(source, "--name", "C", "--masks_from", file.name)
+    assert "of no list, left out: valid/images/\n" in output and "boxes and 0 points in 1" in output
+    with pytest.raises(UserError, match="^--masks_from x: is for one SOURCE; prepare each source"):
+        script(source, frames, "--name", "D", "--masks_from", "x")
+
+
 @pytest.mark.parametrize("file, content, message", [
     ("x.json", "{", "file is not understood; it needs COCO's images and annotations"),
     ("x.json", '{"images": []}', "file is not understood; it needs COCO's images and annotations"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
@@ -133,10 +134,14 @@ def make_masks(found: Found, folder: Path) -> Made:
         UserError: as `read_annotations`.
     """
     layouts, made, problems = {}, {}, {}
+    images = {layout.images: layout.image_files() for layout in found.layouts.values()}
+    _check_names(found, images)
     for split, names in found.names.items():
         layout = found.layouts[split]
-        files = layout.image_files()
-        kind, drawn = read_annotations(layout.masks, files, layout.image_suffix,
+        files = images[layout.images]
+        known = {name for other in found.layouts.values() if other.masks == layout.masks
+                 for name in images[other.images]}
+        kind, drawn = read_annotations(layout.masks, known, layout.image_suffix,
                                        [each.list for each in found.layouts.values()])
         layouts[split] = layout._replace(masks=folder / split, mask_suffix="")
         for name in tqdm(names, f"masks of {split}", unit="image", leave=False, disable=None):
@@ -161,3 +166,15 @@ def make_masks(found: Found, folder: Path) -> Made:
         f"through the ring of {RING} pixels around the box",
         f"  images without box or point, so without target: {len(empty)}{': ' * bool(empty)}"
         f"{listed(empty, SHOWN)}"], problems)
+
+
+def _check_names(found: Found, images: Mapping[Path, Collection[str]]) -> None:
+    """Refuses annotations of both lists' folders in which an image's name may be of either."""
+    train, test = found.layouts.values()
+    both = set(images[train.images]).intersection(images[test.images])
+    if both and train.images != test.images and train.masks == test.masks:
+        own = [str(found.shown(layout.images.parent / train.masks.name))
+               for layout in (train, test)]
+        raise UserError(f"{train.masks}: {min(both)} may be of {found.shown(train.images)}/ or of "
+                        f"{found.shown(test.images)}/; sort the annotations into {own[0]} and "
+                        f"{own[1]}, and give --masks_from {train.masks.name}")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from itertools import chain
 from pathlib import Path
 from typing import NamedTuple
 
@@ -91,6 +92,10 @@ def find(
             twice = [name for name, count in Counter(names).items() if count > 1]
             if twice:
                 found.notes.append(f"  named more than once, kept once: {listed(twice, SHOWN)}")
+    for place in chain(*SPLIT_FOLDERS.values()) if separate else ():
+        other = root.joinpath(place, *first.images.relative_to(root).parts[1:])
+        if other.is_dir() and all(other != layout.images for layout in layouts.values()):
+            found.notes.append(f"of no list, left out: {found.shown(other)}/")
     missing = [split for split in SPLITS if split not in found.names]
     if missing:
         _make_lists(found, missing, first, share, seed, redraw)
@@ -143,7 +148,9 @@ def _by_flags(folder: Path, source: Path, tree: Tree) -> tuple[Path, dict[str, L
         images = _named_folder("--images", tree.images, place, source)
         masks = _named_folder("--masks", tree.masks, place, source) if tree.masks else images
         if tree.annotations:
-            masks = _named_folder("--masks_from", tree.annotations, place, source, Path.exists)
+            own_or_all = (base for base in (place, folder) if (base / tree.annotations).exists())
+            masks = _named_folder("--masks_from", tree.annotations, next(own_or_all, place), source,
+                                  Path.exists)
         elif images == masks and (tree.mask_suffix or "") == tree.image_suffix:
             raise UserError(f"{images}: images and masks in one folder; tell them apart with "
                             "--image_suffix and --mask_suffix")
@@ -164,7 +171,8 @@ def _named_folder(
     places = [place / named for place in _below(folder) if fits(place / named)]
     if len(places) > 1:
         names = listed([str(place.relative_to(folder)) for place in places])
-        raise UserError(f"{flag} {named}: several folders in {source} ({names}); name one of them")
+        above = "" if fits == Path.is_dir else ", or a folder above all of them"
+        raise UserError(f"{flag} {named}: several in {source} ({names}); name one of them{above}")
     if not places and not fits(named):
         kind = "folder" if fits == Path.is_dir else "file or folder"
         raise UserError(f"{flag} {named}: no such {kind} in {source}; give its path there")

@@ -54,7 +54,7 @@ LISTS = {
     ),
 }
 # Folders of one list: with images/ and masks/ inside (SIRST-Aug as published), or inside of these.
-SPLIT_FOLDERS = {"train": ("trainval", "train"), "test": ("test", "val")}
+SPLIT_FOLDERS = {"train": ("trainval", "train"), "test": ("test", "val", "valid")}
 
 DEPTH = 4  # levels of folders below the images' folder that may hold images
 

@@ -195,8 +195,8 @@ def _report(
     bits = " and ".join(map(str, sorted({pair.bits for pair in good})))
     yield f"{source}: {len(good)} images with masks, " \
           f"{describe_sizes(pair.shape for pair in good)}, {bits} bit"
-    folders = sorted({f"{found.shown(layout.images)}/ and {found.shown(layout.masks)}/"
-                      for layout in found.layouts.values()})
+    folders = sorted({f"{found.shown(layout.images)}/ and {found.shown(layout.masks)}"
+                      f"{'/' * layout.masks.is_dir()}" for layout in found.layouts.values()})
     yield f"folders: {', '.join(folders)}"
     naming = Counter(map(_mask_suffix, good)).most_common()
     yield "masks named: " + ", ".join(f"NAME{suffix} ({count})" for suffix, count in naming)
