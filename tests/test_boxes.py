@@ -176,6 +176,12 @@ def test_all_formats_give_the_same_masks_and_boxes_come_back(tmp_path, frames, s
         assert (tmp_path / "data" / name / "images" / "a.png").is_symlink()
     assert "was prepared before" in script(
         frames, "--name", "VOC", "--images", ".", "--masks_from", tmp_path / "voc")
+    lists = frames / "ImageSets" / "Main"  # as Pascal VOC with boxes has them
+    lists.mkdir(parents=True)
+    for split, own in ("train", "train"), ("test", "val"):
+        (frames / f"{split}.txt").rename(lists / f"{own}.txt")
+    assert "train list: ImageSets/Main/train.txt, 2 names\ntest list: ImageSets/Main/val" in script(
+        frames, "--name", "MAIN", "--images", ".", "--masks_from", tmp_path / "voc")
 
     boxes = tmp_path / "boxes"
     boxes.mkdir()

@@ -41,6 +41,8 @@ LISTS = {
         "idx_427/trainval.txt",  # NUAA-SIRST as published
         "ImageSets/Segmentation/train.txt",  # Pascal VOC
         "ImageSets/Segmentation/trainval.txt",
+        "ImageSets/Main/train.txt",  # Pascal VOC with boxes
+        "ImageSets/Main/trainval.txt",
     ),
     "test": (
         "test.txt",
@@ -51,6 +53,8 @@ LISTS = {
         "idx_427/test.txt",
         "ImageSets/Segmentation/test.txt",
         "ImageSets/Segmentation/val.txt",
+        "ImageSets/Main/test.txt",
+        "ImageSets/Main/val.txt",
     ),
 }
 # Folders of one list: with images/ and masks/ inside (SIRST-Aug as published), or inside of these.
