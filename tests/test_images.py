@@ -421,11 +421,12 @@ def test_list_images(tmp_path):
     (tmp_path / "folder.png").mkdir()
     assert [path.name for path in list_images(tmp_path)] == ["a.tiff", "b.PNG", "c.jpg"]
     assert list_images(tmp_path / "b.PNG") == [tmp_path / "b.PNG"]
-    for name in ("set/images/d.png", "set/masks/d.png", "masks/e.png"):  # the last is no dataset's
+    for name in ("set/images/d.png", "set/masks/d.png", "masks/e.png",  # the last is no dataset's
+                 "z/IRSTD1k_Img/f.png", "z/IRSTD1k_Label/f.png"):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).touch()
     assert [path.relative_to(tmp_path).as_posix() for path in list_images(tmp_path)] == [
-        "a.tiff", "b.PNG", "c.jpg", "masks/e.png", "set/images/d.png"]
+        "a.tiff", "b.PNG", "c.jpg", "masks/e.png", "set/images/d.png", "z/IRSTD1k_Img/f.png"]
     with pytest.raises(UserError, match="no image in this folder"):
         list_images(tmp_path / "folder.png")
     with pytest.raises(UserError, match="no such image or folder"):

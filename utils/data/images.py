@@ -9,6 +9,7 @@ import numpy as np
 from PIL import Image
 
 from utils.data.decoding import EXTENSIONS, KINDS, Page, decode
+from utils.data.layouts import FOLDERS
 from utils.errors import UserError, listed
 from utils.paths import is_result
 
@@ -217,8 +218,8 @@ def resize_mask(mask: np.ndarray, size: tuple[int, int]) -> np.ndarray:
 def list_images(path: str | Path) -> list[Path]:
     """The image itself, or the images in a folder and in all folders below it, sorted by path.
 
-    Hidden files and folders are left out, folders of results that `test.py` has written, and a
-    dataset's masks/ beside its images/.
+    Hidden files and folders are left out, folders of results that `test.py` has written, and
+    folders of masks beside their images (`layouts.FOLDERS`).
     Raises a UserError if nothing is there, or the folder holds no image.
     """
     path = Path(path)
@@ -237,9 +238,10 @@ def list_images(path: str | Path) -> list[Path]:
             folders.clear()
             continue
         seen.add(here.resolve())
+        of_masks = [masks for images, masks in FOLDERS if images in folders]
         folders[:] = [name for name in folders
                       if not name.startswith(".") and not is_result(here / name)
-                      and not (name == "masks" and "images" in folders)]
+                      and name not in of_masks]
         # Other systems leave files such as "._NAME.png" beside the real ones.
         found += [here / name for name in names if not name.startswith(".")
                   and (here / name).suffix.lower() in EXTENSIONS and (here / name).is_file()]
