@@ -43,6 +43,20 @@ def nuaa() -> Path:
     return real_dataset("NUAA-SIRST", "NUAA_SIRST", "masks/Misc_111_pixels0.png")
 
 
+@pytest.fixture
+def prepare_script(tmp_path, capsys):
+    """prepare_dataset.py's main with data/ and out/ in a folder of its own; returns the output."""
+    import prepare_dataset
+
+    def run(*flags):
+        capsys.readouterr()
+        prepare_dataset.main([*map(str, flags), "--dataset_dir", str(tmp_path / "data"),
+                              "--output_dir", str(tmp_path / "out")])
+        return capsys.readouterr().out
+
+    return run
+
+
 @pytest.fixture(scope="session")
 def poor_disk(tmp_path_factory) -> str:
     """What $LD_PRELOAD names to make any disk one without links and locks, see poor_files.c."""

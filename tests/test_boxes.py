@@ -10,7 +10,6 @@ import pytest
 from PIL import Image
 from scipy import ndimage
 
-import prepare_dataset
 from utils.data.annotations import Box
 from utils.data.boxes import target_in
 from utils.data.layouts import find_layout
@@ -109,17 +108,6 @@ def frames(tmp_path):
     return tmp_path / "frames"
 
 
-@pytest.fixture
-def script(tmp_path, capsys):
-    def run(*flags):
-        capsys.readouterr()
-        prepare_dataset.main([*map(str, flags), "--dataset_dir", str(tmp_path / "data"),
-                              "--output_dir", str(tmp_path / "out")])
-        return capsys.readouterr().out
-
-    return run
-
-
 def coco(boxes=BOXES, **more):
     return json.dumps({
         "images": [{"id": 7 + index, "file_name": f"C:\\x\\{name}.png", "width": 48, "height": 40}
@@ -153,14 +141,15 @@ def masks_of(tmp_path, name):
             for image, mask in zip(split.names, split.masks)}
 
 
-def test_all_formats_give_the_same_masks_and_boxes_come_back(tmp_path, frames, script):
+def test_all_formats_give_the_same_masks_and_boxes_come_back(tmp_path, frames, prepare_script):
     (tmp_path / "coco.json").write_text(coco())
     write_all(frames, ".txt", yolo)  # beside the images, as LabelImg writes them
     (frames / "classes.txt").write_text("target\n")
     write_all(tmp_path / "voc", ".xml", voc)
     for name, place, kind in (("COCO", tmp_path / "coco.json", "COCO"), ("YOLO", ".", "YOLO"),
                               ("VOC", tmp_path / "voc", "VOC")):
-        output = script(frames, "--name", name, "--images", ".", "--masks_from", place, "--boxes")
+        output = prepare_script(frames, "--name", name, "--images", ".", "--masks_from", place,
+                                "--boxes")
         assert (f"masks made from {kind}: 3 boxes and 0 points in 2 images\n  rule: 8-connected "
                 "pixels of at least 0.3 of the highest contrast to the plane through the ring of 2 "
                 "pixels around the box\n  images without box or point, so without target: 1: b\n"
@@ -174,27 +163,28 @@ def test_all_formats_give_the_same_masks_and_boxes_come_back(tmp_path, frames, s
         made = [path for path in (tmp_path / "data" / name / "masks").rglob("*.png")]
         assert len(made) == 3 and not any(path.is_symlink() for path in made)
         assert (tmp_path / "data" / name / "images" / "a.png").is_symlink()
-    assert "was prepared before" in script(
+    assert "was prepared before" in prepare_script(
         frames, "--name", "VOC", "--images", ".", "--masks_from", tmp_path / "voc")
     lists = frames / "ImageSets" / "Main"  # as Pascal VOC with boxes has them
     lists.mkdir(parents=True)
     for split, own in ("train", "train"), ("test", "val"):
         (frames / f"{split}.txt").rename(lists / f"{own}.txt")
-    assert "train list: ImageSets/Main/train.txt, 2 names\ntest list: ImageSets/Main/val" in script(
-        frames, "--name", "MAIN", "--images", ".", "--masks_from", tmp_path / "voc")
+    output = prepare_script(frames, "--name", "MAIN", "--images", ".", "--masks_from",
+                            tmp_path / "voc")
+    assert "train list: ImageSets/Main/train.txt, 2 names\ntest list: ImageSets/Main/val" in output
 
     boxes = tmp_path / "boxes"
     boxes.mkdir()
     for split in ("train", "test"):
         (tmp_path / "out" / "result" / f"COCO_{split}_boxes.json").rename(boxes / f"{split}.json")
-    output = script(tmp_path / "data" / "COCO", "--name", "AGAIN", "--masks_from", boxes)
+    output = prepare_script(tmp_path / "data" / "COCO", "--name", "AGAIN", "--masks_from", boxes)
     assert "masks made from COCO: 3 boxes" in output and "train list: train.txt" in output
     before = masks_of(tmp_path, "COCO")
     for image, mask in masks_of(tmp_path, "AGAIN").items():
         np.testing.assert_array_equal(mask, before[image])
 
 
-def test_points_and_a_folder_for_each_list_in_a_zip(tmp_path, frames, script):
+def test_points_and_a_folder_for_each_list_in_a_zip(tmp_path, frames, prepare_script):
     points = {"images": [{"id": 1, "file_name": "a.png"}], "annotations": [
         {"image_id": 1, "keypoints": [13, 11, 2, 0, 0, 0, 40, 30, 1]}]}
     with zipfile.ZipFile(tmp_path / "set.zip", "w") as archive:
@@ -203,7 +193,7 @@ def test_points_and_a_folder_for_each_list_in_a_zip(tmp_path, frames, script):
         archive.writestr("test/images/bad.png", b"no picture")
         archive.writestr("train/boxes/p.json", json.dumps(points))
         archive.writestr("test/boxes/p.json", coco({"c": BOXES["night/c"]}))
-    output = script(tmp_path / "set.zip", "--name", "A", "--masks_from", "boxes")
+    output = prepare_script(tmp_path / "set.zip", "--name", "A", "--masks_from", "boxes")
     assert "masks made from COCO: 1 boxes and 2 points in 2 images\n" in output
     assert "pairs left out: 1\n" in output and "test/images/bad.png: cannot be read" in output
     for name, image in (("a", "a"), ("c", "night/c")):
@@ -211,7 +201,7 @@ def test_points_and_a_folder_for_each_list_in_a_zip(tmp_path, frames, script):
         np.testing.assert_array_equal(masks_of(tmp_path, "A")[name], truth)
 
 
-def test_what_tools_export(tmp_path, frames, script):
+def test_what_tools_export(tmp_path, frames, prepare_script):
     def polygon(own):
         return "".join("0 " + " ".join(f"{u / 48:.6f} {v / 40:.6f}" for u, v in (
             (x, y + 1), (x + w, y), (x + w - 1, y + h), (x + 1, y + h))) + "\n"
@@ -233,15 +223,15 @@ def test_what_tools_export(tmp_path, frames, script):
         content = content.replace(r"C:\\x\\", "").replace('"image_id": 7', '"image_id": "7"')
         (tmp_path / f"{name}.json").write_text(content.replace(": 48,", ': "48",'))
     for name in ("confidence", "polygons", "sizes", "text.json"):
-        script(frames, "--name", name, "--images", ".", "--masks_from", tmp_path / name)
+        prepare_script(frames, "--name", name, "--images", ".", "--masks_from", tmp_path / name)
         for image, mask in masks_of(tmp_path, name).items():
             truth = sum((blob(*each) >= 0.3 for each in TARGETS[image]), np.zeros(SHAPE, bool))
             np.testing.assert_array_equal(mask, truth, err_msg=f"{name} {image}")
-    assert "COCO: 0 boxes and 3 points in 2 images\n" in script(
+    assert "COCO: 0 boxes and 3 points in 2 images\n" in prepare_script(
         frames, "--name", "P", "--images", ".", "--masks_from", tmp_path / "points.json")
 
 
-def test_annotations_for_the_folders_of_both_lists(tmp_path, frames, script):
+def test_annotations_for_the_folders_of_both_lists(tmp_path, frames, prepare_script):
     source = tmp_path / "set"
     for place, image in (("train", "a"), ("valid", "b"), ("valid", "night/c")):
         path = source / place / "images" / f"{image[-1]}.png"
@@ -250,7 +240,7 @@ def test_annotations_for_the_folders_of_both_lists(tmp_path, frames, script):
     file = source / "all.json"
     file.write_text(coco({"a": BOXES["a"], "valid/images/b": [], "c": BOXES["night/c"]}))
     for name, place in ("A", file.name), ("B", file):
-        output = script(source, "--name", name, "--masks_from", place)
+        output = prepare_script(source, "--name", name, "--masks_from", place)
         assert "train list: train/images, 1 names\ntest list: valid/images, 2 names\n" in output
         assert "masks made from COCO: 3 boxes and 0 points in 2 images\n" in output
     (source / "test" / "images").mkdir(parents=True)
@@ -258,13 +248,13 @@ def test_annotations_for_the_folders_of_both_lists(tmp_path, frames, script):
     file.write_text(coco({"a": []}))
     with pytest.raises(UserError, match=f"^{file}: a may be of train/images/ or of test/images/; "
                        "sort the annotations into train/all.json and test/all.json, and give"):
-        script(source, "--name", "C", "--masks_from", file)
+        prepare_script(source, "--name", "C", "--masks_from", file)
     for place in ("train", "test"):
         (source / place / file.name).write_text(coco({"a": BOXES["a"] * (place == "train")}))
-    output = script(source, "--name", "C", "--masks_from", file.name)
+    output = prepare_script(source, "--name", "C", "--masks_from", file.name)
     assert "of no list, left out: valid/images/\n" in output and "boxes and 0 points in 1" in output
     with pytest.raises(UserError, match="^--masks_from x: is for one SOURCE; prepare each source"):
-        script(source, frames, "--name", "D", "--masks_from", "x")
+        prepare_script(source, frames, "--name", "D", "--masks_from", "x")
 
 
 @pytest.mark.parametrize("file, content, message", [
@@ -286,13 +276,13 @@ def test_annotations_for_the_folders_of_both_lists(tmp_path, frames, script):
      "file is not understood; it needs VOC's XML in UTF-8, without DOCTYPE"),
     ("y/a.xml", voc([(5, 5, 0, 3)]), "object 1 is not understood; it needs bndbox with xmin"),
 ])
-def test_annotations_that_are_refused(tmp_path, frames, script, file, content, message):
+def test_annotations_that_are_refused(tmp_path, frames, prepare_script, file, content, message):
     path = tmp_path / file
     path.parent.mkdir(exist_ok=True)
     path.write_text(content)
     place = path if path.suffix == ".json" else path.parent
     with pytest.raises(UserError) as error:
-        script(frames, "--name", "A", "--images", ".", "--masks_from", place)
+        prepare_script(frames, "--name", "A", "--images", ".", "--masks_from", place)
     assert str(error.value).startswith(f"{path}: {message}") and "\n" not in str(error.value)
     assert not list((tmp_path / "data").iterdir())
 
@@ -305,37 +295,38 @@ def test_annotations_that_are_refused(tmp_path, frames, script, file, content, m
     (coco({"a": [(0, 0, 48, 40)]}), "more than half of the image would be target; draw the boxes "
      "around the targets alone"),
 ], ids="outside size half".split())
-def test_images_whose_boxes_cannot_be_are_left_out(tmp_path, frames, script, boxes, message):
+def test_images_whose_boxes_cannot_be_are_left_out(
+        tmp_path, frames, prepare_script, boxes, message):
     Image.new("L", SHAPE[::-1], 90).save(frames / "a.png")
     path = tmp_path / "x.json"
     path.write_text(boxes)
-    output = script(frames, "--name", "A", "--images", ".", "--masks_from", path)
+    output = prepare_script(frames, "--name", "A", "--images", ".", "--masks_from", path)
     assert f"pairs left out: 1\n  {path}: {message}\n" in output
     assert "without target: 2: " in output and masks_of(tmp_path, "A").keys() == {"b", "night/c"}
 
 
-def test_flags_and_folders_that_are_refused(tmp_path, frames, script):
+def test_flags_and_folders_that_are_refused(tmp_path, frames, prepare_script):
     labels = tmp_path / "labels"
     labels.mkdir()
     flags = ["--name", "A", "--images", ".", "--masks_from", labels]
     with pytest.raises(UserError, match=f"^{labels}: no annotations in this folder; keep COCO"):
-        script(frames, *flags)
+        prepare_script(frames, *flags)
     write_all(labels, ".txt", yolo)
     write_all(labels, ".xml", voc)
     with pytest.raises(UserError, match=f"^{labels}: both .txt and .xml in this folder; keep COCO"):
-        script(frames, *flags)
+        prepare_script(frames, *flags)
     with pytest.raises(UserError, match=f"^{labels}/a.xml: one file must be COCO .json; export CO"):
-        script(frames, *flags[:-1], labels / "a.xml")
+        prepare_script(frames, *flags[:-1], labels / "a.xml")
     (frames / "a.png").rename(frames / "night" / "b.png")
     (frames / "b.png").rename(frames / "night" / "a.png")
     (frames / "day").mkdir()
     Image.new("L", SHAPE[::-1]).save(frames / "day" / "a.png")
     (tmp_path / "x.json").write_text(coco({"a": []}).replace(r"C:\\x\\", ""))
     with pytest.raises(UserError, match="a.png may be day/a, night/a; write the folder before"):
-        script(frames, *flags[:-1], tmp_path / "x.json")
+        prepare_script(frames, *flags[:-1], tmp_path / "x.json")
     with pytest.raises(UserError, match="makes the masks; leave out --masks, --mask_suffix"):
-        script(frames, *flags, "--masks", "m")
+        prepare_script(frames, *flags, "--masks", "m")
     with pytest.raises(UserError, match="^--masks_from none: no such file or folder in .*frames;"):
-        script(frames, *flags[:-1], "none")
+        prepare_script(frames, *flags[:-1], "none")
     with pytest.raises(UserError, match="^--images images: no such folder in .*frames; give its"):
-        script(frames, "--name", "A", "--masks_from", labels)
+        prepare_script(frames, "--name", "A", "--masks_from", labels)

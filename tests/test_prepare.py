@@ -33,18 +33,6 @@ def irstd(tmp_path):
     return folder
 
 
-@pytest.fixture
-def script(tmp_path, capsys):
-    """prepare_dataset.py's main, and what it prints."""
-    def run(*flags):
-        capsys.readouterr()
-        prepare_dataset.main([*map(str, flags), "--dataset_dir", str(tmp_path / "data"),
-                              "--output_dir", str(tmp_path / "out")])
-        return capsys.readouterr().out
-
-    return run
-
-
 def zipped(folder):
     return shutil.make_archive(str(folder), "zip", folder)
 
@@ -64,12 +52,12 @@ def same_arrays(a, b):
 
 
 @pytest.mark.parametrize("way", ["linked", "copied", "zip"])
-def test_irstd_1k_in_one_command(tmp_path, irstd, way, script):
+def test_irstd_1k_in_one_command(tmp_path, irstd, way, prepare_script):
     source = tmp_path / "download"
     if way == "zip":
         source = zipped(source)
     flags = [source, "--name", "IRSTD-1K", *(["--copy"] if way == "copied" else [])]
-    output = script(*flags)
+    output = prepare_script(*flags)
     data = tmp_path / "data" / "IRSTD-1K"
     assert output == (data / "prepared.txt").read_text() + (
         f"{data}: ready; train with --dataset_name IRSTD-1K\n")
@@ -96,7 +84,7 @@ def test_irstd_1k_in_one_command(tmp_path, irstd, way, script):
         same_arrays(prepared, raw)
 
     before = {p: p.lstat().st_mtime_ns for p in data.rglob("*")}
-    again = script(*flags)
+    again = prepare_script(*flags)
     assert f"{data}: was prepared before, nothing changed\n" in again
     assert {p: p.lstat().st_mtime_ns for p in data.rglob("*")} == before
 
@@ -132,7 +120,7 @@ def test_nuaa_sirst_with_a_mask_of_another_size(tmp_path):
     (("trainval", "test"), {"suffix": "_mask"}),
     (("train", "val"), {"images": "img", "masks": "label"}),
 ], ids="sirst-aug by-flags".split())
-def test_a_folder_for_each_list_with_names_that_meet(tmp_path, script, places, layout):
+def test_a_folder_for_each_list_with_names_that_meet(tmp_path, prepare_script, places, layout):
     source = tmp_path / "set"
     flags = [] if "suffix" in layout else ["--images", "img", "--masks", "label"]
     write(source / places[0], [(8, 8)] * 3)
@@ -140,7 +128,7 @@ def test_a_folder_for_each_list_with_names_that_meet(tmp_path, script, places, l
     rename(source / places[1], "01", "07")
     for place in places:
         relay(source / place, **layout)
-    text = script(source, "--name", "A", *flags)
+    text = prepare_script(source, "--name", "A", *flags)
     if not flags:
         assert "train list: trainval/images, 3 names\ntest list: test/images, 2 names\n" in text
     train, test = load_splits(tmp_path / "data", "A")
@@ -179,7 +167,7 @@ def test_lists_are_drawn_where_there_are_none(tmp_path):
 # Trees that no layout has
 
 
-def test_folders_and_suffixes_by_flags(tmp_path, script):
+def test_folders_and_suffixes_by_flags(tmp_path, prepare_script):
     source = tmp_path / "VOC"
     images, masks = write(source, [(16, 16)] * 4)
     relay(source, "JPEGImages", "SegmentationClass", lists={})
@@ -187,23 +175,23 @@ def test_folders_and_suffixes_by_flags(tmp_path, script):
     for name, names in (("train", "03\n00\n"), ("val", "01\n02\n"), ("trainval", "00\n01\n")):
         (source / "ImageSets" / "Segmentation" / f"{name}.txt").write_text(names)
     flags = ["--name", "A", "--images", "JPEGImages", "--masks", source / "SegmentationClass"]
-    output = script(source, *flags)
+    output = prepare_script(source, *flags)
     assert ("train list: ImageSets/Segmentation/train.txt, 2 names\n"
             "test list: ImageSets/Segmentation/val.txt, 2 names\n") in output
     train, test = load_splits(tmp_path / "data", "A")
     assert (train.names, test.names) == (["03", "00"], ["01", "02"])
     np.testing.assert_array_equal(test.images[1], images[2])
     with pytest.raises(UserError, match=f"^--images JPEG: no such folder in {source}; give"):
-        script(source, "--name", "B", "--images", "JPEG")
+        prepare_script(source, "--name", "B", "--images", "JPEG")
     with pytest.raises(UserError, match="needs a folder of images too; name it with --images"):
-        script(source, "--name", "B", "--masks", "SegmentationClass")
+        prepare_script(source, "--name", "B", "--masks", "SegmentationClass")
 
 
 @pytest.mark.parametrize("image, mask, flags", [
     ("", "_gt", ["--mask_suffix", "_gt"]), ("_ir", "_gt.png", ["--image_suffix", "_ir",
                                                               "--mask_suffix", "_gt.png"]),
     ("_ir", "", ["--image_suffix", "_ir.png", "--mask_suffix", ""])])
-def test_image_and_mask_in_one_folder(tmp_path, image, mask, flags, script):
+def test_image_and_mask_in_one_folder(tmp_path, image, mask, flags, prepare_script):
     source = tmp_path / "mixed"
     images, masks = write(source, [(16, 16)] * 4)
     (source / "train.txt").write_text("03\n00" + f"{image}.png\n")
@@ -211,22 +199,22 @@ def test_image_and_mask_in_one_folder(tmp_path, image, mask, flags, script):
         for path in (source / kind).iterdir():
             path.rename(source / f"{path.stem}{suffix}.png")
         (source / kind).rmdir()
-    script(source, "--name", "A", "--images", ".", *flags)
+    prepare_script(source, "--name", "A", "--images", ".", *flags)
     for split, rows in zip(load_splits(tmp_path / "data", "A"), ([3, 0], [1, 2])):
         assert split.names == [f"{row:02d}" for row in rows]
         assert_rows(split, rows, images, masks)
     with pytest.raises(UserError, match="tell them apart with --image_suffix and --mask_suffix"):
-        script(source, "--name", "B", "--images", ".")
+        prepare_script(source, "--name", "B", "--images", ".")
 
 
 @pytest.mark.parametrize("flags", [(), ("--images", "images", "--masks", "masks")])
-def test_folders_of_the_lists_below_those_of_the_kinds(tmp_path, flags, script):
+def test_folders_of_the_lists_below_those_of_the_kinds(tmp_path, flags, prepare_script):
     source = tmp_path / "yolo"
     images, _ = write(source, [(16, 16)] * 3)
     (source / "train.txt").unlink()
     for name, place in (("00", "train/00"), ("01", "val/01"), ("02", "train/02")):
         rename(source, name, place)
-    output = script(source, "--name", "A", *flags)
+    output = prepare_script(source, "--name", "A", *flags)
     assert "train list: not there; the 2 images of images/train/\n" in output
     train, test = load_splits(tmp_path / "data", "A")
     assert (train.names, test.names) == (["train/00", "train/02"], ["val/01"])
@@ -258,7 +246,7 @@ def test_irdst_through_all_scripts(tmp_path):
     assert all(f"\n{name}," in table for name in names[4:])
 
 
-def test_masks_of_the_same_ratio_are_fitted_by_choice(tmp_path, script):
+def test_masks_of_the_same_ratio_are_fitted_by_choice(tmp_path, prepare_script):
     source = tmp_path / "set"
     write(source, [(22, 33), (16, 16), (16, 20)])
     Image.fromarray(np.kron(np.asarray(Image.open(source / "masks" / "00.png")),
@@ -267,13 +255,13 @@ def test_masks_of_the_same_ratio_are_fitted_by_choice(tmp_path, script):
     line = f"  {source}/masks/00.png: the mask is 59x40 but the image is 33x22 (width x height); "
     assert f"{line}give both the same size, or let python prepare_dataset.py --fit_masks resize " \
         "the mask\n" in prepare(source, tmp_path / "data" / "A")
-    output = script(source, "--name", "B", "--fit_masks")
+    output = prepare_script(source, "--name", "B", "--fit_masks")
     assert "masks brought to the size of their image: 1: 00 (59x40 to 33x22)\n" in output
     assert f"{source}/masks/02.png: the mask is 40x30 but the image is 20x16" in output
     assert sorted(sum(lists(tmp_path, "B"), [])) == ["00", "01"]
     mask = np.asarray(Image.open(tmp_path / "data" / "B" / "masks" / "00.png"))
     assert mask.shape == (22, 33) and set(np.unique(mask)) == {0, 255}
-    assert "was prepared before" in script(source, "--name", "B", "--fit_masks")
+    assert "was prepared before" in prepare_script(source, "--name", "B", "--fit_masks")
 
 
 def test_masks_of_other_images_are_suspected(tmp_path):
@@ -310,7 +298,7 @@ def test_exif_orientations_that_differ_are_named(tmp_path):
 
 @pytest.mark.parametrize("encoding, slash", [("gbk", "\\"), ("utf-8", "/"), ("ascii", "\\")])
 def test_a_zip_with_names_of_windows_in_china_or_of_macos(
-        tmp_path, monkeypatch, encoding, slash, script):
+        tmp_path, monkeypatch, encoding, slash, prepare_script):
     monkeypatch.setattr(zipfile.ZipInfo, "_encodeFilenameFlags",
                         lambda entry: (entry.filename.encode("cp437"), 0))  # no flag for UTF-8
     source = tmp_path / "set"
@@ -332,7 +320,7 @@ def test_a_zip_with_names_of_windows_in_china_or_of_macos(
                 data = (source / kind / f"{index:02d}.png").read_bytes()
                 archive.writestr(entry, data[:40] if (kind, index) == ("masks", 1) else data)
         archive.writestr(zipfile.ZipInfo("a/train.txt"), b"")
-    output = script(path, "--name", "A")
+    output = prepare_script(path, "--name", "A")
     assert (f"names of files in the zip: {encoding.upper()}\n" in output) == (encoding != "ascii")
     assert f"  {path}: {top}/masks/{names[1]}.png: cannot be read as an image" in output
     assert ".A-" not in output
@@ -424,7 +412,7 @@ def test_names_that_are_no_folder(tmp_path, irstd):
             prepare_dataset.main([str(irstd), "--name", name, "--dataset_dir", str(tmp_path)])
 
 
-def test_boxes_by_hand(tmp_path, irstd, script):
+def test_boxes_by_hand(tmp_path, irstd, prepare_script):
     mask = np.zeros((16, 16), np.uint8)
     mask[0, 0] = mask[1, 1] = 255  # touch by a corner: one target
     mask[9:12, 4:6] = 255
@@ -432,7 +420,7 @@ def test_boxes_by_hand(tmp_path, irstd, script):
     mask[15, 15] = 255
     Image.fromarray(mask).save(irstd / "IRSTD1k_Label" / "02.png")
     Image.fromarray(mask * 0).save(irstd / "IRSTD1k_Label" / "00.png")
-    output = script(irstd, "--name", "X", "--boxes")
+    output = prepare_script(irstd, "--name", "X", "--boxes")
     path = tmp_path / "out" / "result" / "X_test_boxes.json"
     assert f"{path}: 3 boxes in 1 images\n" in output
     first = json.loads(path.read_text())
@@ -445,5 +433,5 @@ def test_boxes_by_hand(tmp_path, irstd, script):
     assert [a["image_id"] for a in train["annotations"]] == [1, 3]
     path.unlink()
     data = tmp_path / "data" / "X"
-    output = script(data, "--name", "X", "--boxes")
+    output = prepare_script(data, "--name", "X", "--boxes")
     assert output.count("\n") == 2 and json.loads(path.read_text()) == first

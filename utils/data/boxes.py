@@ -133,16 +133,18 @@ def make_masks(found: Found, folder: Path) -> Made:
     Raises:
         UserError: as `read_annotations`.
     """
-    layouts, made, problems = {}, {}, {}
+    layouts, made, problems, read = {}, {}, {}, {}
     images = {layout.images: layout.image_files() for layout in found.layouts.values()}
     _check_names(found, images)
     for split, names in found.names.items():
         layout = found.layouts[split]
         files = images[layout.images]
-        known = {name for other in found.layouts.values() if other.masks == layout.masks
-                 for name in images[other.images]}
-        kind, drawn = read_annotations(layout.masks, known, layout.image_suffix,
-                                       [each.list for each in found.layouts.values()])
+        if layout.masks not in read:  # else both lists have the same annotations
+            known = {name for other in found.layouts.values() if other.masks == layout.masks
+                     for name in images[other.images]}
+            read[layout.masks] = read_annotations(layout.masks, known, layout.image_suffix,
+                                                  [each.list for each in found.layouts.values()])
+        kind, drawn = read[layout.masks]
         layouts[split] = layout._replace(masks=folder / split, mask_suffix="")
         for name in tqdm(names, f"masks of {split}", unit="image", leave=False, disable=None):
             one = drawn.get(name, Drawn(layout.masks, []))
