@@ -1,13 +1,12 @@
 """Draws a visual comparison: image, ground truth and several models' predictions side by side.
 
     python qualitative.py --names 000001 000124 000563
-    python qualitative.py --model_name L2SKNet_UNet L2SKNet_1D_UNet --surface
+    python qualitative.py --model_name L2SKNet_UNet L2SKNet_1D_UNet
     python qualitative.py --pred result/NUDT-SIRST/mat/L2SKNet_UNet /data/ACM/NUDT-SIRST
     python qualitative.py --kernels --model_name L2SKNet_UNet --names 000316
 
-Takes predictions where cal_metrics.py does. Detections are circled, an inset zooms in; --surface
-draws everything once more as surfaces in 3-D. Writes result/<dataset>_qualitative.png and .pdf, and
-result/<dataset>_qualitative_3d.png and .pdf.
+Takes predictions where cal_metrics.py does. Detections are circled, an inset zooms in. Writes
+result/<dataset>_qualitative.png and .pdf.
 
 --kernels draws instead what the LLSKMs of each model see. It needs no predictions, and takes the
 weights that test.py takes. Writes result/<dataset>_<model>_stages.png and .pdf, the maps before and
@@ -30,7 +29,7 @@ from utils.errors import UserError, listed
 from utils.paths import Paths
 from utils.predict.prediction_files import prediction_folders
 from utils.report.kernels import save_kernels
-from utils.report.panels import detection_figure, read_examples, some_rows, surface_figure
+from utils.report.panels import detection_figure, read_examples, some_rows
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -49,13 +48,9 @@ def draw_predictions(args: argparse.Namespace) -> list[Path]:
         split = read_split(args, dataset_name)
         rows = rows_of(split, args.names) if args.names else some_rows(split)
         shown = read_examples(split, folders, rows)
-        flat = Paths(args.output_dir).qualitative(dataset_name)
-        detection_figure(flat, shown, args.threshold)
-        written += flat
-        if args.surface:
-            surfaces = Paths(args.output_dir).qualitative(dataset_name, surface=True)
-            surface_figure(surfaces, shown)
-            written += surfaces
+        paths = Paths(args.output_dir).qualitative(dataset_name)
+        detection_figure(paths, shown, args.threshold)
+        written += paths
     return written
 
 
@@ -116,7 +111,6 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--names", nargs="+", metavar="NAME",
                         help="of the test list; default four with a target, evenly chosen; with "
                              "--kernels the first of these")
-    parser.add_argument("--surface", action="store_true", help="surfaces in 3-D as well")
     parser.add_argument("--kernels", action="store_true",
                         help="what the LLSKMs of the models see, and their kernels")
     parser.add_argument("--weights", type=Path, metavar="FILE",
@@ -124,7 +118,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
                              "default the best weights of the training run, else those that come "
                              "with the project")
     args = parser.parse_args(argv)
-    for flag in ("pred", "threshold", "surface") if args.kernels else ("weights",):
+    for flag in ("pred", "threshold") if args.kernels else ("weights",):
         if getattr(args, flag) is not parser.get_default(flag):
             parser.error(f"--{flag} does not go {'with' if args.kernels else 'without'} --kernels")
     return args

@@ -483,16 +483,9 @@ def test_worst_first_among_equal_IoU():
 
 
 def test_qualitative_figure_of_chosen_names(place):
-    place.masks["c"][:] = 0
-    place.masks["c"][9, 20] = 1  # a target of one pixel
-    Image.fromarray(255 * place.masks["c"]).save(place.folder / "data/Tiny/masks/c.png")
     flags = ["--pred", place.mat]
-    place.run(qualitative, *flags, "--names", "c", "--surface")
-    for name in ("Tiny_qualitative", "Tiny_qualitative_3d"):
-        assert (place.result / f"{name}.pdf").read_bytes().startswith(b"%PDF")
-    surface = np.asarray(Image.open(place.result / "Tiny_qualitative_3d.png").convert("RGB"))
-    truth = surface[:, surface.shape[1] // 3 : 2 * surface.shape[1] // 3]
-    assert (np.abs(truth - [253, 231, 37.0]) < 4).all(2).sum() > 10  # the colour of 1
+    place.run(qualitative, *flags, "--names", "c")
+    assert (place.result / "Tiny_qualitative.pdf").read_bytes().startswith(b"%PDF")
     width, height = Image.open(place.result / "Tiny_qualitative.png").size
     place.run(qualitative, *flags)
     four = Image.open(place.result / "Tiny_qualitative.png").size
@@ -535,8 +528,8 @@ def test_kernels_of_nothing_are_refused(place, flags, says):
     assert place.refused("--kernels", *flags.split(), script=qualitative) == says
 
 
-@pytest.mark.parametrize("flags", ["--kernels --surface", "--kernels --pred x",
-                                   "--kernels --threshold 0.4", "--weights w.npz"])
+@pytest.mark.parametrize("flags", [
+    "--kernels --pred x", "--kernels --threshold 0.4", "--weights w.npz"])
 def test_flags_that_do_not_go_together(place, flags, capsys):
     with pytest.raises(SystemExit):
         place.run(qualitative, *flags.split())

@@ -79,9 +79,9 @@ class Paths:
         """ROC and the other curves of several models, or of one model, .png and .pdf."""
         return self._figure(f"{'_'.join(filter(None, (dataset_name, model_name)))}_curves")
 
-    def qualitative(self, dataset_name: str, surface: bool = False) -> tuple[Path, Path]:
-        """Images and predictions side by side, flat or as surfaces, .png and .pdf."""
-        return self._figure(f"{dataset_name}_qualitative{'_3d' if surface else ''}")
+    def qualitative(self, dataset_name: str) -> tuple[Path, Path]:
+        """Images and predictions side by side, .png and .pdf."""
+        return self._figure(f"{dataset_name}_qualitative")
 
     def stages(self, dataset_name: str, model_name: str) -> tuple[Path, Path]:
         """The maps in the contrast stages of one model, .png and .pdf."""

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from math import ceil
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from scipy import ndimage
@@ -21,7 +21,6 @@ from utils.predict.prediction_files import read_prediction, read_predictions
 from utils.report.drawing import new_figure
 from utils.report.scores import ModelScores, describe_image, worst_first
 
-CELLS = 72  # most cells along a side of a surface
 HIT, MISS, TARGET = "#35c46a", "#ff4d4d", "#ffd23f"
 LEGEND = (("target", TARGET, "-"), ("detected", HIT, "-"), ("false alarm", MISS, "-"),
           ("missed", MISS, "--"))
@@ -42,11 +41,6 @@ class Examples(NamedTuple):
     images: Sequence[np.ndarray]
     masks: Sequence[np.ndarray]
     predictions: Mapping[str, Sequence[np.ndarray]]
-
-    def rows(self) -> Iterator[tuple[np.ndarray, np.ndarray, list[np.ndarray]]]:
-        """Yields each image, its targets (H×W bool) and the maps of all networks."""
-        for row, (image, mask) in enumerate(zip(self.images, self.masks)):
-            yield image, mask > 0, [maps[row] for maps in self.predictions.values()]
 
 
 def read_examples(
@@ -111,9 +105,10 @@ def detection_figure(
     """
     # A row is as high as its panels: images of all shapes may meet in one figure.
     heights = [size * min(image.shape[0] / image.shape[1], 2) for image in examples.images]
-    head = 0.5 if title else 0.25
-    with _panels(paths, examples, size, heights, head, foot=0.35) as (figure, grid):
-        for row, (image, target, maps) in zip(grid, examples.rows()):
+    with _panels(paths, examples, size, heights, 0.5 if title else 0.25) as (figure, grid):
+        for row, image, mask, *maps in zip(grid, examples.images, examples.masks,
+                                           *examples.predictions.values()):
+            target = mask > 0
             detected = [panel > threshold for panel in maps]
             circled = region_rings(find_regions(target), TARGET)
             rings = [circled, circled, *(_outcome(target, each) for each in detected)]
@@ -134,56 +129,24 @@ def detection_figure(
         figure.suptitle(title, fontsize=9, y=1 - 0.08 / figure.get_figheight(), va="top")
 
 
-def surface_figure(paths: Sequence[Path], examples: Examples) -> None:
-    """Draws the rows and columns of `detection_figure` as surfaces in 3-D.
-
-    The surface takes the highest value of each cell of a coarse grid, and a face the colour of
-    its highest corner: sampling pixels would lose a target of two pixels, and a mean would pale it.
-    """
-    from skimage.measure import block_reduce
-
-    heights = [1.9] * len(examples.names)
-    with _panels(paths, examples, 1.9, heights, 0.25, 0.05, projection="3d") as (_, grid):
-        from matplotlib import colormaps
-
-        for row, (image, target, maps) in zip(grid, examples.rows()):
-            for axes, panel in zip(row, [stretch(image), target, *maps]):
-                height, width = panel.shape
-                step = ceil(max(panel.shape) / CELLS)
-                z = block_reduce(panel, step, np.max).astype(float)
-                y, x = step * np.indices(z.shape)
-                peaks = ndimage.maximum_filter(z, (2, 2), origin=-1)
-                # Thousands of faces: as vectors a PDF of them is slow to open.
-                axes.plot_surface(x, y, z, facecolors=colormaps["viridis"](peaks), rcount=CELLS,
-                                  ccount=CELLS, shade=False, linewidth=0, antialiased=False,
-                                  rasterized=True)
-                axes.set(zlim=(0, 1), zticks=(0, 0.5, 1), xlim=(0, width), ylim=(height, 0))
-                axes.set_box_aspect((width, height, 0.75 * max(panel.shape)))
-                axes.tick_params(labelsize=5, pad=-4)
-                for axis in "xy":
-                    axes.locator_params(axis=axis, nbins=3)
-                axes.view_init(elev=32, azim=-60)
-
-
 @contextmanager
 def _panels(
-    paths: Sequence[Path], examples: Examples, width: float, heights: Sequence[float],
-    head: float, foot: float, **axes: Any,
+    paths: Sequence[Path], examples: Examples, width: float, heights: Sequence[float], head: float,
 ) -> Iterator[tuple]:
-    """Yields a figure and its axes, a row per image; all sizes in inches."""
+    """Yields a figure and its axes, a row per image, with a legend's space below; in inches."""
     columns = ["image", "ground truth", *examples.predictions]
+    foot = 0.35
     size = width * len(columns) + 0.25, sum(heights) + head + foot
-    rc = {"font.size": 6, "grid.linewidth": 0.3, "axes.linewidth": 0.4} if axes else {}
-    with new_figure(paths, size, rc) as figure:
-        grid = figure.subplots(len(heights), len(columns), squeeze=False, subplot_kw=axes,
+    with new_figure(paths, size, {}) as figure:
+        grid = figure.subplots(len(heights), len(columns), squeeze=False,
                                gridspec_kw={"height_ratios": heights})
         for axis, column in zip(grid[0], columns):
-            axis.set_title(column, fontsize=8, pad=0 if axes else 4)
+            axis.set_title(column, fontsize=8, pad=4)
         for axis, name in zip(grid[:, 0], examples.names):
             axis.annotate(name, (-0.03, 0.5), xycoords="axes fraction", fontsize=7, rotation=90,
                           ha="right", va="center")
-        figure.subplots_adjust(left=0.2 / size[0], right=0.985 if axes else 0.995, wspace=0.04,
-                               hspace=0.04, top=1 - head / size[1], bottom=foot / size[1])
+        figure.subplots_adjust(left=0.2 / size[0], right=0.995, wspace=0.04, hspace=0.04,
+                               top=1 - head / size[1], bottom=foot / size[1])
         yield figure, grid
 
 
