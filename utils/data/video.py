@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable, Iterator
 from fractions import Fraction
+from functools import partial
 from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING
@@ -72,8 +73,8 @@ class ClipSource:
                     done += frame is not None
                     continue
                 last = done / float(self.rate) if frame.time is None else frame.time - start
-                yield InputFrame(f"{done:06d}", self._path.name, _Grey(frame), done,
-                                 round(last, 6))
+                yield InputFrame(f"{done:06d}", self._path.name,
+                                 partial(_read, frame), done, round(last, 6))
                 good, done = done, done + 1
         short = self._seconds and last + 1.5 / self.rate < self._seconds
         if short or damaged and damaged[-1] >= good:
@@ -84,8 +85,8 @@ class ClipSource:
                      f"after frame {damaged[0]}")
         else:
             return
-        yield InputFrame("", self._path.name, _Broken(
-            f"{self._path}: {where}; the other frames are done; copy or download it anew"))
+        yield InputFrame("", self._path.name, partial(
+            _refuse, f"{self._path}: {where}; the other frames are done; copy or download it anew"))
 
     @contextlib.contextmanager
     def _opened(self) -> Iterator[tuple[av.container.InputContainer, av.video.VideoStream]]:
@@ -148,29 +149,18 @@ def _decoded(
         yield from frames
 
 
-class _Grey:
-    """Reads a decoded frame as grey levels."""
-
-    def __init__(self, frame: av.VideoFrame):
-        self._frame = frame
-
-    def __call__(self, any_range: bool = False) -> np.ndarray:
-        """H×W uint8, or uint16 in full range if the file has more than 8 bits."""
-        kind = self._frame.format
-        deep = max(component.bits for component in kind.components) > 8
-        if kind.is_rgb or kind.has_palette:  # as the colours of images, and not as FFmpeg does
-            return luma(self._frame.to_ndarray(format="rgb48le" if deep else "rgb24"))
-        return self._frame.to_ndarray(format="gray16le" if deep else "gray")
+def _read(frame: av.VideoFrame, any_range: bool) -> np.ndarray:
+    """A decoded frame, H×W uint8, or uint16 in full range if the file has more than 8 bits."""
+    kind = frame.format
+    deep = max(component.bits for component in kind.components) > 8
+    if kind.is_rgb or kind.has_palette:  # as the colours of images, and not as FFmpeg does
+        return luma(frame.to_ndarray(format="rgb48le" if deep else "rgb24"))
+    return frame.to_ndarray(format="gray16le" if deep else "gray")
 
 
-class _Broken:
-    """Raises a UserError in place of reading."""
-
-    def __init__(self, text: str):
-        self._text = text
-
-    def __call__(self, any_range: bool = False) -> np.ndarray:
-        raise UserError(self._text)
+def _refuse(problem: str, any_range: bool) -> np.ndarray:
+    """Raises a UserError, in place of reading."""
+    raise UserError(problem)
 
 
 @contextlib.contextmanager
