@@ -9,8 +9,15 @@ only what is missing; remove demo/ to begin again.
 
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from utils import environment
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from utils.data.writing import Sample
+    from utils.datasets import ImageList
 
 # Small enough for a quarter of an hour on two cores, in which Jittor also compiles itself.
 N_TRAIN, N_TEST, SIZE = 64, 24, 64
@@ -70,48 +77,32 @@ def make_dataset(real: Path, folder: Path) -> str:
         folder: the folder to write into.
     """
     from utils.data.synthetic import write_sample_dataset
+    from utils.data.writing import write_dataset
+    from utils.datasets import load_splits
 
     if not (real / "NUDT-SIRST").is_dir():
         if not (folder / "SAMPLE").is_dir():
             print(f"No {real / 'NUDT-SIRST'}: writing sample images to {folder / 'SAMPLE'}")
             write_sample_dataset(folder / "SAMPLE", N_TRAIN, N_TEST, SIZE)
         return "SAMPLE"
-    if not (folder / "NUDT-SIRST-subset").is_dir():
-        copy_subset(real, "NUDT-SIRST", folder / "NUDT-SIRST-subset")
-    return "NUDT-SIRST-subset"
+    subset = folder / "NUDT-SIRST-subset"
+    if not subset.is_dir():
+        print(f"Copying pieces of {N_TRAIN} + {N_TEST} images of NUDT-SIRST to {subset}")
+        train, test = load_splits(real, "NUDT-SIRST")
+        write_dataset(subset, {"train": pieces(train, N_TRAIN), "test": pieces(test, N_TEST)})
+    return subset.name
 
 
-def copy_subset(dataset_dir: Path, dataset_name: str, folder: Path) -> None:
-    """Copies a piece with a target from the first images of both lists of a dataset to `folder`."""
-    import os
-    import tempfile
-
+def pieces(split: "ImageList", count: int) -> "Iterator[Sample]":
+    """Yields a piece with a target from each of the first images of a list."""
     import numpy as np
-    from PIL import Image
 
-    from utils.datasets import load_splits
-
-    print(f"Copying pieces of {N_TRAIN} + {N_TEST} images of {dataset_name} to {folder}")
-    splits = load_splits(dataset_dir, dataset_name)
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=".", dir=folder.parent) as temporary:
-        build = Path(temporary, folder.name)
-        (build / "images").mkdir(parents=True)
-        (build / "masks").mkdir()
-        for list_name, split, count in zip(("train", "test"), splits, (N_TRAIN, N_TEST)):
-            chosen = [i for i, mask in enumerate(split.masks) if mask.any()][:count]
-            for i in chosen:
-                # The cell of a grid that holds the target's first pixel, so not always its middle.
-                corner = np.argwhere(split.masks[i])[0] // SIZE * SIZE
-                rows, columns = (
-                    slice(max(0, min(c, n - SIZE)), max(0, min(c, n - SIZE)) + SIZE)
-                    for c, n in zip(corner, split.masks[i].shape))
-                name = f"{split.names[i]}.png"
-                Image.fromarray(split.images[i][rows, columns]).save(build / "images" / name)
-                Image.fromarray(split.masks[i][rows, columns] * 255).save(build / "masks" / name)
-            text = "".join(f"{split.names[i]}\n" for i in chosen)
-            (build / f"{list_name}.txt").write_text(text)
-        os.rename(build, folder)
+    for i in [i for i, mask in enumerate(split.masks) if mask.any()][:count]:
+        # The cell of a grid that holds the target's first pixel, so not always its middle.
+        corner = np.argwhere(split.masks[i])[0] // SIZE * SIZE
+        starts = (max(0, min(c, n - SIZE)) for c, n in zip(corner, split.masks[i].shape))
+        cell = tuple(slice(start, start + SIZE) for start in starts)
+        yield split.names[i], split.images[i][cell], split.masks[i][cell]
 
 
 def draw_detections(demo: Path, dataset: str) -> None:

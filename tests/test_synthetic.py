@@ -45,8 +45,8 @@ def test_a_folder_is_left_alone_and_a_failure_leaves_nothing(tmp_path, monkeypat
     (tmp_path / "dangling").symlink_to(tmp_path / "nowhere")
     with pytest.raises(UserError, match="dangling: exists already"):
         synthetic.write_sample_dataset(tmp_path / "dangling")
-    made = iter([synthetic.make_sample(32, 32, np.random.default_rng(0))])
-    monkeypatch.setattr(synthetic, "make_sample", lambda *_: next(made))
-    with pytest.raises(StopIteration):
+    made = [synthetic.make_sample(32, 32, np.random.default_rng(0))]
+    monkeypatch.setattr(synthetic, "make_sample", lambda *_: made.pop())
+    with pytest.raises(IndexError):
         synthetic.write_sample_dataset(tmp_path / "data" / "SET", 4, 1, 32)
     assert list((tmp_path / "data").iterdir()) == []

@@ -7,13 +7,13 @@ Clutter is often brighter than the targets, so that a threshold does not find th
 from __future__ import annotations
 
 import os
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
 from scipy.ndimage import binary_dilation, gaussian_filter
 
-from utils.data.writing import workplace, write_lists
+from utils.data.writing import write_dataset
 from utils.errors import UserError
 
 
@@ -31,17 +31,10 @@ def write_sample_dataset(
         raise UserError(f"{folder}: exists already; remove it, or name another folder")
     height, width = (size, size) if isinstance(size, int) else size
     # Names unlike NUDT-SIRST's 000001: nobody takes one dataset for the other.
-    names = [f"sample_{index + 1:04d}" for index in range(n_train + n_test)]
-    with workplace(folder) as work:
-        built = work / "built"
-        for kind in ("images", "masks"):
-            (built / kind).mkdir(parents=True)
-        for index, name in enumerate(names):
-            image, mask = make_sample(height, width, np.random.default_rng([seed, index]))
-            Image.fromarray(image).save(built / "images" / f"{name}.png")
-            Image.fromarray(mask * np.uint8(255)).save(built / "masks" / f"{name}.png")
-        write_lists(built, {"train": names[:n_train], "test": names[n_train:]})
-        os.replace(built, folder)
+    samples = ((f"sample_{index + 1:04d}",
+                *make_sample(height, width, np.random.default_rng([seed, index])))
+               for index in range(n_train + n_test))
+    write_dataset(folder, {"train": islice(samples, n_train), "test": samples})
     return folder
 
 
