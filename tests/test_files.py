@@ -14,7 +14,7 @@ from scripts import ROOT, SMALL, succeeds
 from test_datasets import write
 
 from utils.errors import UserError
-from utils.files import atomic_path, keep_as, link_or_copy, locked, remove_leftovers, write_text
+from utils.files import atomic_path, link_or_copy, locked, remove_leftovers, write_text
 
 
 def test_a_failed_write_names_the_file_and_leaves_the_one_before(tmp_path):
@@ -80,22 +80,6 @@ def test_what_a_killed_writer_leaves_is_removed(tmp_path):
     assert sorted(file.name for file in tmp_path.iterdir()) == [".a-notes.txt", "a.npz"]
     assert path.read_text() == "before"
     remove_leftovers(tmp_path / "none" / "a.npz")
-
-
-@pytest.mark.parametrize("links", [True, False])
-def test_a_file_is_kept_under_another_name(tmp_path, monkeypatch, links):
-    if not links:
-        monkeypatch.setattr(os, "link", lambda *_: (_ for _ in ()).throw(PermissionError()))
-    path, other = tmp_path / "a", tmp_path / "b"
-    for text in ("first", "second"):
-        write_text(path, text)
-        keep_as(path, other)
-        assert other.read_text() == text and path.exists() == links
-        if links:
-            keep_as(path, other)  # both are one file already
-            write_text(path, "new")
-        assert other.read_text() == text
-    assert {file.name for file in tmp_path.iterdir()} <= {"a", "b"}
 
 
 def test_locked_process_is_in_a_folder(tmp_path):

@@ -93,25 +93,6 @@ def remove_leftovers(path: str | Path) -> None:
                 file.unlink(missing_ok=True)
 
 
-def keep_as(path: str | Path, other: str | Path) -> None:
-    """Makes `other` a second name of the file `path`, without copying it.
-
-    Renames `path` if the file system has no hard links.
-    """
-    path, other = Path(path), Path(other)
-    link = other.with_name(f"{_prefix(other)}link{other.suffix}")
-    link.unlink(missing_ok=True)
-    try:
-        os.link(path, link)
-    except OSError:
-        os.replace(path, other)
-        return
-    try:
-        os.replace(link, other)
-    finally:
-        link.unlink(missing_ok=True)  # still there if both were one file already
-
-
 def link_or_copy(file: str | Path, place: str | Path) -> bool:
     """Makes `place` a symbolic link to `file`, or a copy if the file system has no links.
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import enum
 import math
+import os
 import re
 import shutil
 import time
@@ -22,7 +23,7 @@ from utils.checkpoint.weights import (
     save_weights,
 )
 from utils.errors import UserError
-from utils.files import atomic_path, keep_as, locked, remove_leftovers
+from utils.files import atomic_path, locked, remove_leftovers
 from utils.paths import BEFORE, BEST, LAST, Paths
 from utils.recipe import Recipe, recipe_of, resolve_recipe, same_run
 from utils.runtime import ranks
@@ -249,9 +250,18 @@ class Store:
             raise UserError(f"{self.last}: not written, Adam's {broken} is not finite; try a "
                             "lower --lr")
         if self.last_is_whole and self.last.is_file():
-            keep_as(self.last, self.before)
+            self._keep_last()
         save_weights(state.net, self.last, meta, optimizer)
         self.last_is_whole, self.saved_at = True, time.monotonic()
+
+    def _keep_last(self) -> None:
+        """Makes before.npz a second name of last.npz, or its copy if there are no hard links."""
+        # A kill in between may leave no whole before.npz, but last.npz is whole.
+        self.before.unlink(missing_ok=True)
+        try:
+            os.link(self.last, self.before)
+        except OSError:
+            shutil.copyfile(self.last, self.before)
 
     def save_step(self, state: TrainingState) -> None:
         """Writes last.npz in mid-epoch under mpirun, once a minute."""
