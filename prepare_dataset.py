@@ -49,7 +49,7 @@ from utils.paths import Paths
 from utils.predict.detections import mask_boxes
 from utils.recipe import Recipe
 
-SHARE = cli.number(float, lambda fraction: 0 < fraction < 1, "lie between 0 and 1")
+FRACTION = cli.number(float, lambda value: 0 < value < 1, "lie between 0 and 1")
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -60,7 +60,7 @@ def main(argv: Sequence[str] | None = None) -> None:
                         help="a folder, or a .zip; several are joined")
     parser.add_argument("--name", required=True, help="the name of the new folder in --dataset_dir")
     parser.add_argument("--copy", action="store_true", help="copy the files; default: link them")
-    parser.add_argument("--split", type=SHARE, default=0.5, metavar="SHARE",
+    parser.add_argument("--split", type=FRACTION, default=0.5, metavar="SHARE",
                         help="fraction of images for training, if there are no lists; default 0.5")
     parser.add_argument("--images", type=Path, metavar="DIR",
                         help="folder of images in SOURCE; default by SOURCE's layout")

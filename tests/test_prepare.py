@@ -144,9 +144,9 @@ def test_lists_are_drawn_where_there_are_none(tmp_path):
     write(source, [(8, 8)] * 10)
     relay(source)
     drawn = []
-    for name, share, seed in (("A", 0.7, 1), ("B", 0.7, 1), ("C", 0.7, 2), ("D", 0.2, 1)):
-        text = prepare(source, tmp_path / "data" / name, share=share, seed=seed)
-        assert f"lists: not there; drawn by --split {share} --seed {seed}: " in text
+    for name, fraction, seed in (("A", 0.7, 1), ("B", 0.7, 1), ("C", 0.7, 2), ("D", 0.2, 1)):
+        text = prepare(source, tmp_path / "data" / name, fraction=fraction, seed=seed)
+        assert f"lists: not there; drawn by --split {fraction} --seed {seed}: " in text
         train, test = lists(tmp_path, name)
         assert sorted(train + test) == [f"{i:02d}" for i in range(10)]
         drawn.append(train)

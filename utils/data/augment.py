@@ -87,7 +87,7 @@ def corner(shape: tuple[int, int], crop: int, key: Key) -> tuple[int, int]:
 
 
 def target_corner(
-    mask: np.ndarray, crop: int, share: float, key: Key
+    mask: np.ndarray, crop: int, fraction: float, key: Key
 ) -> tuple[int, int] | None:
     """First row and column of a crop that contains a target of the mask.
 
@@ -95,13 +95,13 @@ def target_corner(
     where the target is whole.
 
     Args:
-        share: the fraction of epochs with such a crop.
+        fraction: of epochs with such a crop.
 
     Returns:
         None in the other epochs, and if the mask has no target.
     """
     generator = _generator(key, _TARGET)
-    if generator.random() >= share or not mask.any():
+    if generator.random() >= fraction or not mask.any():
         return None
     targets = ndimage.find_objects(ndimage.label(mask, CONNECTED)[0])
     target = targets[generator.integers(len(targets))]

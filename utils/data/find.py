@@ -60,13 +60,13 @@ class Found(NamedTuple):
 
 
 def find(
-    folder: Path, source: Path, share: float, seed: int, tree: Tree = LAYOUT, redraw: bool = True
+    folder: Path, source: Path, fraction: float, seed: int, tree: Tree = LAYOUT, redraw: bool = True
 ) -> Found:
     """Finds the dataset at or below a folder, and makes the lists that it lacks.
 
     Args:
         source: the name of the folder in messages.
-        share: the fraction of images for the train list, if there are no lists.
+        fraction: of images for the train list, if there are no lists.
         seed: the seed with which lists are drawn.
         tree: the folders and suffixes that the user has named.
         redraw: True draws both lists anew if there is one list, and it names all images.
@@ -98,7 +98,7 @@ def find(
             found.notes.append(f"of no list, left out: {found.shown(other)}/")
     missing = [split for split in SPLITS if split not in found.names]
     if missing:
-        _make_lists(found, missing, first, share, seed, redraw)
+        _make_lists(found, missing, first, fraction, seed, redraw)
     names = {split: found.names[split] for split in SPLITS if split in found.names}
     return found._replace(names=names)
 
@@ -183,7 +183,7 @@ def _named_folder(
 
 
 def _make_lists(
-    found: Found, missing: Sequence[str], layout: Layout, share: float, seed: int, redraw: bool
+    found: Found, missing: Sequence[str], layout: Layout, fraction: float, seed: int, redraw: bool
 ) -> None:
     """Adds the missing lists: by folders, from the images on no list, or at random."""
     taken = {name for names in found.names.values() for name in names}
@@ -210,10 +210,10 @@ def _make_lists(
     if len(rest) < 2:
         raise UserError(f"{layout.images}: has fewer than two images to make lists of; add some")
     order = np.random.default_rng(seed).permutation(len(rest))
-    cut = min(max(round(share * len(rest)), 1), len(rest) - 1)
+    cut = min(max(round(fraction * len(rest)), 1), len(rest) - 1)
     for split, part in zip(SPLITS, (order[:cut], order[cut:])):
         found.names[split] = sorted(rest[i] for i in part)
-    found.notes.append(f"lists: not there; drawn by --split {share:g} --seed {seed}: "
+    found.notes.append(f"lists: not there; drawn by --split {fraction:g} --seed {seed}: "
                        f"{cut} train, {len(rest) - cut} test")
 
 

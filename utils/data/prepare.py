@@ -28,7 +28,7 @@ from utils.files import link_or_copy, write_text
 
 
 def prepare(
-    source: Path, target: Path, copy: bool = False, share: float = 0.5, seed: int = 42,
+    source: Path, target: Path, copy: bool = False, fraction: float = 0.5, seed: int = 42,
     num_workers: int = 4, tree: Tree = LAYOUT, fit_masks: bool = False, redraw: bool = True,
 ) -> str:
     """Brings a dataset into the project's layout; all of it or nothing.
@@ -37,7 +37,7 @@ def prepare(
         source: a folder or a .zip, in any layout of `utils.data.layouts`.
         target: the dataset's new folder: images/, masks/, train.txt, test.txt and the report.
         copy: True copies files, False links them. Files of a zip are always copied.
-        share, seed, tree, redraw: of `find`.
+        fraction, seed, tree, redraw: of `find`.
         fit_masks: True resizes masks of another size to their image, see `read_pairs`.
 
     Returns:
@@ -58,7 +58,7 @@ def prepare(
             folder, copy = work / "unpacked", True
             encoding = unpack(source, folder)
         try:
-            found = find(folder, source, share, seed, tree, redraw)
+            found = find(folder, source, fraction, seed, tree, redraw)
             if encoding:
                 found.notes.append(f"names of files in the zip: {encoding}")
             made = Made(found.layouts, [], {})
