@@ -8,7 +8,8 @@ import json
 import pytest
 
 from utils.errors import UserError
-from utils.recipe import Recipe, recipe_of, resolve_recipe, same_run
+from utils.recipe import Recipe, recipe_of, resolve_recipe
+from utils.training.store import RunStatus, run_status
 
 
 def test_the_rate_falls_after_half_and_three_quarters():
@@ -44,7 +45,8 @@ def test_a_resumed_run_refuses_another_recipe(given, message):
     with pytest.raises(UserError) as error:
         resolve_recipe(given, run)
     assert str(error.value) == message
-    assert not same_run(given, run) and same_run({}, run)
+    last = {"recipe": dataclasses.asdict(run), "scheduler": {"milestones": [30, 45]}, "history": []}
+    assert run_status(last, given) is RunStatus.NEW and run_status(last, {}) is RunStatus.RESUME
 
 
 def test_a_checkpoint_holds_it():

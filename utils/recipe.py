@@ -130,12 +130,3 @@ def resolve_recipe(given: Mapping[str, Any], resumed: Recipe | None = None) -> R
 def recipe_of(meta: Mapping[str, Any]) -> Recipe:
     """The recipe of a run from its checkpoint's `meta`, which may be of an older version."""
     return Recipe(**{"milestones": meta["scheduler"]["milestones"], **meta["recipe"]})
-
-
-def same_run(given: Mapping[str, Any], resumed: Recipe) -> bool:
-    """True if `resolve_recipe` accepts these values for the run to resume."""
-    try:
-        resolve_recipe(given, resumed)
-    except UserError:
-        return False
-    return True

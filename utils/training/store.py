@@ -25,7 +25,7 @@ from utils.checkpoint.weights import (
 from utils.errors import UserError
 from utils.files import atomic_path, locked, remove_leftovers
 from utils.paths import BEFORE, BEST, LAST, Paths
-from utils.recipe import Recipe, recipe_of, resolve_recipe, same_run
+from utils.recipe import Recipe, recipe_of, resolve_recipe
 from utils.runtime import ranks
 from utils.training.logs import EpochRecord, write_log
 
@@ -293,10 +293,11 @@ def run_status(last: Mapping[str, Any], given: Mapping[str, Any]) -> RunStatus:
         last: from `last_run`, or anything with its `recipe`, `history` and `scheduler`.
         given: values for the fields of `Recipe`; None (or no entry) is a flag that was not given.
     """
-    if not last or not same_run(given, recipe_of(last)):
-        return RunStatus.NEW
-    epochs = resolve_recipe(given, recipe_of(last)).epochs
-    return RunStatus.FINISHED if len(last["history"]) >= epochs else RunStatus.RESUME
+    if last:
+        with contextlib.suppress(UserError):  # a given value differs from that run's
+            epochs = resolve_recipe(given, recipe_of(last)).epochs
+            return RunStatus.FINISHED if len(last["history"]) >= epochs else RunStatus.RESUME
+    return RunStatus.NEW
 
 
 def last_run(output_dir: str | Path, dataset_name: str, model_name: str) -> dict[str, Any]:
