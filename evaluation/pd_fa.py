@@ -55,12 +55,11 @@ def centroid_distances(targets: Regions, regions: Regions) -> np.ndarray:
     return np.sqrt((difference**2).sum(axis=-1))
 
 
-def match_in_order(distances: np.ndarray, radius: float = MAX_DISTANCE) -> list[tuple[int, int]]:
+def match_in_order(distances: np.ndarray) -> list[tuple[int, int]]:
     """Matches as the official code does: each target in turn takes the first free region.
 
     Args:
-        distances: targets × regions, in pixels.
-        radius: a pair may match only below this distance.
+        distances: targets × regions, in pixels; a pair may match only below `MAX_DISTANCE`.
 
     Returns:
         (target, region) index pairs.
@@ -68,23 +67,23 @@ def match_in_order(distances: np.ndarray, radius: float = MAX_DISTANCE) -> list[
     pairs = []
     taken = np.zeros(distances.shape[1], dtype=bool)
     for target, row in enumerate(distances):
-        free = np.flatnonzero((row < radius) & ~taken)
+        free = np.flatnonzero((row < MAX_DISTANCE) & ~taken)
         if free.size:
             taken[free[0]] = True
             pairs.append((target, int(free[0])))
     return pairs
 
 
-def match_optimally(distances: np.ndarray, radius: float = MAX_DISTANCE) -> list[tuple[int, int]]:
+def match_optimally(distances: np.ndarray) -> list[tuple[int, int]]:
     """Matches as many targets as can be, and among such matchings takes the nearest.
 
     Args and result as `match_in_order`.
     """
     # A forbidden pair costs more than any number of allowed ones, so none displaces an allowed one.
-    forbidden = radius * (min(distances.shape) + 1)
-    cost = np.where(distances < radius, distances, forbidden)
+    forbidden = MAX_DISTANCE * (min(distances.shape) + 1)
+    cost = np.where(distances < MAX_DISTANCE, distances, forbidden)
     targets, regions = linear_sum_assignment(cost)
-    allowed = distances[targets, regions] < radius
+    allowed = distances[targets, regions] < MAX_DISTANCE
     return [(int(t), int(r)) for t, r in zip(targets[allowed], regions[allowed])]
 
 
