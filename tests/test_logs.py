@@ -85,9 +85,6 @@ def test_date_is_english_with_a_padded_day(monkeypatch):
     moment = time.mktime((2024, 8, 2, 4, 31, 35, 0, 0, -1))
     monkeypatch.setattr(time, "strftime", lambda *_: pytest.fail("strftime knows the locale"))
     assert log_time(moment) == "Aug  2 04:31:35"
-    assert render_log([EpochRecord(7, 0.5, moment)]) == (
-        "Aug  2 04:31:35 Epoch---7, total_loss---0.500000,\n"
-    )
 
 
 def test_best_is_the_lowest_fa_the_earlier_of_equals_and_never_nan():

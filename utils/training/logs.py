@@ -62,14 +62,14 @@ class EpochRecord:
     Attributes:
         epoch: counted from 1.
         loss: mean training loss; may be NaN.
-        time: when training ended: `Aug  2 04:31:35`, or seconds since 1970; "" if unknown.
+        time: when training ended: `Aug  2 04:31:35` in a log of ours; "" if unknown.
         pixAcc, mIoU, Pd, Fa, fscore: scores on the test list; None if it was not evaluated.
         strict: strict scores by name; not in the log, whose format other programs read.
     """
 
     epoch: int
     loss: float
-    time: str | float = ""
+    time: str = ""
     pixAcc: float | None = None
     mIoU: float | None = None
     Pd: float | None = None
@@ -117,8 +117,8 @@ def render_log(records: Iterable[EpochRecord], head: str = "") -> str:
     lines = [head] if head else []
     best: dict[str, EpochRecord] = {}
     for record in records:
-        stamp = record.time if isinstance(record.time, str) else log_time(record.time)
-        lines.append(f"{stamp} Epoch---{record.epoch}, total_loss---{record.loss:.6f},".lstrip())
+        lines.append(f"{record.time} Epoch---{record.epoch}, total_loss---{record.loss:.6f},"
+                     .lstrip())
         if not record.evaluated:
             continue
         best = best_epochs([*best.values(), record])
