@@ -66,8 +66,7 @@ def draw_kernels(args: argparse.Namespace) -> list[Path]:
     if unknown:
         raise UserError(f"--model_name {listed(unknown)}: not a network of this project; name one "
                         f"of {', '.join(MODEL_NAMES)}")
-    if args.weights and len(models) > 1:
-        raise UserError(f"{args.weights}: weights are of one network; name one --model_name")
+    cli.check_weights(args.weights, models)
     jobs = []
     for dataset_name in args.dataset_names:
         weights = {model: args.weights or choose_weights(args.output_dir, dataset_name, model)[0]

@@ -174,8 +174,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
                           "at once")
     parser.set_defaults(threshold=None, dataset_names=None)
     args = parser.parse_args(argv)
-    if args.weights and len(args.model_names) > 1:
-        raise UserError(f"{args.weights}: weights are of one network; name one --model_name")
+    cli.check_weights(args.weights, args.model_names)
     if not args.input:
         for flag in ("output", "threshold", "fa", "stretch", "no_overlay", "overlay_video", "boxes",
                      "tile"):

@@ -26,8 +26,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = parser.parse_args(argv)
     if args.weights and args.resume:
         raise UserError("--weights: begins a new run; leave out --weights or --resume")
-    if args.weights and len(args.model_names) > 1:
-        raise UserError(f"{args.weights}: weights are of one network; name one --model_name")
+    cli.check_weights(args.weights, args.model_names)
     cli.refuse_bf16(args.precision)
     recipe = recipe_values(vars(args))
     options = TrainingOptions(args.dataset_dir, args.output_dir, args.num_workers, args.eval_every,

@@ -115,6 +115,12 @@ def refuse_bf16(precision: str) -> None:
         raise UserError("--precision bf16: is for predictions only (test.py); leave it out here")
 
 
+def check_weights(weights: Path | None, model_names: Sequence[str]) -> None:
+    """Raises a UserError for --weights with several models."""
+    if weights and len(model_names) > 1:
+        raise UserError(f"{weights}: weights are of one network; name one --model_name")
+
+
 def add_threshold(parser: Flags) -> None:
     """Adds --threshold, above which a pixel counts as target."""
     from evaluation import THRESHOLD  # here: other scripts start without SciPy
@@ -130,22 +136,18 @@ def add_fa(parser: Flags, text: str, **form: Any) -> None:
     parser.add_argument("--fa", type=rate, metavar="RATE", help=text, **form)
 
 
-def add_pred(
-    parser: argparse.ArgumentParser, default: str = "result/<dataset>/mat/<model>"
-) -> None:
+def add_pred(parser: argparse.ArgumentParser) -> None:
     """Adds --pred, folders of predictions.
 
     --model_name is then None if it is not given; see `prediction_files.prediction_folders`.
-
-    Args:
-        default: the folders taken without --pred, for --help.
     """
     parser.set_defaults(model_names=None, default_models=parser.get_default("model_names"))
     parser.add_argument(
         "--pred", nargs="+", type=Path, metavar="DIR",
         help="folders with predictions of any method: NAME.mat, .npy or .png (a suffix that all "
         "names have is ignored). --model_name names them, else they have the folders' names. Or "
-        f"one folder that holds a folder for each --model_name. Default {default}",
+        "one folder that holds a folder for each --model_name. Default "
+        "result/<dataset>/mat/<model>",
     )
 
 
