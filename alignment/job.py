@@ -13,14 +13,13 @@ from typing import Any
 import numpy as np
 
 from utils.cli import ROOT
-from utils.data.augment import Augmentation
 from utils.datasets import ImageList, load_split, train_batches
 from utils.processes import run
 from utils.recipe import SCHEDULE, Recipe
 
 FRAMEWORKS = ("Jittor", "Pytorch")  # the folders of whole runs
 # Fields of `Recipe` that stay at their defaults on both sides.
-PLAIN = (*Augmentation._fields, "soft_masks")
+PLAIN = ("augment", "crop", "soft_masks", "target_crops", "scale", "photometric")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -134,8 +133,7 @@ def training_list(job: Job) -> ImageList:
 def step_batches(recipe: Recipe, split: ImageList) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """Yields the batches of a training with this seed, x and y, epoch after epoch without end."""
     for epoch in itertools.count(1):
-        batches = train_batches(split, recipe.batch_size, recipe.image_size, recipe.seed, epoch)
-        for _, x, y in batches:
+        for _, x, y in train_batches(split, recipe, epoch):
             yield x, y
 
 

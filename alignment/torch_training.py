@@ -66,7 +66,7 @@ def train(job: Job) -> int:
             run.save(last)
             if not complete:
                 print(f"stopped in epoch {len(run.history) + 1} after {len(run.losses)} of "
-                      f"{num_train_batches(splits[0], recipe.batch_size)} batches, all of it "
+                      f"{num_train_batches(splits[0], recipe)} batches, all of it "
                       "saved; run the command again to go on")
                 return stop.status
             write_log(log, run.history, run.describe())
@@ -147,9 +147,8 @@ class Run:
         """Yields the loss of each step after the steps whose losses are given."""
         self.net.train()
         recipe, losses = self.job.recipe, list(losses)
-        batches = train_batches(split, recipe.batch_size, recipe.image_size, recipe.seed, epoch,
-                                start=len(losses))
-        total = num_train_batches(split, recipe.batch_size)
+        batches = train_batches(split, recipe, epoch, start=len(losses))
+        total = num_train_batches(split, recipe)
         with tqdm(batches, total=total, initial=len(losses), unit="batch", leave=False,
                   disable=None, desc=f"PyTorch, epoch {epoch}/{recipe.epochs}") as bar:
             for names, x, y in bar:

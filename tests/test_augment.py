@@ -7,8 +7,7 @@ import pytest
 from scipy import ndimage
 
 from utils.data.augment import (
-    NONE,
-    Augmentation,
+    augmented,
     change_light,
     corner,
     crop_at,
@@ -19,7 +18,7 @@ from utils.data.augment import (
 from utils.errors import UserError
 from utils.recipe import Recipe
 
-ALL = Augmentation(augment=True, crop=24, target_crops=0.5, scale=2.0, photometric=True)
+ALL = Recipe(augment=True, crop=24, target_crops=0.5, scale=2.0, photometric=True)
 
 
 # Rows and columns where the targets of `scene` begin and end.
@@ -38,16 +37,16 @@ def scene(height=60, width=90):
 def test_all_is_a_function_of_seed_epoch_and_image():
     image, mask = scene()
     before = image.copy(), mask.copy()
-    first = ALL.apply(image, mask, (42, 3, 7))
-    for again, array in zip(ALL.apply(image, mask, (42, 3, 7)), first):
+    first = augmented(image, mask, ALL, (42, 3, 7))
+    for again, array in zip(augmented(image, mask, ALL, (42, 3, 7)), first):
         np.testing.assert_array_equal(again, array)
     for other in ((43, 3, 7), (42, 4, 7), (42, 3, 8)):
-        assert not np.array_equal(ALL.apply(image, mask, other)[0], first[0])
+        assert not np.array_equal(augmented(image, mask, ALL, other)[0], first[0])
     for array, unchanged in zip((image, mask), before):
         np.testing.assert_array_equal(array, unchanged)
     assert first[0].dtype == np.float32 and first[1].dtype == np.uint8
     assert first[0].shape == first[1].shape == (24, 24)
-    plain = NONE.apply(image, mask, (42, 3, 7))
+    plain = augmented(image, mask, Recipe(), (42, 3, 7))
     np.testing.assert_array_equal(plain[0], image / np.float32(255))
     np.testing.assert_array_equal(plain[1], mask)
 
@@ -77,7 +76,7 @@ def test_mask_and_image_move_together(options):
     _, mask = scene()
     mask = ndimage.binary_dilation(mask, iterations=3).astype(np.uint8)
     for epoch in range(40):
-        image, seen = Augmentation(**options).apply(mask * 255, mask, (1, epoch, 0))
+        image, seen = augmented(mask * 255, mask, Recipe(**options), (1, epoch, 0))
         if options.get("scale"):
             # Where bilinear and nearest may differ is only the edge of a target.
             inside = ndimage.binary_erosion(seen, iterations=2, border_value=1)
@@ -118,14 +117,15 @@ def test_a_share_of_the_crops_is_on_targets():
     image, mask = scene(300, 300)
     on = [target_corner(mask, 16, 0.25, (9, epoch, 0)) is not None for epoch in range(2000)]
     assert 0.22 < np.mean(on) < 0.28
-    some = Augmentation(crop=16, target_crops=0.25)
-    other = Augmentation(crop=16)
+    some = Recipe(crop=16, target_crops=0.25)
+    other = Recipe(crop=16)
     for epoch, on_target in enumerate(on[:50]):
-        _, seen = some.apply(image, mask, (9, epoch, 0))
+        _, seen = augmented(image, mask, some, (9, epoch, 0))
         if on_target:
             assert seen.any()
         else:  # as without the option
-            np.testing.assert_array_equal(seen, other.apply(image, mask, (9, epoch, 0))[1])
+            _, plain = augmented(image, mask, other, (9, epoch, 0))
+            np.testing.assert_array_equal(seen, plain)
     assert target_corner(np.zeros_like(mask), 16, 1.0, (9, 1, 0)) is None
 
 
@@ -133,13 +133,14 @@ def test_scale_enlarges_and_shrinks_alike():
     # One target of 9×9 in the middle: its area in the crop tells the factor.
     mask = np.zeros((65, 65), np.uint8)
     mask[28:37, 28:37] = 1
-    way = Augmentation(crop=33, target_crops=1.0, scale=2.0)
-    sides = [np.sqrt(way.apply(mask * 255, mask, (2, epoch, 0))[1].sum()) / 9
+    way = Recipe(crop=33, target_crops=1.0, scale=2.0)
+    sides = [np.sqrt(augmented(mask * 255, mask, way, (2, epoch, 0))[1].sum()) / 9
              for epoch in range(400)]
     assert 0.4 < min(sides) < 0.56 and 1.85 < max(sides) < 2.1
     assert 0.94 < np.exp(np.mean(np.log(sides))) < 1.06
     # The window at 1/2 is larger than the picture and still gives a crop of the size.
-    assert all(way.apply(mask, mask, (2, epoch, 0))[0].shape == (33, 33) for epoch in range(20))
+    assert all(augmented(mask, mask, way, (2, epoch, 0))[0].shape == (33, 33)
+               for epoch in range(20))
 
 
 def test_light_changes_within_its_ranges():

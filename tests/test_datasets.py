@@ -9,9 +9,9 @@ import pytest
 from PIL import Image
 
 from utils import datasets
-from utils.data.augment import Augmentation
 from utils.datasets import load_split, load_splits, num_train_batches, train_batches
 from utils.errors import UserError
+from utils.recipe import Recipe
 
 
 def write(folder, sizes, split="train", extension=".png", dtype=np.uint8):
@@ -36,6 +36,10 @@ def rename(folder, old, new):
         path = folder / kind / f"{new}.png"
         path.parent.mkdir(exist_ok=True)
         (folder / kind / f"{old}.png").rename(path)
+
+
+def batches_of(batch_size, image_size=16, seed=0, **others):
+    return Recipe(batch_size=batch_size, image_size=image_size, seed=seed, **others)
 
 
 def soften(path):
@@ -191,7 +195,7 @@ def test_the_real_dataset(nudt):
             f"{nudt.name} {split.name}: {count} images, 256x256, 8 bit; "
             f"{targets} pixels, 0 images without a target")
     assert not set(train.names) & set(test.names)
-    assert num_train_batches(train, 8) == 83
+    assert num_train_batches(train, Recipe()) == 83
 
 
 # What is said of it
@@ -223,9 +227,9 @@ def test_grey_masks_are_counted_and_soft_where_asked(tmp_path):
     hard = masks[1].astype(float)
     hard[4, 3] = 1
     np.testing.assert_array_equal(split.masks[1], hard)
-    ((names, _, y),) = train_batches(split, 3, 16, 0, 1)
+    ((names, _, y),) = train_batches(split, batches_of(3), 1)
     np.testing.assert_array_equal(y[names.index("01"), 0], hard)
-    ((again, _, soft),) = train_batches(split, 3, 16, 0, 1, soft=True)
+    ((again, _, soft),) = train_batches(split, batches_of(3, soft_masks=True), 1)
     assert again == names and soft.dtype == np.float32
     hard[4, 3:5] = 200 / 255, 90 / 255
     np.testing.assert_allclose(soft[names.index("01"), 0], hard, rtol=1e-7)
@@ -346,7 +350,7 @@ def test_all_the_bad_files_are_listed_at_once_or_left_out(tmp_path):
 def test_train_batches_hold_images_at_the_size_asked_for(tmp_path):
     images, masks = write(tmp_path / "SET", [(32, 32), (20, 48)], dtype=np.uint16)
     split = load_split(tmp_path, "SET", "train")
-    ((names, x, y),) = train_batches(split, 2, 32, seed=0, epoch=1)
+    ((names, x, y),) = train_batches(split, batches_of(2, 32), 1)
     assert x.shape == y.shape == (2, 1, 32, 32) and x.dtype == y.dtype == np.float32
     place = names.index("00")
     np.testing.assert_array_equal(x[place, 0], images[0].astype(np.float32) / np.float32(65535))
@@ -354,21 +358,22 @@ def test_train_batches_hold_images_at_the_size_asked_for(tmp_path):
     assert set(np.unique(y)) == {0, 1} and 0 <= x.min() and x.max() <= 1
     assert split.images[1].shape == (20, 48)  # the native size is kept for testing
     with pytest.raises(UserError, match="2 sizes from 48x20 to 32x32; cut them with --crop PIXELS"):
-        next(train_batches(split, 2, 0, 0, 1))
+        next(train_batches(split, batches_of(2, 0), 1))
     images, masks = write(tmp_path / "ONE", [(20, 28)] * 3)
     split = load_split(tmp_path, "ONE", "train")
-    ((names, x, y),) = train_batches(split, 3, 0, 0, 1)
+    ((names, x, y),) = train_batches(split, batches_of(3, 0), 1)
     assert x.shape == y.shape == (3, 1, 20, 28)
     for name, image, mask in zip(names, x, y):
         np.testing.assert_array_equal(image[0], images[int(name)].astype(np.float32) / 255)
         np.testing.assert_array_equal(mask[0], masks[int(name)])
     # Flipped, never transposed.
-    ((_, x, _),) = train_batches(split, 3, 0, 0, 1, augmentation=Augmentation(augment=True))
+    ((_, x, _),) = train_batches(split, batches_of(3, 0, augment=True), 1)
     assert x.shape == (3, 1, 20, 28)
 
 
 def names_of(split, seed=0, epoch=1, batch_size=4, start=0):
-    return [names for names, *_ in train_batches(split, batch_size, 16, seed, epoch, start)]
+    recipe = batches_of(batch_size, seed=seed)
+    return [names for names, *_ in train_batches(split, recipe, epoch, start)]
 
 
 def test_the_order_depends_on_seed_and_epoch_alone(split):
@@ -384,13 +389,13 @@ def test_the_order_depends_on_seed_and_epoch_alone(split):
 def test_batches_of_less_than_two_are_skipped_or_refused(split, tmp_path):
     for batch_size, sizes in ((2, [2] * 5), (5, [5, 5]), (4, [4, 4, 3])):
         assert [len(names) for names in names_of(split, batch_size=batch_size)] == sizes
-        assert num_train_batches(split, batch_size) == len(sizes)
+        assert num_train_batches(split, batches_of(batch_size)) == len(sizes)
     for batch_size in (1, 0, -3):
         with pytest.raises(UserError, match=f"--batch_size {batch_size}: must be at least 2"):
-            num_train_batches(split, batch_size)
+            num_train_batches(split, batches_of(batch_size))
     write(tmp_path / "ONE", [(8, 8)])
     with pytest.raises(UserError, match="one image"):
-        num_train_batches(load_split(tmp_path, "ONE", "train"), 8)
+        num_train_batches(load_split(tmp_path, "ONE", "train"), Recipe())
 
 
 def test_test_batches_hold_every_image_once_with_its_kind(tmp_path):

@@ -17,11 +17,12 @@ from pathlib import Path
 import numpy as np
 from scipy import ndimage
 
-from utils.data.augment import CONNECTED, NONE, Augmentation
+from utils.data.augment import CONNECTED, augmented
 from utils.data.images import FULL, binary, has_grey, resize_image, resize_mask, to_float
 from utils.data.layouts import FOLDERS, find_layout
 from utils.data.pairs import describe_sizes, read_pairs
 from utils.errors import UserError, listed
+from utils.recipe import Recipe
 
 
 @dataclass
@@ -70,7 +71,7 @@ class ImageList:
             parts.append(f"{_count(len(self.skipped), 'pair')} left out: {names}")
         return "; ".join(parts)
 
-    def resized(self, size: int, soft: bool = False) -> tuple[list[np.ndarray], list[np.ndarray]]:
+    def resized(self, size: int, soft: bool) -> tuple[list[np.ndarray], list[np.ndarray]]:
         """Images and masks at size×size and their own bit depth, computed once.
 
         Args:
@@ -166,33 +167,30 @@ def _find_dataset(dataset_dir: Path, dataset_name: str) -> Path:
     raise UserError(f"{folder}: no dataset '{dataset_name}' here; {hint}")
 
 
-def num_train_batches(split: ImageList, batch_size: int) -> int:
+def num_train_batches(split: ImageList, recipe: Recipe) -> int:
     """Number of batches in an epoch; a last batch of one image does not count.
 
-    Raises a UserError if batch_size or the number of images is below two.
+    Raises:
+        UserError: batch size or number of images is below two, or images have several sizes and
+            are neither resized nor cropped.
     """
-    if batch_size < 2:
-        raise UserError(f"--batch_size {batch_size}: must be at least 2, because batch norm after "
-                        "global pooling needs several values; give 2 or more")
+    if recipe.batch_size < 2:
+        raise UserError(f"--batch_size {recipe.batch_size}: must be at least 2, because batch norm "
+                        "after global pooling needs several values; give 2 or more")
     if len(split) < 2:
         raise UserError(f"{split.folder}: the {split.name} list has one image; add more images")
-    full, rest = divmod(len(split), batch_size)
-    return full + (rest > 1)
-
-
-def check_training_size(split: ImageList, size: int, crop: int) -> None:
-    """Raises a UserError if images have several sizes, and are neither resized nor cropped."""
     shapes = {image.shape for image in split.images}
-    if not size and not crop and len(shapes) > 1:
+    if not recipe.image_size and not recipe.crop and len(shapes) > 1:
         raise UserError(f"{split.folder}: --image_size 0 takes images as they are, but these have "
                         f"{describe_sizes(shapes)}; cut them with --crop PIXELS, or resize with "
                         "--image_size")
+    full, rest = divmod(len(split), recipe.batch_size)
+    return full + (rest > 1)
 
 
 def train_batches(
-    split: ImageList, batch_size: int, size: int, seed: int, epoch: int, start: int = 0,
-    soft: bool = False, part: Callable[[int], slice] = slice,
-    augmentation: Augmentation = NONE,
+    split: ImageList, recipe: Recipe, epoch: int, start: int = 0,
+    part: Callable[[int], slice] = slice,
 ) -> Iterator[tuple[list[str], np.ndarray, np.ndarray]]:
     """Yields the batches of one epoch, in an order that depends on seed and epoch alone.
 
@@ -200,29 +198,25 @@ def train_batches(
     every seed.
 
     Args:
-        size: side to which images and masks are resized; 0 keeps native sizes.
         start: number of batches to skip.
-        soft: True gives masks as their grey levels divided by 255, False as 0 and 1.
         part: number of images in a batch → slice of the images to yield; all by default.
-        augmentation: changes to each image after resizing.
 
     Yields:
         the names of all images of the batch, and x and y: N×1×H×W float32, x in [0, 1], y of 0 and
-        1, or in [0, 1] with `soft`.
+        1, or in [0, 1] with `recipe.soft_masks`.
 
     Raises:
-        UserError: batch_size or the number of images is below two, or sizes differ.
+        UserError: by `num_train_batches`.
     """
-    batches = num_train_batches(split, batch_size)
-    check_training_size(split, size, augmentation.crop)
-    images, masks = split.resized(size, soft)
-    order = np.random.default_rng([seed, epoch]).permutation(len(split))
+    batches = num_train_batches(split, recipe)
+    images, masks = split.resized(recipe.image_size, recipe.soft_masks)
+    order = np.random.default_rng([recipe.seed, epoch]).permutation(len(split))
     for batch in range(start, batches):
-        chosen = order[batch * batch_size : (batch + 1) * batch_size]
+        chosen = order[batch * recipe.batch_size : (batch + 1) * recipe.batch_size]
         own = chosen[part(len(chosen))]
-        pairs = [augmentation.apply(images[i], masks[i], (seed, epoch, i)) for i in own]
+        pairs = [augmented(images[i], masks[i], recipe, (recipe.seed, epoch, i)) for i in own]
         x, y = (np.stack(arrays)[:, None].astype(np.float32) for arrays in zip(*pairs))
-        yield [split.names[i] for i in chosen], x, y / np.float32(FULL) if soft else y
+        yield [split.names[i] for i in chosen], x, y / np.float32(FULL) if recipe.soft_masks else y
 
 
 def test_batches(

@@ -7,12 +7,11 @@ another.
 
 from __future__ import annotations
 
-from typing import NamedTuple
-
 import numpy as np
 from scipy import ndimage
 
 from utils.data.images import resize_image, resize_mask, to_float
+from utils.recipe import Recipe
 
 Key = tuple[int, int, int]  # (seed, epoch, index)
 
@@ -26,48 +25,38 @@ LARGEST_SHIFT, LARGEST_NOISE = 0.2, 0.02  # of brightness, either way; a standar
 _ORIENTATION, _CORNER, _TARGET, _SCALE, _LIGHT = (), (1,), (2,), (3,), (4,)
 
 
-class Augmentation(NamedTuple):
-    """Changes to training images; the fields are those of `Recipe` with equal names."""
+def augmented(
+    image: np.ndarray, mask: np.ndarray, recipe: Recipe, key: Key
+) -> tuple[np.ndarray, np.ndarray]:
+    """The image as float32 in [0, 1] and its mask, as training sees them.
 
-    augment: bool = False
-    crop: int = 0
-    target_crops: float = 0.0
-    scale: float = 1.0
-    photometric: bool = False
-
-    def apply(
-        self, image: np.ndarray, mask: np.ndarray, key: Key
-    ) -> tuple[np.ndarray, np.ndarray]:
-        """The image as float32 in [0, 1] and its mask, as training sees them.
-
-        Args:
-            image: H×W uint8 or uint16.
-            mask: H×W uint8.
-        """
-        if self.crop:
-            image, mask = self._cut(image, mask, key)
-        image = to_float(image)
-        if self.photometric:
-            image = change_light(image, key)
-        if self.augment:
-            # Only squares are transposed: the batch has one shape.
-            square = image.shape[0] == image.shape[1]
-            number = orientation(key) & (7 if square else 3)
-            image, mask = orient(image, number), orient(mask, number)
-        return image, mask
-
-    def _cut(self, image, mask, key):
-        side = self.crop
-        if self.scale != 1:
-            side = max(1, round(side / log_uniform(_generator(key, _SCALE), self.scale)))
-        place = target_corner(mask, side, self.target_crops, key) if self.target_crops else None
-        place = place or corner(image.shape, side, key)
-        size = (self.crop, self.crop)
-        return (resize_image(crop_at(image, side, place), size),
-                resize_mask(crop_at(mask, side, place), size))
+    Args:
+        image: H×W uint8 or uint16.
+        mask: H×W uint8.
+        recipe: its augment, crop, target_crops, scale and photometric say what changes.
+    """
+    if recipe.crop:
+        image, mask = _cut(image, mask, recipe, key)
+    image = to_float(image)
+    if recipe.photometric:
+        image = change_light(image, key)
+    if recipe.augment:
+        # Only squares are transposed: the batch has one shape.
+        square = image.shape[0] == image.shape[1]
+        number = orientation(key) & (7 if square else 3)
+        image, mask = orient(image, number), orient(mask, number)
+    return image, mask
 
 
-NONE = Augmentation()
+def _cut(image, mask, recipe, key):
+    side = recipe.crop
+    if recipe.scale != 1:
+        side = max(1, round(side / log_uniform(_generator(key, _SCALE), recipe.scale)))
+    place = target_corner(mask, side, recipe.target_crops, key) if recipe.target_crops else None
+    place = place or corner(image.shape, side, key)
+    size = (recipe.crop, recipe.crop)
+    return (resize_image(crop_at(image, side, place), size),
+            resize_mask(crop_at(mask, side, place), size))
 
 
 def _generator(key: Key, kind: tuple[int, ...]) -> np.random.Generator:

@@ -12,7 +12,6 @@ from evaluation.evaluator import ImageCounts
 from model import soft_iou_loss
 from utils import runtime
 from utils.checkpoint.weights import all_finite
-from utils.data.augment import Augmentation
 from utils.datasets import (
     ImageList,
     num_test_batches,
@@ -57,11 +56,8 @@ def training_steps(
     jt = runtime.jt
     net.train()
     at_once = at_once or (STEPS_AT_ONCE if runtime.on_gpu() else 1)
-    total = num_train_batches(split, recipe.batch_size)
-    augmentation = Augmentation(*(getattr(recipe, name) for name in Augmentation._fields))
-    batches = train_batches(split, recipe.batch_size, recipe.image_size, recipe.seed, epoch,
-                            start=len(losses), soft=recipe.soft_masks, part=ranks.part,
-                            augmentation=augmentation)
+    total = num_train_batches(split, recipe)
+    batches = train_batches(split, recipe, epoch, len(losses), ranks.part)
     losses = list(losses)
     pending: list[tuple[Sequence[str], runtime.jt.Var]] = []  # image names and loss of each step
     with tqdm(total=total, initial=len(losses), unit="batch", leave=False, disable=None,

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from evaluation import THRESHOLD
-from utils.datasets import ImageList, check_training_size, load_splits, num_train_batches
+from utils.datasets import ImageList, load_splits, num_train_batches
 from utils.recipe import resolve_recipe
 from utils.training.engine import evaluation_steps, merge_counts, training_steps
 from utils.training.progress import Pace, progress_line
@@ -74,8 +74,7 @@ def train(
     state = TrainingState(model_name, dataset_name, recipe, saved, weights)
     splits = load_splits(options.dataset_dir, dataset_name, num_workers=options.num_workers,
                          skip_bad=options.skip_bad)
-    steps = num_train_batches(splits[0], recipe.batch_size)
-    check_training_size(splits[0], recipe.image_size, recipe.crop)
+    steps = num_train_batches(splits[0], recipe)
     state.check_conditions(splits, options.threshold)
     for split in splits:
         print(split.describe())
