@@ -147,16 +147,4 @@ def _coco(frames: Iterable[Frame], scored: bool) -> dict[str, list]:
 
 
 def _save_json(path: Path, content: Mapping[str, Any]) -> None:
-    """Writes a JSON object whose lists have one entry per line."""
-    lines = []
-    for name, value in content.items():
-        if isinstance(value, list):
-            text = "[" + ",".join("\n " + _as_json(entry) for entry in value) + "]"
-        else:
-            text = _as_json(value)
-        lines.append(f"{_as_json(name)}: {text}")
-    write_text(path, "{" + ",\n".join(lines) + "}\n")
-
-
-def _as_json(value: Any) -> str:
-    return json.dumps(value, ensure_ascii=False)
+    write_text(path, json.dumps(content, ensure_ascii=False, indent=1) + "\n")
