@@ -70,11 +70,7 @@ def spellings(images: Collection[str]) -> dict[str, str]:
 
 def _read_text(path: Path) -> tuple[str, bool]:
     """The text of a list, and whether its encoding is certain."""
-    try:
-        data = path.read_bytes()
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read ({error.strerror}); check its permissions"
-                        ) from error
+    data = path.read_bytes()
     marked = data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))  # Notepad's "Unicode"
     for encoding in ("utf-16",) if marked else ("utf-8-sig", "gb18030"):
         with contextlib.suppress(UnicodeDecodeError):
