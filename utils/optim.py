@@ -14,6 +14,8 @@ import numpy as np
 
 from utils import runtime
 
+BETAS, EPS = (0.9, 0.999), 1e-8  # PyTorch's defaults
+
 
 class Adam:
     """Adam (Kingma & Ba, 2015): p ← p − lr/(1−β1ᵗ) · m / (√v/√(1−β2ᵗ) + ε).
@@ -22,32 +24,23 @@ class Adam:
         parameters: Jittor variables; those with stopped gradients (running statistics) are left
             out.
         lr: the learning rate; an attribute that may be set between steps.
-        betas: decay of the two moments.
-        eps: ε.
 
     Raises:
         ValueError: no parameter is left; Jittor's `eval()` stops the gradients of a whole network.
     """
 
-    def __init__(
-        self,
-        parameters: Iterable[runtime.jt.Var],
-        lr: float = 1e-3,
-        betas: tuple[float, float] = (0.9, 0.999),
-        eps: float = 1e-8,
-    ):
+    def __init__(self, parameters: Iterable[runtime.jt.Var], lr: float = 1e-3):
         self.parameters = [p for p in parameters if not p.is_stop_grad()]
         if not self.parameters:
             raise ValueError("nothing to optimise: call train() on the network before")
-        self.lr, self.betas, self.eps = lr, tuple(betas), eps
-        self.steps = 0
+        self.lr, self.steps = lr, 0
         self.moments = [(_zeros_like(p), _zeros_like(p)) for p in self.parameters]
 
     def step(self, loss: runtime.jt.Var) -> None:
         """Takes one step down the gradient of `loss`, a scalar."""
         jt = runtime.jt
         self.steps += 1
-        beta1, beta2 = self.betas
+        beta1, beta2 = BETAS
         step_size = self.lr / (1 - beta1**self.steps)
         correction = math.sqrt(1 - beta2**self.steps)
         from model.ops.native import on_cuda  # starts Jittor
@@ -60,13 +53,12 @@ class Adam:
         for parameter, gradient, (m, v) in zip(self.parameters, gradients, self.moments):
             m.update(m + (gradient - m) * (1 - beta1))
             v.update(v * beta2 + gradient * gradient * (1 - beta2))
-            parameter.update(parameter - m / (jt.sqrt(v) / correction + self.eps) * step_size)
+            parameter.update(parameter - m / (jt.sqrt(v) / correction + EPS) * step_size)
 
     def _step_on_gpu(self, gradients, step_size, correction):
         from model.ops.adam import updated
 
-        new = updated(self.parameters, gradients, self.moments, self.betas, self.eps, step_size,
-                      correction)
+        new = updated(self.parameters, gradients, self.moments, BETAS, EPS, step_size, correction)
         for parameter, (m, v), (new_p, new_m, new_v) in zip(self.parameters, self.moments, new):
             parameter.update(new_p)
             m.update(new_m)
