@@ -30,7 +30,6 @@ from utils.runtime.commands import rewritten
 if TYPE_CHECKING:
     import jittor as jt
 
-_LARGEST = 2**30  # bytes of one message; MPI counts in 31 bits
 _LAUNCHERS = ("mpirun", "mpiexec", "orterun", "orted", "prterun", "prted")
 
 
@@ -117,8 +116,7 @@ def _broadcast(content, root):
     mpi.broadcast(length, root)
     own = rank() == root
     buffer = np.frombuffer(bytearray(content) if own else bytearray(length[0]), np.uint8)
-    for begin in range(0, len(buffer), _LARGEST):
-        mpi.broadcast(buffer[begin : begin + _LARGEST], root)
+    mpi.broadcast(buffer, root)
     return buffer.tobytes()
 
 
