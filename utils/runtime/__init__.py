@@ -26,7 +26,7 @@ from utils.runtime.boot import (
     start_if_needed,
 )
 from utils.runtime.home import jittor_home
-from utils.runtime.onednn import cpu_instructions, onednn_folder
+from utils.runtime.onednn import cpu_instructions
 
 __all__ = [
     "BF16",
@@ -36,7 +36,6 @@ __all__ = [
     "cpu_instructions",
     "jittor_home",
     "on_gpu",
-    "onednn_folder",
     "precision",
     "set_seed",
     "start",
