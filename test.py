@@ -37,6 +37,7 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
+from evaluation import THRESHOLD
 from utils import cli, runtime
 from utils.checkpoint.pretrained import choose_weights, dataset_for_own_images, threshold_for
 from utils.data.images import input_name
@@ -46,7 +47,7 @@ from utils.datasets import load_split
 from utils.errors import UserError
 from utils.paths import Paths
 from utils.predict import predict_split
-from utils.predict.frames import THRESHOLD, FrameOptions, predict_frames
+from utils.predict.frames import FrameOptions, predict_frames
 from utils.predict.memory import check_memory
 from utils.runtime import ranks
 

@@ -7,17 +7,13 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from model import NETWORKS
-from utils import runtime
 from utils.errors import UserError
 
 FIXED = 200_000_000  # bytes that a prediction takes for an image of any size
 
 
 def free_bytes() -> int | None:
-    """Free memory of the GPU, or of this machine within its container's limit; None if unknown."""
-    if runtime.on_gpu():
-        info = runtime.jt.core.get_mem_info()  # leaves out other programs
-        return info.total_cuda_ram - info.total_cuda_used
+    """Free memory of this machine within its container's limit; None if unknown."""
     free = []
     with contextlib.suppress(OSError, IndexError, ValueError):  # "max" stands for no limit
         available = Path("/proc/meminfo").read_text().split("MemAvailable:")[1]
