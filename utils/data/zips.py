@@ -45,12 +45,10 @@ def unpack(archive: Path, folder: Path) -> str:
             for info in tqdm(members, "unpacking", unit="file", leave=False, disable=None):
                 entry = f": {info.filename}"
                 opened.extract(info, folder)
-    except (zipfile.BadZipFile, RuntimeError, NotImplementedError, EOFError) as error:
+    except (zipfile.BadZipFile, zlib.error, RuntimeError, NotImplementedError, EOFError) as error:
         reason = " ".join(str(error).split()) or type(error).__name__
         raise UserError(f"{archive}{entry}: cannot be unpacked as a zip ({reason}); download it "
                         "anew, or unpack it yourself and name the folder") from error
-    except zlib.error as error:
-        raise UserError(f"{archive}{entry}: damaged ({error}); download it anew") from error
     return encoding
 
 
