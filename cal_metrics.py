@@ -40,7 +40,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     cli.add_pred(parser)
     cli.add_skip_bad(parser)
     cli.add_fa(parser, "print the smallest threshold whose Fa (pixels of false alarms per pixel, "
-               "strict) on this list is at most RATE, e.g. 1e-6, with Pd, mIoU and its spread",
+               "strict) on this list is at most RATE, e.g. 1e-6; with Pd and mIoU there, and a "
+               "bootstrap interval of the threshold",
                nargs="+", default=[])
     parser.add_argument("--by_size", action="store_true",
                         help="print Pd and IoU of small and large targets too, by area in pixels")

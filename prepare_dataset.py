@@ -67,10 +67,11 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--masks", type=Path, metavar="DIR",
                         help="folder of masks in SOURCE; default the folder of --images")
     parser.add_argument("--image_suffix", type=_suffix, default="", metavar="S",
-                        help="what follows a name on the lists in the image's file name")
+                        help="ending of image files: _ir if the list has 0001 and the file is "
+                             "0001_ir.png")
     parser.add_argument("--mask_suffix", type=_suffix, metavar="S",
-                        help="what follows a name on the lists in the mask's file name; default "
-                             "nothing, _pixels0 or _mask")
+                        help="ending of mask files, in the same way; by default any of the usual "
+                             "endings, e.g. _pixels0 or _mask")
     parser.add_argument("--fit_masks", action="store_true",
                         help="resize masks of another size to their image (nearest neighbour), if "
                              "the ratio of the sides agrees")

@@ -108,8 +108,8 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     cli.add_pred(parser)
     cli.add_skip_bad(parser)
     parser.add_argument("--names", nargs="+", metavar="NAME",
-                        help="of the test list; default four with a target, evenly chosen; with "
-                             "--kernels the first of these")
+                        help="images to draw, by their names in the test list; default: four "
+                             "images with a target, with --kernels one")
     parser.add_argument("--kernels", action="store_true",
                         help="what the LLSKMs of the models see, and their kernels")
     parser.add_argument("--weights", type=Path, metavar="FILE",

@@ -15,10 +15,11 @@ are taken too: NAME and file then begin with these folders. A masks/ beside imag
 result/<dataset>. Beside img/ and mat/ it gets
 
     overlay/<model>/NAME.png     the image with the detections circled, the strongest enlarged
-    detections/<model>.csv       file, x, y, x_min, y_min, x_max, y_max, area, peak: a detection
-    detections/<model>.json      a row; the same by image, those without detections as well
-    detections/<model>.coco.json with --boxes coco: images, categories, and annotations with score
-                                 and centroid, those that COCO tools read as results
+    detections/<model>.csv       one row per detection: file, x, y, x_min, y_min, x_max, y_max,
+                                 area, peak
+    detections/<model>.json      the same detections by image; images without detections too
+    detections/<model>.coco.json with --boxes coco: images, categories and annotations, which COCO
+                                 tools read as results; each annotation has a score and a centroid
 
 A clip (.mp4, .avi, .mkv, .mov ...) is read frame by frame, if PyAV is installed (pip install -r
 requirements-video.txt). NAME is the index of the frame, from 000000; the lists give frame and time
@@ -37,7 +38,6 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-from evaluation import THRESHOLD
 from utils import cli, runtime
 from utils.checkpoint.pretrained import choose_weights, dataset_for_own_images, threshold_for
 from utils.data.images import input_name
@@ -47,7 +47,7 @@ from utils.datasets import load_split
 from utils.errors import UserError
 from utils.paths import Paths
 from utils.predict import predict_split
-from utils.predict.frames import FrameOptions, predict_frames
+from utils.predict.frames import THRESHOLD, FrameOptions, predict_frames
 from utils.predict.memory import check_memory
 from utils.runtime import ranks
 

@@ -17,14 +17,14 @@ class Network(NamedTuple):
     Attributes:
         module: the module of its class, e.g. "model.unet".
         architecture: the name of its class, a subclass of `model.contrast.ContrastNet`.
-        kernels: the kernel family, "2D" (k×k) or "1D" (separable).
+        family: the kernel family, "2D" (k×k) or "1D" (separable).
         bytes_per_pixel: peak of resident memory per pixel when a single image is predicted on a
             CPU, rounded up (`python -m benchmarks.cost --size 1024`; x86-64, oneDNN).
     """
 
     module: str
     architecture: str
-    kernels: str
+    family: str
     bytes_per_pixel: int
 
 
@@ -55,7 +55,7 @@ def build_model(name: str, dropout: bool = True) -> jt.Module:
         raise ValueError(f"unknown model {name!r}; known are {', '.join(MODEL_NAMES)}")
     network = NETWORKS[name]
     # Imported here, so that reading the list of names does not start Jittor.
-    net = getattr(importlib.import_module(network.module), network.architecture)(network.kernels)
+    net = getattr(importlib.import_module(network.module), network.architecture)(network.family)
     if not dropout:
         net.leave_out_dropout()
     return net

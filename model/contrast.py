@@ -21,7 +21,7 @@ BRANCHES_2D = (
     ((3, 2), (3, 1)),
     ((3, 1),),
 )
-BRANCHES_1D = (  # (kernel size,)
+BRANCHES_1D = (  # (kernel size,): the width that the dilated 2-D kernel spans
     ((17,), (9,), (5,), (3,)),
     ((9,), (5,), (3,)),
     ((5,), (3,)),
@@ -33,8 +33,8 @@ KERNEL_FAMILIES = {"2D": (LLSKM, BRANCHES_2D), "1D": (LLSKM1D, BRANCHES_1D)}
 class Branch(jt.nn.Sequential):
     """LLSKM → BN → LeakyReLU(0.1)."""
 
-    def __init__(self, kernel: LLSKM | LLSKM1D, channels: int):
-        super().__init__(kernel, BatchNorm(channels, LEAKY))
+    def __init__(self, llskm: LLSKM | LLSKM1D, channels: int):
+        super().__init__(llskm, BatchNorm(channels, LEAKY))
 
 
 class ContrastStage:
@@ -49,27 +49,30 @@ class ContrastStage:
 
     def __call__(self, x: jt.Var) -> jt.Var:
         pooled = global_average(x)
-        kernels, norms = zip(*self.branches)
+        llskms, norms = zip(*self.branches)
         # The order of these calls decides in which order the gradients of x are added, and so their
         # rounding. Branch 0 is the last.
-        *others, first = [kernel(x, pooled) for kernel in (*kernels[1:], kernels[0])]
+        *others, first = [llskm(x, pooled) for llskm in (*llskms[1:], llskms[0])]
         total = add_norms(norms, [first, *others])
         return total if self.merge is None else self.merge(total)
 
 
 class ContrastNet(jt.Module):
-    """A network with a contrast stage on each of its four levels; `kernels` is "2D" or "1D".
+    """A network with a contrast stage on each of its four levels.
 
     A subclass defines `logits`, N×1×H×W → N×1×H×W, which calls `contrast` once per level.
+
+    Args:
+        family: of the kernels, "2D" or "1D".
     """
 
     multiple = 1  # height and width of an image are padded to multiples of this number
 
-    def __init__(self, kernels: str):
-        kernel, levels = KERNEL_FAMILIES[kernels]
+    def __init__(self, family: str):
+        llskm, levels = KERNEL_FAMILIES[family]
         self.stages = []
         for level, (channels, row) in enumerate(zip(CHANNELS, levels)):
-            branches = [Branch(kernel(channels, *sizes), channels) for sizes in row]
+            branches = [Branch(llskm(channels, *sizes), channels) for sizes in row]
             if len(branches) == 1:
                 self.add_module(f"contrast{level}", branches[0])
                 self.stages.append(ContrastStage(branches, None))
@@ -93,5 +96,6 @@ class ContrastNet(jt.Module):
     def execute(self, image: jt.Var) -> jt.Var:
         """N×1×H×W in [0, 1] → probabilities of the same shape."""
         height, width = image.shape[2:]
+        # Between `enter` and `leave`, a CPU holds activations in blocks of channels.
         x = enter(pad_to_multiple(image, self.multiple))
         return crop(leave(probability(self.logits(x))), height, width)

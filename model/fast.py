@@ -2,9 +2,9 @@
 
 A batch norm in evaluation is affine, so it is folded into the convolution before it. The kernels of
 an LLSKM are affine in θ, K = A + θ∘B: A = K(0) and B = K(1) − K(0) come from two calls of its own
-`kernels`, so this file does not repeat the formula. Folding is done in float64. Constants are kept
-in float32, those of θ, A and B in float64. With bfloat16, activations are stored rounded, and a
-convolution rounds its kernel when it uses it.
+`kernels`, so this file does not repeat the formula. Folding is done in float64; on a GPU, K(0) and
+K(1) come rounded to float32. Constants are kept in float32, those of θ, A and B in float64. With
+bfloat16, activations are stored rounded, and a convolution rounds its kernel when it uses it.
 
 `fast` replaces modules; `logits`, the way of an image through the network, stays.
 """
@@ -21,7 +21,7 @@ import numpy as np
 from .contrast import ContrastNet, ContrastStage
 from .fpn import Fuse, Head
 from .layers import LINEAR, RELU, BatchNorm, Conv2d, ConvStack
-from .llskm import LLSKM, ChannelAttention
+from .llskm import LLSKM, LLSKM1D, ChannelAttention
 from .ops import jt
 from .ops.batch_norm import EPS, activate
 from .ops.conv import Pair, conv2d_activated
@@ -40,13 +40,13 @@ def fast(net: ContrastNet, dtype: str = "float32") -> ContrastNet:
         dtype: type of the activations between the first and the last layer, "float32" or
             "bfloat16" (on a CPU with AVX512-BF16).
     """
-    stages = net.stages
     made = copy.copy(net)
+    replaced = {id(part) for stage in net.stages for part in (*stage.branches, stage.merge)}
     for name, part in net.__dict__.items():
-        if any(part in (*stage.branches, stage.merge) for stage in stages):
+        if isinstance(part, jt.Module) and id(part) in replaced:
             delattr(made, name)
     made = _rewritten(made)
-    made.stages = [FastStage(stage) for stage in stages]
+    made.stages = [FastStage(stage) for stage in net.stages]
     if dtype != "float32":
         for conv in made.modules():
             if isinstance(conv, FastConv) and conv.reads_image():
@@ -97,7 +97,10 @@ class FastUp(jt.Module):
 
 
 class FastFuse(jt.Module):
-    """`Fuse`: the norm commutes with the resize, so one operator resizes, activates and adds."""
+    """`Fuse`: one operator resizes, activates and adds.
+
+    The norm may come before the resize, because the weights of a bilinear resize sum to 1.
+    """
 
     def __init__(self, module: Fuse):
         conv, norm = module.feature_high
@@ -123,11 +126,11 @@ class FastStage(jt.Module):
     """`ContrastStage`; θ of all branches is computed together."""
 
     def __init__(self, stage: ContrastStage):
-        kernels, norms = zip(*stage.branches)
+        llskms, norms = zip(*stage.branches)
         self.slope = norms[0].slope
-        self.attention = FastAttention([kernel.attn for kernel in kernels])
-        make = FastLLSKM if isinstance(kernels[0], LLSKM) else FastLLSKM1D
-        self.branches = [make(kernel, norm) for kernel, norm in zip(kernels, norms)]
+        self.attention = FastAttention([llskm.attn for llskm in llskms])
+        make = FastLLSKM if isinstance(llskms[0], LLSKM) else FastLLSKM1D
+        self.branches = [make(llskm, norm) for llskm, norm in zip(llskms, norms)]
         self.merge = stage.merge and _rewritten(stage.merge)
 
     def execute(self, x: jt.Var) -> jt.Var:
@@ -158,10 +161,10 @@ class _Affine(jt.Module):
     """A and B of K = A + θ∘B, both times the scale of the norm that follows; and the norm's shift.
     """
 
-    def __init__(self, kernel: jt.Module, norm: BatchNorm):
+    def __init__(self, llskm: LLSKM | LLSKM1D, norm: BatchNorm):
         channels = norm.weight.shape[0]
         scale, shift = scale_and_shift(norm)
-        at_0, at_1 = (kernel.kernels(jt.full((1, channels, 1, 1), theta).float64()).numpy()
+        at_0, at_1 = (llskm.kernels(jt.full((1, channels, 1, 1), theta).float64()).numpy()
                       for theta in (0.0, 1.0))
         a, b = (array * scale[:, None, None, None] for array in (at_0, at_1 - at_0))
         self.a, self.b = _constant(a, "float64"), _constant(b, "float64")  # 1×C×C×k×k float64
@@ -180,10 +183,10 @@ class _Affine(jt.Module):
 class FastLLSKM(_Affine):
     """`Branch` with an `LLSKM`."""
 
-    def __init__(self, kernel: LLSKM, norm: BatchNorm):
-        super().__init__(kernel, norm)
-        self.shift, self.dilation = _constant(self.shift), kernel.dilation
-        self.padding = kernel.dilation * (kernel.kernel_size // 2)
+    def __init__(self, llskm: LLSKM, norm: BatchNorm):
+        super().__init__(llskm, norm)
+        self.shift = _constant(self.shift)
+        self.padding, self.dilation = llskm.padding, llskm.dilation
 
     def execute(self, x: jt.Var, theta: jt.Var, slope: float) -> jt.Var:
         return image_conv_activated(x, theta, self.kernels, self.centre, self.shift, slope,
@@ -193,10 +196,10 @@ class FastLLSKM(_Affine):
 class FastLLSKM1D(_Affine):
     """`Branch` with an `LLSKM1D`: K is 1×1, and the two separable convolutions are subtracted."""
 
-    def __init__(self, kernel: jt.Module, norm: BatchNorm):
-        super().__init__(kernel, norm)
+    def __init__(self, llskm: LLSKM1D, norm: BatchNorm):
+        super().__init__(llskm, norm)
         scale, _ = scale_and_shift(norm)
-        row, column = kernel.conv_1xn, kernel.conv_nx1
+        row, column = llskm.conv_1xn, llskm.conv_nx1
         self.row = FastConv(_float64(row.weight), _float64(row.bias), LINEAR, 1, row.padding)
         self.column = _constant(-scale[:, None, None, None] * _float64(column.weight))
         self.shift = _constant(self.shift - scale * _float64(column.bias))

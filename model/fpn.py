@@ -31,7 +31,7 @@ class ResidualBlock(jt.Module):
         return add([self.body(x), skip], RELU)
 
 
-def level(in_channels: int, channels: int, stride: int) -> jt.nn.Sequential:
+def encoder_level(in_channels: int, channels: int, stride: int) -> jt.nn.Sequential:
     """Two residual blocks, the first with the stride."""
     first = ResidualBlock(in_channels, channels, stride)
     return jt.nn.Sequential(first, ResidualBlock(channels, channels, 1))
@@ -75,13 +75,13 @@ class Head(jt.Module):
 class FPN(ContrastNet):
     """The feature pyramid."""
 
-    def __init__(self, kernels: str):
-        super().__init__(kernels)
+    def __init__(self, family: str):
+        super().__init__(family)
         c0, c1, c2, c3 = CHANNELS
-        self.layer0 = level(1, c0, 1)
-        self.layer1 = level(c0, c1, 2)
-        self.layer2 = level(c1, c2, 2)
-        self.layer3 = level(c2, c3, 2)
+        self.layer0 = encoder_level(1, c0, 1)
+        self.layer1 = encoder_level(c0, c1, 2)
+        self.layer2 = encoder_level(c1, c2, 2)
+        self.layer3 = encoder_level(c2, c3, 2)
         self.fuse32 = Fuse(c3, c2)
         self.fuse21 = Fuse(c2, c1)
         self.fuse10 = Fuse(c1, c0)
@@ -93,8 +93,8 @@ class FPN(ContrastNet):
         x1 = self.layer1(x0)
         x2 = self.layer2(x1)
         x3 = self.layer3(x2)
-        x0, x1, x2, x3 = (self.contrast(level, x) for level, x in enumerate((x0, x1, x2, x3)))
-        y = self.fuse32(x3, x2)
-        y = self.fuse21(y, x1)
-        y = self.fuse10(y, x0)
+        s0, s1, s2, s3 = (self.contrast(level, x) for level, x in enumerate((x0, x1, x2, x3)))
+        y = self.fuse32(s3, s2)
+        y = self.fuse21(y, s1)
+        y = self.fuse10(y, s0)
         return self.head(y)

@@ -1,6 +1,8 @@
 """The layers that the networks are made of: convolution, batch norm, and stacks of both.
 
-Attribute names are those of the official state_dict: official weights load by name.
+Attribute names are those of the official state_dict: official weights load by name. N×C×H×W in a
+docstring is the shape of a tensor's content; a CPU may hold it in blocks of channels
+(ops/layout.py), which the operators of `ops` deal with.
 """
 
 from __future__ import annotations

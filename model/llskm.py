@@ -3,8 +3,9 @@
     Y = W_sum * X  −  W * X  +  θ(X) ∘ (W_c * X)
 
 W is a learned k×k kernel; W_sum, the sum of its taps, and W_c, its centre tap, are 1×1 kernels.
-The first two terms see contrast alone: inside a constant area they give zero. The third adds the
-pixel itself, weighted by the attention θ, one number between 0 and 1 per image and output channel.
+The first two terms see contrast alone: inside a constant area they give zero. In their kernel the
+centre tap of W cancels. The third term adds it back (the channels of the pixel itself, mixed by
+W_c), weighted by the attention θ, one number between 0 and 1 per image and output channel.
 All three terms are *one* convolution, with one kernel per image:
 
     K_n = δ_centre · (W_sum + θ_n ∘ W_c) − W        (δ_centre: 1 at the centre tap, 0 elsewhere)
@@ -64,7 +65,10 @@ class ChannelAttention(jt.Module):
 
 @on_gpu_by(KernelsCUDA)
 def square_kernels(weight: jt.Var, theta: jt.Var) -> jt.Var:
-    """W, C×C×k×k, and θ, N×C×1×1 → K_n = δ·(W_sum + θ_n∘W_c) − W, N×C×C×k×k float64."""
+    """W, C×C×k×k, and θ, N×C×1×1 → K_n = δ·(W_sum + θ_n∘W_c) − W, N×C×C×k×k.
+
+    In float64; on a GPU rounded to float32.
+    """
     half, weight = weight.shape[2] // 2, weight.float64()
     w_sum = weight.sum((2, 3), keepdims=True)
     w_centre = weight[:, :, half : half + 1, half : half + 1]
@@ -74,7 +78,10 @@ def square_kernels(weight: jt.Var, theta: jt.Var) -> jt.Var:
 
 @on_gpu_by(CentresCUDA)
 def separable_centres(row: jt.Var, column: jt.Var, theta: jt.Var) -> jt.Var:
-    """Rows, C×C×1×k, columns, C×C×k×1, and θ → W_sum + θ_n∘W_c, N×C×C×1×1 float64."""
+    """Rows, C×C×1×k, columns, C×C×k×1, and θ → W_sum + θ_n∘W_c, N×C×C×1×1.
+
+    In float64; on a GPU rounded to float32.
+    """
     half, row, column = row.shape[3] // 2, row.float64(), column.float64()
     w_sum = row.sum((2, 3), keepdims=True) * column.sum((2, 3), keepdims=True)
     w_centre = row[:, :, :, half : half + 1] * column[:, :, half : half + 1, :]
@@ -87,11 +94,11 @@ class LLSKM(jt.Module):
     Args:
         channels: C, in and out.
         kernel_size: k, odd.
-        dilation: d; the padding is d·(k−1)/2, so that the size is kept.
+        dilation: d; d·(k−1)/2 zeros are padded on each side, so that the size is kept.
     """
 
     def __init__(self, channels: int, kernel_size: int, dilation: int = 1):
-        self.conv = Conv2d(channels, channels, kernel_size, bias=False)  # holds W, never called
+        self.conv = Conv2d(channels, channels, kernel_size, bias=False)  # holds W; never called
         self.attn = ChannelAttention(channels)
         self.kernel_size, self.dilation = kernel_size, dilation
         self.padding = dilation * (kernel_size // 2)

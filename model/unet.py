@@ -38,12 +38,14 @@ class Up(jt.Module):
 
 class UNet(ContrastNet):
     """The U-shaped network. It halves the size three times, so images are padded to multiples of 8.
+
+    The encoder's levels 0 to 3 are `Conv1` to `Conv4`. The decoder begins with `Up4` on level 3.
     """
 
     multiple = 8
 
-    def __init__(self, kernels: str):
-        super().__init__(kernels)
+    def __init__(self, family: str):
+        super().__init__(family)
         c0, c1, c2, c3 = CHANNELS
         self.Conv1 = DoubleConv(1, c0)
         self.Conv2 = DoubleConv(c0, c1)
@@ -63,8 +65,8 @@ class UNet(ContrastNet):
         x1 = self.Conv2(max_pool2x2(x0))
         x2 = self.Conv3(max_pool2x2(x1))
         x3 = self.Conv4(max_pool2x2(x2))
-        x0, x1, x2, x3 = (self.contrast(level, x) for level, x in enumerate((x0, x1, x2, x3)))
-        y = self.Up_conv4(concat(x2, self.Up4(x3)))
-        y = self.Up_conv3(concat(x1, self.Up3(y)))
-        y = self.Up_conv2(concat(x0, self.Up2(y)))
+        s0, s1, s2, s3 = (self.contrast(level, x) for level, x in enumerate((x0, x1, x2, x3)))
+        y = self.Up_conv4(concat(s2, self.Up4(s3)))
+        y = self.Up_conv3(concat(s1, self.Up3(y)))
+        y = self.Up_conv2(concat(s0, self.Up2(y)))
         return self.Conv(y)

@@ -282,8 +282,8 @@ def test_masks_of_other_images_are_suspected(tmp_path):
     assert "targets brighter than what is around them: 15 of 20, darker: 5\n" in text
     assert "WARNING" not in text
     text = prepare(tmp_path / "wrong", tmp_path / "data" / "B")
-    assert "% of the targets stand out (NUDT-SIRST: 98 %, with masks of other images 12 %); " \
-        "check that image and mask of a name belong together\n" in text
+    assert "% of the targets stand out (NUDT-SIRST: 98 % with its own masks, 12 % with masks " \
+        "of other images); check that image and mask of a name belong together\n" in text
 
 
 def test_exif_orientations_that_differ_are_named(tmp_path):

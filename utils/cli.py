@@ -47,8 +47,8 @@ def make_parser(
         doc: the script's docstring, shown by --help.
         default_models: the default of --model_name.
         any_model: True accepts other names than the four (predictions of another method).
-        without_effect: common flags that the script does not use, by the names of their values;
-            --help says so. "device" stands for --precision as well.
+        without_effect: names of the common flags that the script ignores, e.g. "seed"; --help
+            lists them in a group of their own. "device" also moves --precision there.
     """
     module = re.search(r"python -m \S+", doc)  # else argparse would call it __main__.py
     parser = argparse.ArgumentParser(
@@ -103,9 +103,9 @@ def add_device(parser: Flags, precision: str = "default") -> None:
     )
     parser.add_argument(
         "--precision", choices=PRECISIONS, default=precision,
-        help="on a GPU, `default` rounds to TF32 in convolutions, as PyTorch does, tf32 in matrix "
-        "products too, and float32 nowhere; on a CPU with AVX512-BF16, bf16 predicts in bfloat16 "
-        "between the first and the last layer; without this flag: %(default)s",
+        help="on a GPU: `default` uses TF32 in convolutions, as PyTorch does; tf32 uses it in "
+        "matrix products too; float32 never uses it. On a CPU with AVX512-BF16: bf16 predicts in "
+        "bfloat16 between the first and the last layer. The default is `%(default)s`",
     )
 
 

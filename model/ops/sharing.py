@@ -1,8 +1,8 @@
 """Sums over a batch that several processes share.
 
 Norms and the loss sum over a batch. The sums of a process that holds the whole batch are complete.
-Where several processes share a batch, `utils.runtime.ranks` calls `share_batch` for the time of a
-step, and all sums go through its `Batch`. Nothing else in a network depends on other processes.
+Where several processes share a batch, `utils.training.sharing` calls `share_batch` for the time of
+a step, and all sums go through its `Batch`. Nothing else in a network depends on other processes.
 """
 
 from __future__ import annotations

@@ -65,7 +65,7 @@ def target_in(image: np.ndarray, box: Box) -> tuple[tuple[slice, slice], np.ndar
 
 
 def _pixels(low: float, high: float, side: int) -> slice:
-    """The pixels between two edges, which are rounded; at least one. A point's is around it."""
+    """The pixels between two edges, rounded; at least one. For a point, the pixel that holds it."""
     first = int(np.floor(low if low == high else low + 0.5))
     first = min(max(first, 0), side - 1)
     return slice(first, min(max(int(np.floor(high + 0.5)), first + 1), side))
@@ -171,7 +171,10 @@ def make_masks(found: Found, folder: Path) -> Made:
 
 
 def _check_names(found: Found, images: Mapping[Path, Collection[str]]) -> None:
-    """Refuses annotations of both lists' folders in which an image's name may be of either."""
+    """Raises a UserError if one annotation may belong to an image of either list.
+
+    This is so if both lists share one folder of annotations and an image name is in both.
+    """
     train, test = found.layouts.values()
     both = set(images[train.images]).intersection(images[test.images])
     if both and train.images != test.images and train.masks == test.masks:

@@ -35,9 +35,9 @@ class Contrast(NamedTuple):
         yield (f"targets brighter than what is around them: {self.brighter} of {self.targets}, "
                f"darker: {self.darker}")
         if self.targets >= ENOUGH and fraction < FEW:
-            yield (f"WARNING: {100 * fraction:.0f} % of the targets stand out (NUDT-SIRST: 98 %, "
-                   "with masks of other images 12 %); check that image and mask of a name belong "
-                   "together")
+            yield (f"WARNING: {100 * fraction:.0f} % of the targets stand out (NUDT-SIRST: 98 % "
+                   "with its own masks, 12 % with masks of other images); check that image and "
+                   "mask of a name belong together")
 
 
 def measure_contrast(image: np.ndarray, mask: np.ndarray) -> Contrast:

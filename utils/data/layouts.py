@@ -57,7 +57,8 @@ LISTS = {
         "ImageSets/Main/val.txt",
     ),
 }
-# Folders of one list: with images/ and masks/ inside (SIRST-Aug as published), or inside of these.
+# One folder per list: train/images/ and train/masks/ as in SIRST-Aug, or images/train/ and
+# masks/train/.
 SPLIT_FOLDERS = {"train": ("trainval", "train"), "test": ("test", "val", "valid")}
 
 DEPTH = 4  # levels of folders below the images' folder that may hold images
@@ -70,8 +71,8 @@ class Layout(NamedTuple):
         images: the folder of the images.
         masks: the folder of the masks.
         list: the list's file; None: all images of the folder.
-        image_suffix: what follows a name on the list in the image's file name.
-        mask_suffix: what follows that name in the mask's file name; None: any of `SUFFIXES`.
+        image_suffix: ending of image files after a name of the list, before ".png".
+        mask_suffix: ending of mask files in the same way; None: any of `SUFFIXES`.
     """
 
     images: Path

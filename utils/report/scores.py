@@ -179,7 +179,7 @@ def all_scores(models: Mapping[str, ModelScores]) -> list[Block]:
     parts = [model.evaluator.error_analysis() for model in models.values()]
     hiou, notes = [["", *models]], ["strict hIoU = localisation x segmentation."]
     for factor, (whole, errors) in HIOU_ERRORS.items():
-        notes.append(f"{factor}: over {whole}; it and what stands below it sum to 1.")
+        notes.append(f"{factor}: fractions of {whole}. {factor} and the rows below it add up to 1.")
         for key, name in {"IoU": factor, **errors}.items():
             hiou.append([name, *(f"{part[factor][key]:.4f}" for part in parts)])
     return [Table(rows, {"": 1, **dict.fromkeys(models, 2), " ": 1}),

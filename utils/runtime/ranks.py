@@ -96,7 +96,11 @@ def gather(value: Any) -> list[Any]:
 
 
 def interleave(parts: Sequence[Sequence]) -> list:
-    """Puts the results of all ranks' `subset` in the order of the list; one sequence per item."""
+    """Merges the results of all ranks in the order of the full list.
+
+    Args:
+        parts: this rank's results: one sequence per item of its `subset`.
+    """
     rounds = zip_longest(*gather(parts), fillvalue=())
     return list(chain.from_iterable(chain.from_iterable(rounds)))
 
