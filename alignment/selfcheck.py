@@ -82,9 +82,20 @@ def _attention(pooled, w1, g1, b1, w2, g2, b2):
 
 
 def _llskm(x, w, theta, dilation):
-    """The official form: three convolutions."""
+    surround = _conv(x, w, padding=w.shape[2] // 2 * dilation, dilation=dilation)
+    return _three_terms(x, w, theta, surround)
+
+
+def _separable_llskm(x, row, row_bias, column, column_bias, theta):
+    half = row.shape[3] // 2
+    along_rows = _conv(x, row, padding=(0, half)) + row_bias.reshape(-1, 1, 1)
+    surround = _conv(along_rows, column, padding=(half, 0)) + column_bias.reshape(-1, 1, 1)
+    return _three_terms(x, row * column, theta, surround)
+
+
+def _three_terms(x, w, theta, surround):
+    """The official form: W_sum * X − the surround + θ ∘ (W_c * X)."""
     half = w.shape[2] // 2
-    surround = _conv(x, w, padding=half * dilation, dilation=dilation)
     centre = _conv(x, w[:, :, half : half + 1, half : half + 1])
     return _conv(x, w.sum((2, 3), keepdims=True)) - surround + theta * centre
 
@@ -265,6 +276,17 @@ def operator_checks() -> list[Check]:
         return Check(f"LLSKM {k}×{k}, dilation {dilation}", ours,
                      lambda *a: _llskm(*a, dilation), (4, 8, 24, 20), (8, 8, k, k), (4, 8, 1, 1))
 
+    def separable_kernel(k):
+        def ours(x, row, row_bias, column, column_bias, theta):
+            module = llskm.LLSKM1D(8, k)
+            module.conv_1xn.weight, module.conv_1xn.bias = row, row_bias
+            module.conv_nx1.weight, module.conv_nx1.bias = column, column_bias
+            module.attn = lambda pooled: theta
+            return module(x, None)
+
+        return Check(f"LLSKM {k}×1 and 1×{k}", ours, _separable_llskm, (4, 8, 24, 20),
+                     (8, 8, 1, k), 8, (8, 8, k, 1), 8, (4, 8, 1, 1))
+
     def adam(p, *gradients):
         optimizer = Adam([p], lr=0.01)
         for g in gradients:
@@ -294,7 +316,7 @@ def operator_checks() -> list[Check]:
         Check("convolution per image, 5×5, dilation 2",
               lambda x, w: per_image_conv(x, w, 4, 2), per_image,
               (4, 8, 24, 20), (4, 8, 8, 5, 5)),
-        kernel(9, 2), kernel(3, 1),
+        kernel(9, 2), kernel(3, 1), separable_kernel(17),
         norm("no activation", LINEAR), norm("ReLU", RELU), norm("LeakyReLU", LEAKY),
         Check("batch norm, evaluation", fixed_norm,
               lambda *a: _scaled(*a, LEAKY, mean, np.sqrt(var + 1e-5)), x, 16, 16),

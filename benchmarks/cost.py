@@ -1,23 +1,19 @@
-"""Prints the cost of the networks: parameters, multiply-accumulates, latency and memory.
+"""Prints the cost of the networks: parameters, latency and memory.
 
     python -m benchmarks.cost                       one image of 256x256 on the current device
     python -m benchmarks.cost --size 2160 3840      height and width
 
-GMAC: thousands of millions of multiply-accumulates in all convolutions. "Official" counts three
-convolutions per LLSKM and the 1x1 convolutions of the FPN after the resize, as the paper's code
-computes them. "Ours" counts one convolution for the three, and the two matrix products by which we
-resize. Latency: from an image in NumPy to its probabilities in NumPy, with the fast form of the
-network; median and quartiles. Memory: by how much one image raises the peak of the process (CPU).
+Parameters: the trainable ones, which all take part in the output. Latency: from an image in NumPy
+to its probabilities in NumPy, with the fast form of the network; median and quartiles. Memory: by
+how much one image raises the peak of the process (CPU).
 """
 
 from __future__ import annotations
 
-import contextlib
 import multiprocessing
 import sys
 from argparse import Namespace
 from collections.abc import Sequence
-from unittest import mock
 
 import numpy as np
 
@@ -26,7 +22,7 @@ from model import build_model, fast_form
 from utils import cli, runtime
 from utils.report.tables import print_head, print_row
 
-COLUMNS = ("model", "parameters", "GMAC official", "GMAC ours", "latency", "quartiles", "memory")
+COLUMNS = ("model", "parameters", "latency", "quartiles", "memory")
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -63,81 +59,13 @@ def print_costs(name: str, height: int, width: int, args: Namespace, first: bool
         print(f"{run.describe()}\n1x1x{height}x{width}, {args.runs} runs\n")
         print_head(*COLUMNS)
     net = build_model(name)
-    parameters = count_parameters(net)
+    parameters = sum(p.numel() for p in net.parameters() if not p.is_stop_grad())
     net.eval()
-    official, ours = count_gmac(net, height, width)
     dtype = "bfloat16" if args.precision == runtime.BF16 else "float32"
     memory, seconds = measure(fast_form(net, dtype), height, width, args.runs)
     low, middle, high = (1000 * s for s in np.percentile(seconds, (25, 50, 75)))
     peak = "-" if memory is None or run.device == "cuda" else f"{memory / 1e6:.0f} MB"
-    print_row(name, f"{parameters:,}", f"{official:.3f}", f"{ours:.3f}", f"{middle:.1f} ms",
-              f"{low:.1f}-{high:.1f}", peak)
-
-
-def count_parameters(net: runtime.jt.Module) -> int:
-    """The trainable parameters of a network in training mode; all take part in the output."""
-    return sum(p.numel() for p in net.parameters() if not p.is_stop_grad())
-
-
-def count_gmac(net: runtime.jt.Module, height: int, width: int) -> tuple[float, float]:
-    """GMAC of all convolutions for one image: in the official formulation, and in ours.
-
-    Nothing is computed: Jittor knows the shapes when it has built the graph.
-    """
-    import model.fpn
-    from alignment.official import llskm
-    from model.fpn import Fuse
-    from model.llskm import LLSKM, LLSKM1D
-
-    jt = runtime.jt
-
-    def fuse(block, coarse, fine):
-        return block.feature_high(model.fpn.resize_bilinear(coarse, fine.shape[2:4])) + fine
-
-    def resize(x, size):
-        return jt.zeros((*x.shape[:2], *size, *x.shape[4:]))
-
-    ours = _count(net, height, width)
-    with contextlib.ExitStack() as stack:
-        for kind, execute in ((LLSKM, llskm), (LLSKM1D, llskm), (Fuse, fuse)):
-            stack.enter_context(mock.patch.object(kind, "execute", execute))
-        stack.enter_context(mock.patch.object(model.fpn, "resize_bilinear", resize))
-        official = _count(net, height, width)
-    return official, ours
-
-
-def _count(net, height, width):
-    """The multiply-accumulates of every convolution, in thousands of millions."""
-    from alignment import official
-    from model import layers
-    from model.llskm import Dense
-    from model.ops import conv, llskm, resize
-
-    jt = runtime.jt
-    conv2d, total = conv.conv2d, 0
-
-    def counted(x, weight, *args, **kwargs):
-        nonlocal total
-        y = conv2d(x, weight, *args, **kwargs)
-        # Each output value takes C/groups·kh·kw of them; the weight is O×C/groups×kh×kw.
-        total += y.shape[0] * y.shape[2] * y.shape[3] * weight.numel()
-        return y
-
-    dense = Dense.without_bias
-
-    def counted_dense(block, x):
-        nonlocal total
-        total += x.shape[0] * block.weight.numel()
-        return dense(block, x)
-
-    with contextlib.ExitStack() as stack:
-        for module in (layers, conv, resize, llskm, official):
-            stack.enter_context(mock.patch.object(module, "conv2d", counted))
-        stack.enter_context(mock.patch.object(Dense, "without_bias", counted_dense))
-        x = np.zeros((1, 1, height, width), np.float32)
-        with jt.no_grad():
-            net(jt.array(x))
-    return total / 1e9
+    print_row(name, f"{parameters:,}", f"{middle:.1f} ms", f"{low:.1f}-{high:.1f}", peak)
 
 
 def measure(
