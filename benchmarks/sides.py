@@ -51,37 +51,28 @@ class Way(NamedTuple):
 
     compile: bool = False
     channels_last: bool = False
-    autocast: bool = False  # to bfloat16; the loss is computed outside, in float32
+    bf16: bool = False  # autocast; the loss is computed outside, in float32
     benchmark: bool = False  # torch.backends.cudnn.benchmark: seeks a GPU's fastest algorithms
     freezing: bool = False  # torch.compile takes the weights for constants, so it cannot train
 
     @property
     def precision(self) -> str:
         """The precision of activations and convolutions."""
-        return "bf16" if self.autocast else "float32"
+        return "bf16" if self.bf16 else "float32"
 
     def describe(self) -> str:
         """The way in a few words."""
         words = ("torch.compile" if self.compile else "eager", self.channels_last * "channels_last",
                  self.benchmark * "cudnn.benchmark", self.freezing * "freezing",
-                 "bf16 autocast" if self.autocast else "float32")
+                 "bf16 autocast" if self.bf16 else "float32")
         return ", ".join(filter(None, words))
 
 
-WAYS = {
-    "eager": Way(),
-    "channels_last": Way(channels_last=True),
-    "compile": Way(compile=True),
-    "compile+channels_last": Way(compile=True, channels_last=True),
-    "compile+channels_last+freezing": Way(compile=True, channels_last=True, freezing=True),
-    "benchmark": Way(benchmark=True),
-    "benchmark+channels_last": Way(benchmark=True, channels_last=True),
-    "benchmark+compile": Way(benchmark=True, compile=True),
-    "benchmark+compile+channels_last": Way(benchmark=True, compile=True, channels_last=True),
-    "bf16": Way(autocast=True),
-    "bf16+channels_last": Way(autocast=True, channels_last=True),
-    "bf16+channels_last+compile": Way(autocast=True, channels_last=True, compile=True),
-}
+# The words of a title are fields of `Way`.
+WAYS = {title: Way(*(field in title.split("+") for field in Way._fields)) for title in (
+    "eager", "channels_last", "compile", "compile+channels_last", "compile+channels_last+freezing",
+    "benchmark", "benchmark+channels_last", "benchmark+compile", "benchmark+compile+channels_last",
+    "bf16", "bf16+channels_last", "bf16+channels_last+compile")}
 
 # Runtimes that predict with the file that convert_weights.py writes: title → package, precision.
 RUNTIMES = {"onnxruntime": ("onnxruntime", "float32"), "OpenVINO": ("openvino", "float32"),
@@ -250,7 +241,7 @@ class PyTorch(Side):
         return self.torch.from_numpy(array).to(self.device, memory_format=self.layout)
 
     def _forward(self, x):
-        with self.torch.autocast(self.device, self.torch.bfloat16, enabled=self.way.autocast):
+        with self.torch.autocast(self.device, self.torch.bfloat16, enabled=self.way.bf16):
             return self.run(self._on_device(x)).float()
 
     def train_step(self) -> None:

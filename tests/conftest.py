@@ -58,6 +58,23 @@ def prepare_script(tmp_path, capsys):
 
 
 @pytest.fixture(scope="session")
+def weights(cpu, tmp_path_factory) -> Path:
+    """A file of weights by which L2SKNet_UNet finds what is bright."""
+    from brightness import save_brightness_weights
+
+    return save_brightness_weights(tmp_path_factory.mktemp("weights") / "brightness.npz")
+
+
+@pytest.fixture
+def predicts(weights):
+    """test.py's main with these weights."""
+    from scripts import load
+
+    main = load("test.py").main
+    return lambda *flags: main([*map(str, ("--device", "cpu", "--weights", weights, *flags))])
+
+
+@pytest.fixture(scope="session")
 def poor_disk(tmp_path_factory) -> str:
     """What $LD_PRELOAD names to make any disk one without links and locks, see poor_files.c."""
     library = tmp_path_factory.mktemp("poor") / "poor.so"

@@ -3,22 +3,37 @@
 from __future__ import annotations
 
 import contextlib
+import csv
 import importlib.util
 import io
 import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
+from utils.errors import UserError
+
 ROOT = Path(__file__).resolve().parent.parent
 SIZE = 32
 SMALL = ("--batch_size", 2, "--image_size", SIZE)  # flags of training
 
+needs_torch = pytest.mark.skipif(
+    importlib.util.find_spec("torch") is None,
+    reason="PyTorch is not installed (pip install -r requirements-align.txt)")
+
+
+def common_flags(folder, *flags):
+    """Flags for a script that reads folder/data and writes below folder/out, and those given."""
+    words = ["--dataset_dir", folder / "data", "--output_dir", folder / "out", "--dataset_name",
+             "Tiny", "--device", "cpu", *flags]
+    return [str(word) for word in words]
+
 
 def command(script, folder, *flags):
-    """The command line of a script that reads folder/data and writes below folder/out."""
-    words = [sys.executable, ROOT / script, "--dataset_dir", folder / "data",
-             "--output_dir", folder / "out", "--dataset_name", "Tiny", "--device", "cpu", *flags]
-    return [str(word) for word in words]
+    """The command line of a script, or of a module that is run by -m, with `common_flags`."""
+    program = [script] if script.endswith(".py") else ["-m", script]
+    return [sys.executable, *program, *common_flags(folder, *flags)]
 
 
 def load(script):
@@ -30,20 +45,21 @@ def load(script):
 
 
 def prints(main, folder, *flags):
-    """Calls a script's main in this process with the flags of `command`; returns what it printed.
+    """Calls a script's main in this process with `common_flags`; returns what it printed.
 
     Raises:
         UserError: what the script would report.
     """
     output = io.StringIO()
     with contextlib.redirect_stdout(output):
-        assert not main(command("", folder, *flags)[2:])
+        assert not main(common_flags(folder, *flags))
     return output.getvalue()
 
 
 def run(script, folder, *flags):
     """Runs a script to its end; returns its subprocess.CompletedProcess."""
-    result = subprocess.run(command(script, folder, *flags), capture_output=True, text=True)
+    result = subprocess.run(command(script, folder, *flags), cwd=ROOT, capture_output=True,
+                            text=True)
     assert "Traceback" not in result.stdout + result.stderr, result.stderr
     return result
 
@@ -72,8 +88,8 @@ def signalled(number, after, script, folder, *flags):
     Returns:
         The exit status and all that it printed, errors included.
     """
-    process = subprocess.Popen(command(script, folder, *flags), stdout=subprocess.PIPE,
-                               stderr=subprocess.STDOUT, text=True)
+    process = subprocess.Popen(command(script, folder, *flags), cwd=ROOT, text=True,
+                               stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
     output = ""
     with process:
         for line in process.stdout:
@@ -86,3 +102,34 @@ def signalled(number, after, script, folder, *flags):
         output += process.stdout.read()
     assert "Traceback" not in output, output
     return process.returncode, output
+
+
+def assert_written(result, model, names, kinds=("img", "mat", "overlay")):
+    """The folders of these kinds in a result have exactly one file per name."""
+    for kind in kinds:
+        folder, suffix = result / kind / model, "mat" if kind == "mat" else "png"
+        assert sorted(str(path.relative_to(folder)) for path in folder.rglob("*.*")) == sorted(
+            f"{name}.{suffix}" for name in names)
+
+
+def complaint(call, *arguments, **options):
+    """The message of the UserError that a call raises, which must be one line."""
+    with pytest.raises(UserError) as error:
+        call(*arguments, **options)
+    assert "\n" not in str(error.value)
+    return str(error.value)
+
+
+def assert_same_arrays(ours, theirs):
+    """Two dicts of arrays are equal: names, types, shapes, and all values to the bit."""
+    assert ours.keys() == theirs.keys()
+    for name, array in ours.items():
+        other = theirs[name]
+        assert (array.dtype, array.shape) == (other.dtype, other.shape), name
+        assert array.tobytes() == other.tobytes(), name
+
+
+def read_table(path):
+    """The rows of a .csv, each a dict by the headings."""
+    with open(path, newline="", encoding="utf-8") as file:
+        return list(csv.DictReader(file))

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
-import os
 import signal
 import subprocess
 import sys
 
 import numpy as np
 import pytest
-from scripts import ROOT
+from scripts import ROOT, needs_torch, prints, refused, run, signalled, succeeds
 
+import train_device0
 from alignment import bounds, report
 from alignment.stages import parameter_stages, stage_modules
 from model import MODEL_NAMES
@@ -20,11 +19,6 @@ from utils.checkpoint.weights import read_arrays
 from utils.data.synthetic import write_sample_dataset
 from utils.paths import Paths
 from utils.training.logs import read_log
-
-needs_torch = pytest.mark.skipif(
-    importlib.util.find_spec("torch") is None,
-    reason="PyTorch is not installed (pip install -r requirements-align.txt)",
-)
 
 
 @needs_torch
@@ -174,44 +168,21 @@ def test_report(tmp_path):
     assert list(results) == ["L2SKNet_FPN"] and "epochs" not in results["L2SKNet_FPN"]
 
 
-def test_not_a_number_fails(tmp_path):
+def test_not_a_number_fails():
     jittor, pytorch, truth = captures("L2SKNet_1D_FPN")
     jittor["forward/encoder 2"][3] = np.nan
     rows = rows_of("L2SKNet_1D_FPN", (jittor, pytorch, truth))
-    write_result(tmp_path, "L2SKNet_1D_FPN", rows)
-    result = report.read_results(tmp_path)["L2SKNet_1D_FPN"]
-    assert not report.checks(result)["forward"][0]
-    assert report.checks(result)["backward"][0]
+    assert [(row["kind"], row["stage"]) for row in rows if not row["passed"]] == [
+        ("forward", "encoder 2")]
 
 
-def align_command(folder, *flags):
-    """The command on folder/data/Tiny."""
-    words = [sys.executable, "-m", "alignment", "--dataset_dir", folder / "data", "--output_dir",
-             folder / "out", "--dataset_name", "Tiny", "--device", "cpu", "--model_name",
-             "L2SKNet_UNet", "--batch_size", 3, "--image_size", 32, *flags]
-    return [str(word) for word in words]
-
-
-def start_align(folder, *flags):
-    """Starts the command; its output is one stream."""
-    return subprocess.Popen(align_command(folder, *flags), cwd=ROOT, text=True,
-                            stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
-
-
-def align(folder, *flags, **environment):
-    """Runs the command: exit status, and all that it printed."""
-    result = subprocess.run(align_command(folder, *flags), cwd=ROOT, text=True,
-                            capture_output=True, env={**os.environ, **environment})
-    output = result.stdout + result.stderr
-    assert "Traceback" not in output, output
-    return result.returncode, output
+SMALL = ("--model_name", "L2SKNet_UNet", "--batch_size", 3, "--image_size", 32)
 
 
 @needs_torch
 def test_the_command(tmp_path):
     write_sample_dataset(tmp_path / "data" / "Tiny", n_train=6, n_test=2, size=32)
-    status, output = align(tmp_path, "--steps", 2, "--batches", 3, "--epochs", 1)
-    assert status == 0, output
+    succeeds("alignment", tmp_path, *SMALL, "--steps", 2, "--batches", 3, "--epochs", 1)
     folder = tmp_path / "out" / "alignment" / "Tiny"
     result = report.read_results(folder)["L2SKNet_UNet"]
     assert len(result["steps"]["jittor"]) == len(result["steps"]["drift"]) == 2
@@ -226,9 +197,9 @@ def test_the_command(tmp_path):
 
     # The runs are there, so they are left alone; and a wrong weight is noticed.
     before = {path: path.stat().st_mtime_ns for path in logs.values()}
-    status, output = align(tmp_path, "--steps", 1, "--batches", 1, "--epochs", 1,
-                           "--spoil", "Conv3.conv.4.weight")
-    assert status == 1, output
+    spoilt = run("alignment", tmp_path, *SMALL, "--steps", 1, "--batches", 1, "--epochs", 1,
+                 "--spoil", "Conv3.conv.4.weight")
+    assert spoilt.returncode == 1, spoilt.stderr
     assert {path: path.stat().st_mtime_ns for path in logs.values()} == before
     result = report.read_results(folder)["L2SKNet_UNet"]
     verdicts = {row["stage"]: row["passed"] for row in result["stages"]
@@ -236,19 +207,19 @@ def test_the_command(tmp_path):
     assert verdicts["encoder 0"] and verdicts["encoder 1"] and not verdicts["encoder 2"]
 
     before = sorted(folder.rglob("*"))
-    status, output = align(tmp_path, "--spoil", "Conv9.weight")
-    assert status == 2 and "error: --spoil Conv9.weight" in output
+    assert refused("alignment", tmp_path, *SMALL, "--spoil", "Conv9.weight").startswith(
+        "error: --spoil Conv9.weight")
     assert sorted(folder.rglob("*")) == before
 
 
 @needs_torch
-@pytest.mark.parametrize("model_name", ["L2SKNet_FPN"])  # it has dropout
-def test_pytorch_trains_alone_and_goes_on_where_it_was_stopped(tmp_path, model_name):
+def test_pytorch_trains_alone_and_goes_on_where_it_was_stopped(tmp_path):
+    model_name = "L2SKNet_FPN"  # it has dropout
     write_sample_dataset(tmp_path / "data" / "Tiny", n_train=9, n_test=2, size=32)
-    flags = ["--model_name", model_name, "--only_pytorch", "--epochs", 4, "--eval_every", 2,
-             "--eval_last", 1, "--lr", 1e-3]
-    status, output = align(tmp_path, *flags)
-    assert status == 0, output
+    small = ("--model_name", model_name, *SMALL[2:])
+    flags = (*small, "--only_pytorch", "--epochs", 4, "--eval_every", 2, "--eval_last", 1, "--lr",
+             1e-3)
+    succeeds("alignment", tmp_path, *flags)
     folder = tmp_path / "out" / "alignment" / "Tiny"
     assert {path.name for path in folder.iterdir()} == {"Pytorch", model_name}
     (log,) = (folder / "Pytorch" / "log").iterdir()
@@ -257,36 +228,27 @@ def test_pytorch_trains_alone_and_goes_on_where_it_was_stopped(tmp_path, model_n
     assert whole[3].loss < whole[0].loss
 
     # The initial weights are those of a training in Jittor.
-    command = [sys.executable, "train_device0.py", "--dataset_dir", tmp_path / "data",
-               "--output_dir", tmp_path / "out", "--dataset_name", "Tiny", "--device", "cpu",
-               "--model_name", model_name, "--batch_size", 3, "--image_size", 32, "--epochs", 1,
-               "--lr", 1e-30]
-    subprocess.run([str(word) for word in command], cwd=ROOT, check=True, capture_output=True)
+    prints(train_device0.main, tmp_path, *small, "--epochs", 1, "--lr", 1e-30)
     trained = read_arrays(Paths(tmp_path / "out").checkpoints("Tiny", model_name) / "last.npz")
     for name, array in read_arrays(folder / model_name / "start.npz").items():
         if "running_" not in name and name != "meta":
             np.testing.assert_allclose(array, trained[name], atol=1e-20, err_msg=name)
 
     (tmp_path / "out").rename(tmp_path / "before")
-    process = start_align(tmp_path, *flags)
-    for line in process.stdout:
-        if line.startswith("epoch 1/4"):
-            process.send_signal(signal.SIGTERM)
-    assert process.wait() == 128 + signal.SIGTERM
-    status, output = align(tmp_path, *flags)
-    assert status == 0 and "epochs 2 to 4" in output
+    status, _ = signalled(signal.SIGTERM, "epoch 1/4", "alignment", tmp_path, *flags)
+    assert status == 128 + signal.SIGTERM
+    assert "epochs 2 to 4" in succeeds("alignment", tmp_path, *flags)
     (log,) = (folder / "Pytorch" / "log").iterdir()
     assert [(r.loss, r.mIoU) for r in read_log(log)] == [(r.loss, r.mIoU) for r in whole]
 
-    status, output = align(tmp_path, *flags, "--compile")
-    assert status == 0 and "the 4 epochs of PyTorch are there" in output
-    status, output = align(tmp_path, "--only_pytorch")
-    assert status == 2 and "error: --only_pytorch: trains whole runs; say how long" in output
+    assert "the 4 epochs of PyTorch are there" in succeeds("alignment", tmp_path, *flags,
+                                                           "--compile")
+    assert refused("alignment", tmp_path, *small, "--only_pytorch").startswith(
+        "error: --only_pytorch: trains whole runs; ")
 
 
-def test_without_pytorch(tmp_path):
+def test_without_pytorch(tmp_path, monkeypatch):
     (tmp_path / "torch.py").write_text("raise ImportError('blocked')")
-    status, output = align(tmp_path, PYTHONPATH=str(tmp_path))
-    assert status == 2
-    assert output.startswith("error: ") and "requirements-align.txt" in output
-    assert len(output.splitlines()) == 1
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    message = refused("alignment", tmp_path, *SMALL)
+    assert "requirements-align.txt" in message and message.count("\n") == 1

@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-import csv
 import json
 import os
 import re
 import subprocess
 import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
 import tifffile
-from brightness import GAIN, LEVEL, brightness_net, save_brightness_weights
+from brightness import GAIN, LEVEL, brightness_net
 from PIL import Image
 from scipy.io import loadmat
-from scripts import load
+from scripts import ROOT, assert_written, complaint, load, read_table
 
 from utils.checkpoint import pretrained
 from utils.data.decoding import pages, read_size
@@ -31,20 +29,7 @@ from utils.predict.prediction_files import save_prediction
 
 pytestmark = pytest.mark.usefixtures("cpu")
 
-ROOT = Path(__file__).resolve().parent.parent
 UNET = "L2SKNet_UNet"
-
-
-@pytest.fixture(scope="module")
-def weights(tmp_path_factory):
-    return save_brightness_weights(tmp_path_factory.mktemp("weights") / "brightness.npz")
-
-
-@pytest.fixture
-def script(weights):
-    """test.py's main, with the weights by hand."""
-    main = load("test.py").main
-    return lambda *flags: main([*map(str, ("--device", "cpu", "--weights", weights, *flags))])
 
 
 def scene(height=20, width=30, dtype=np.uint8, full=255):
@@ -57,11 +42,6 @@ def scene(height=20, width=30, dtype=np.uint8, full=255):
         Detection(3.5, 12.5, 3, 12, 4, 13, 2, peaks[0]),
         Detection(11.0, 4.5, 10, 4, 12, 5, 6, peaks[1]),
     ]
-
-
-def read_table(path):
-    with open(path, newline="", encoding="utf-8") as file:
-        return list(csv.DictReader(file))
 
 
 # Detections
@@ -169,10 +149,8 @@ def test_memory_for_the_largest_image_is_stated_or_refused(tmp_path, monkeypatch
     assert re.fullmatch(r"largest 3840x2160 needs about \d\.\d GB of memory with "
                         r"L2SKNet_1D_UNet, 16\.0 GB are free", line)
     monkeypatch.setattr(memory, "free_bytes", lambda: 4e9)
-    with pytest.raises(UserError) as error:
-        memory.check_memory(sizes, models, None)
-    text = str(error.value)
-    assert text.startswith(f"{files[1]}: 3840x2160 needs about ") and "\n" not in text
+    text = complaint(memory.check_memory, sizes, models, None)
+    assert text.startswith(f"{files[1]}: 3840x2160 needs about ")
     assert "4.0 GB are free; close other programs, or predict tiles (--tile)" in text
     assert memory.check_memory(sizes, models, 1024).startswith("largest 1024x1024 needs")
     assert memory.check_memory(sizes[2:], models, None) == "no image that can be read"
@@ -200,7 +178,6 @@ def test_tiles_equal_the_whole_where_theta_is_fixed(shape):
 
 
 ODD = os.fsdecode(b"\xc4\xe3")  # no UTF-8: as from an archive of another system
-STEMS = sorted(["P", "dark", "deep", "gray_bmp", "gray_png", "turned", ODD])
 
 
 @pytest.fixture(scope="module")
@@ -235,9 +212,8 @@ def folder_run(tmp_path_factory, weights):
 
 
 def test_each_image_has_its_maps_and_overlay(folder_run):
-    for kind, suffix in (("img", "png"), ("mat", "mat"), ("overlay", "png")):
-        files = sorted(path.name for path in (folder_run / kind / UNET).iterdir())
-        assert files == sorted(f"{name}.{suffix}" for name in STEMS)
+    assert_written(folder_run, UNET,
+                   ["P", "dark", "deep", "gray_bmp", "gray_png", "turned", ODD])
     for name in ("P", "deep", "gray_bmp", "gray_png"):
         probability = loadmat(folder_run / "mat" / UNET / f"{name}.mat")["T"]
         assert probability.dtype == np.float32 and (probability > 0.5).sum() == 8
@@ -284,10 +260,10 @@ def test_lists_of_detections_agree(folder_run):
     assert first["bbox"] == [10, 4, 3, 2]
 
 
-def test_one_image_goes_to_result(tmp_path, script, capsys):
+def test_one_image_goes_to_result(tmp_path, predicts, capsys):
     image, expected = scene()
     Image.fromarray(image).save(tmp_path / "one.png")
-    script("--input", tmp_path / "one.png", "--output_dir", tmp_path, "--no_overlay",
+    predicts("--input", tmp_path / "one.png", "--output_dir", tmp_path, "--no_overlay",
            "--threshold", 0.9999999)
     result = tmp_path / "result" / "one"
     assert sorted(path.name for path in result.iterdir()) == ["detections", "img", "mat"]
@@ -296,76 +272,76 @@ def test_one_image_goes_to_result(tmp_path, script, capsys):
     assert "1 image in " in capsys.readouterr().out
 
 
-def test_dim_sixteen_bits_need_stretch_and_are_told_so(tmp_path, script, capsys):
+def test_dim_sixteen_bits_need_stretch_and_are_told_so(tmp_path, predicts, capsys):
     image, expected = scene(dtype=np.uint16, full=4095)
     Image.fromarray(image).save(tmp_path / "raw.png")
     table = tmp_path / "out" / "detections" / f"{UNET}.csv"
-    script("--input", tmp_path / "raw.png", "--output", tmp_path / "out")
+    predicts("--input", tmp_path / "raw.png", "--output", tmp_path / "out")
     assert read_table(table) == []
     assert "14 bits or less" in capsys.readouterr().out
-    script("--input", tmp_path / "raw.png", "--output", tmp_path / "out", "--stretch")
+    predicts("--input", tmp_path / "raw.png", "--output", tmp_path / "out", "--stretch")
     assert [float(row["x"]) for row in read_table(table)] == [found.x for found in expected]
     assert "14 bits" not in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("kind, scale, offset", [(np.float32, 0.08, 15), (np.int32, 900, -10**6)])
-def test_temperatures_of_any_range_are_stretched(tmp_path, script, kind, scale, offset):
+def test_temperatures_of_any_range_are_stretched(tmp_path, predicts, kind, scale, offset):
     image, expected = scene()
     Image.fromarray(image).save(tmp_path / "ref.png")
     tifffile.imwrite(tmp_path / "raw.tif", (image * float(scale) + offset).astype(kind))
     with pytest.raises(UserError, match="(integers|floating point) from .* with --stretch$"):
-        script("--input", tmp_path / "raw.tif", "--output", tmp_path / "out")
+        predicts("--input", tmp_path / "raw.tif", "--output", tmp_path / "out")
     maps = []
     for name in ("ref.png", "raw.tif"):
-        script("--input", tmp_path / name, "--output", tmp_path / "out", "--stretch")
+        predicts("--input", tmp_path / name, "--output", tmp_path / "out", "--stretch")
         maps.append(loadmat(tmp_path / "out" / "mat" / UNET / f"{name[:3]}.mat")["T"])
     np.testing.assert_allclose(maps[1], maps[0], atol=1e-5)
     table = read_table(tmp_path / "out" / "detections" / f"{UNET}.csv")
     assert [float(row["x"]) for row in table] == [found.x for found in expected]
 
 
-def test_tiles_by_flag(tmp_path, script):
+def test_tiles_by_flag(tmp_path, predicts):
     image = np.zeros((70, 150), np.uint8)
     image[65, 145] = image[3:5, 70] = 255
     Image.fromarray(image).save(tmp_path / "a.png")
-    script("--input", tmp_path / "a.png", "--output", tmp_path / "out", "--tile", 64)
+    predicts("--input", tmp_path / "a.png", "--output", tmp_path / "out", "--tile", 64)
     rows = read_table(tmp_path / "out" / "detections" / f"{UNET}.csv")
     assert [(row["x"], row["y"]) for row in rows] == [("70.0", "3.5"), ("145.0", "65.0")]
 
 
-def test_a_threshold_for_a_wanted_fa_comes_from_the_card(tmp_path, script, weights, capsys):
+def test_a_threshold_for_a_wanted_fa_comes_from_the_card(tmp_path, predicts, weights, capsys):
     image, expected = scene()
     Image.fromarray(image).save(tmp_path / "one.png")
     flags = ["--input", tmp_path / "one.png", "--output", tmp_path / "out", "--no_overlay", "--fa"]
     with pytest.raises(UserError, match="no threshold for --fa 1e-06: no table of thresholds in "
                        ".*brightness.md; give --threshold, or measure one"):
-        script(*flags, "1e-6")
+        predicts(*flags, "1e-6")
     card = weights.with_suffix(".md")
     card.write_text("# A card\n\n| wanted Fa | threshold | Fa |\n| --: | --: | --: |\n"
                     "|     1e-05 |       0.5 | 2e-07 |\n|     1e-06 | 0.9999999 | 0 |\n"
                     "|     1e-07 |      none | - |\n\n| 1e-08 | 0.1 | of another table |\n")
     try:
         for rate, count in (("0.00001", 2), ("1e-6", 1)):  # the other is at 0.999994
-            script(*flags, rate)
+            predicts(*flags, rate)
             assert len(read_table(tmp_path / "out" / "detections" / f"{UNET}.csv")) == count
         assert f"threshold 0.9999999, for a Fa of 1e-06 by {card}\n" in capsys.readouterr().out
         for rate, reason in (("1e-07", "on the test list none has so low a rate; "),
                              ("1e-08", "")):
             with pytest.raises(UserError, match=f"--fa {rate}: {reason}its card has thresholds for "
                                "1e-05, 1e-06; give --threshold"):
-                script(*flags, rate)
+                predicts(*flags, rate)
         with pytest.raises(SystemExit):
-            script(*flags, "1e-6", "--threshold", "0.5")
+            predicts(*flags, "1e-6", "--threshold", "0.5")
         assert "--threshold: not allowed with argument --fa" in capsys.readouterr().err
     finally:
         card.unlink()
 
 
-def test_flags_that_do_nothing_are_refused(script, capsys):
+def test_flags_that_do_nothing_are_refused(predicts, capsys):
     for flags in (["--output", "x"], ["--boxes", "coco"], ["--threshold", "0.4"], ["--stretch"],
                   ["--overlay_video"], ["--tile", "128"], ["--fa", "1e-6"]):
         with pytest.raises(SystemExit) as stop:
-            script(*flags)
+            predicts(*flags)
         assert stop.value.code == 2 and f"{flags[0]} goes with --input" in capsys.readouterr().err
 
 
@@ -377,33 +353,32 @@ def test_a_model_of_which_there_are_no_weights(tmp_path, monkeypatch):
                               "--output_dir", str(tmp_path)])
 
 
-def test_bad_inputs(tmp_path, script, monkeypatch):
+def test_bad_inputs(tmp_path, predicts, monkeypatch):
     with pytest.raises(UserError, match="nowhere: no such image or folder"):
-        script("--input", tmp_path / "nowhere")
+        predicts("--input", tmp_path / "nowhere")
     with pytest.raises(UserError, match="no image in this folder"):
-        script("--input", tmp_path)
+        predicts("--input", tmp_path)
     with pytest.raises(SystemExit):
-        script("--input", tmp_path, "--tile", 8)  # at least 64
+        predicts("--input", tmp_path, "--tile", 8)  # at least 64
     bad = tmp_path / "bad.png"
     bad.write_text("no image")
-    with pytest.raises(UserError) as error:
-        script("--input", bad, "--output", tmp_path / "out")
-    assert str(error.value).startswith(f"{bad}: cannot be read") and "\n" not in str(error.value)
+    assert complaint(predicts, "--input", bad, "--output", tmp_path / "out").startswith(
+        f"{bad}: cannot be read")
     assert not (tmp_path / "out").exists()
     for index in range(30):
         (tmp_path / f"{index:02}.png").write_text("no image")
     with pytest.raises(UserError, match="31 of 31 images could not be used") as error:
-        script("--input", tmp_path, "--output", tmp_path / "out")
+        predicts("--input", tmp_path, "--output", tmp_path / "out")
     lines = str(error.value).splitlines()
     assert len(lines) == 22 and lines[-1].strip() == "and 11 more"
 
     good = tmp_path / "good.png"
     Image.fromarray(scene()[0]).save(good)
     with pytest.raises(UserError, match="results cannot be written.*--output"):
-        script("--input", good, "--output", bad)
+        predicts("--input", good, "--output", bad)
     monkeypatch.setattr(memory, "free_bytes", lambda: 1e8)
     with pytest.raises(UserError, match=r"good.png: 30x20 needs about 0.2 GB.*0.1 GB are free"):
-        script("--input", good, "--output", tmp_path / "out")
+        predicts("--input", good, "--output", tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
 
@@ -465,7 +440,7 @@ def test_frames_of_one_size_in_batches_give_what_single_frames_give(weights, tmp
 # Folders in folders
 
 
-def test_folders_below_are_taken_and_the_results_keep_them(tmp_path, script, capsys):
+def test_folders_below_are_taken_and_the_results_keep_them(tmp_path, predicts, capsys):
     image, expected = scene()
     place = tmp_path / "frames"
     for name in ("1.png", "day/1.png", "day/1.bmp", "day/late/2.png", ".trash/3.png",
@@ -477,15 +452,10 @@ def test_folders_below_are_taken_and_the_results_keep_them(tmp_path, script, cap
     names = ["1", "day/1_bmp", "day/1_png", "day/late/2", "overlay/notes/4"]
     table = place / "detections" / f"{UNET}.csv"
     for _ in range(2):  # the second time with the results of the first among the folders
-        with pytest.raises(UserError) as error:
-            script("--input", place, "--output", place)
-        assert str(error.value).startswith(f"{place / 'day' / 'cut.png'}: cannot be read")
-        assert "\n" not in str(error.value)
+        assert complaint(predicts, "--input", place, "--output", place).startswith(
+            f"{place / 'day' / 'cut.png'}: cannot be read")
         assert "5 images in " in capsys.readouterr().out
-        for kind, suffix in (("mat", ".mat"), ("img", ".png"), ("overlay", ".png")):
-            top = place / kind / UNET
-            assert sorted(str(path.relative_to(top)) for path in top.rglob("*.*")) == [
-                f"{name}{suffix}" for name in names]
+        assert_written(place, UNET, names)
         rows = read_table(table)
         assert [row["file"] for row in rows] == [
             name for name in ("1.png", "day/1.bmp", "day/1.png", "day/late/2.png",
@@ -504,19 +474,17 @@ def save_stack(path, frames):
     return path
 
 
-def test_a_stack_is_predicted_page_by_page(tmp_path, script, capsys):
+def test_a_stack_is_predicted_page_by_page(tmp_path, predicts, capsys):
     frames_in = [scene(20, 30, np.uint16, 65535)[0], scene(24, 33, np.uint16, 65535)[0],
                  np.zeros((20, 30), np.uint16)]
     folder = tmp_path / "frames"
     folder.mkdir()
     save_stack(folder / "camera.tif", frames_in)
     Image.fromarray(frames_in[0]).save(folder / "single.tif")
-    script("--input", folder, "--output", tmp_path / "found")
+    predicts("--input", folder, "--output", tmp_path / "found")
     assert "4 images in " in capsys.readouterr().out
     names = ["camera_0001", "camera_0002", "camera_0003", "single"]
-    for kind, suffix in (("mat", ".mat"), ("img", ".png"), ("overlay", ".png")):
-        assert sorted(path.name for path in (tmp_path / "found" / kind / UNET).iterdir()) == [
-            f"{name}{suffix}" for name in names]
+    assert_written(tmp_path / "found", UNET, names)
     maps = [loadmat(tmp_path / "found" / "mat" / UNET / f"{name}.mat")["T"] for name in names]
     assert [array.shape for array in maps] == [(20, 30), (24, 33), (20, 30), (20, 30)]
     np.testing.assert_array_equal(maps[0], maps[3])

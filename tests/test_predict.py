@@ -13,9 +13,7 @@ from utils.checkpoint.pretrained import find_pretrained
 from utils.checkpoint.weights import save_weights
 from utils.data.images import input_name, read_gray, to_float
 from utils.data.synthetic import make_sample, write_sample_dataset
-from utils.datasets import load_split
-from utils.errors import UserError
-from utils.predict.maps import load_model, predict, predict_split
+from utils.predict.maps import load_model, predict
 from utils.runtime import jt, set_seed
 
 pytestmark = pytest.mark.usefixtures("cpu")
@@ -73,15 +71,6 @@ def test_a_size_that_is_no_multiple_of_8_is_padded_and_cropped(net):
     assert 0 < y.min() < y.max() < 1
 
 
-@pytest.mark.parametrize(("model_name", "size"), [
-    ("L2SKNet_1D_UNet", (3, 37)), ("L2SKNet_FPN", (33, 50))])
-def test_any_size_comes_back(model_name, size):
-    net = build_model(model_name)
-    net.eval()
-    y = predict(net, np.random.default_rng(0).random((1, 1, *size)).astype(np.float32))
-    assert y.shape == (1, *size) and (0 < y).all() and (y < 1).all()
-
-
 def written(out, dataset, name):
     """The .png and the .mat of a prediction."""
     folder = out / "result" / dataset
@@ -98,9 +87,7 @@ def test_the_test_list_is_predicted(place, net):
                               place / "weights.npz", "--batchSize", 2)
     assert "Tiny test: 6 images, 3 sizes from 32x32 to 50x33, 8 bit" in output
     names = (place / "data" / "Tiny" / "test.txt").read_text().split()
-    for kind, suffix in (("img", "png"), ("mat", "mat")):
-        folder = place / "out" / "result" / "Tiny" / kind / MODEL
-        assert {path.name for path in folder.iterdir()} == {f"{name}.{suffix}" for name in names}
+    scripts.assert_written(place / "out" / "result" / "Tiny", MODEL, names, ("img", "mat"))
     for name in names:
         image, probability = written(place / "out", "Tiny", name)
         assert probability.dtype == np.float32 and image.dtype == np.uint8
@@ -108,17 +95,6 @@ def test_the_test_list_is_predicted(place, net):
         x = to_float(read_gray(place / "data" / "Tiny" / "images" / f"{name}.png"))
         np.testing.assert_allclose(probability, predict(net, x[None, None])[0], atol=1e-5)
         assert np.ptp(probability) > 1e-3
-
-
-def test_a_batch_of_mixed_sizes_gives_what_single_images_give(place, tmp_path):
-    split = load_split(place / "data", "Tiny", "test", masks_required=False)
-    for batch_size in (1, 4):
-        predict_split(MODEL, place / "weights.npz", split, tmp_path / str(batch_size), "Tiny",
-                      batch_size)
-    for name in split.names:
-        _, single = written(tmp_path / "1", "Tiny", name)
-        _, batched = written(tmp_path / "4", "Tiny", name)
-        np.testing.assert_allclose(batched, single, atol=1e-5)
 
 
 def test_results_have_the_name_of_the_folder_or_file(tmp_path, monkeypatch):
@@ -139,9 +115,3 @@ def test_where_nothing_was_trained_the_weights_of_the_project_are_taken(place):
     x = to_float(read_gray(place / "data" / "Tiny" / "images" / f"{name}.png"))
     _, probability = written(place / "out", "Tiny", name)
     np.testing.assert_allclose(probability, predict(net, x[None, None])[0], atol=1e-5)
-
-
-def test_weights_of_another_network_are_refused_in_one_line(place):
-    with pytest.raises(UserError, match="not the weights of this network") as error:
-        predicts(place, "--model_name", "L2SKNet_FPN", "--weights", place / "weights.npz")
-    assert "\n" not in str(error.value)
