@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 from scipy import ndimage
+from scripts import complaint
 
 from utils.data.annotations import Box
 from utils.data.boxes import target_in
@@ -281,9 +282,8 @@ def test_annotations_that_are_refused(tmp_path, frames, prepare_script, file, co
     path.parent.mkdir(exist_ok=True)
     path.write_text(content)
     place = path if path.suffix == ".json" else path.parent
-    with pytest.raises(UserError) as error:
-        prepare_script(frames, "--name", "A", "--images", ".", "--masks_from", place)
-    assert str(error.value).startswith(f"{path}: {message}") and "\n" not in str(error.value)
+    assert complaint(prepare_script, frames, "--name", "A", "--images", ".", "--masks_from",
+                     place).startswith(f"{path}: {message}")
     assert not list((tmp_path / "data").iterdir())
 
 

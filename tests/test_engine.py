@@ -5,12 +5,11 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from runs import begin
-from scripts import SIZE
+from scripts import SIZE, assert_same_arrays, complaint
 
 from utils.checkpoint.weights import get_weights
 from utils.data.synthetic import write_sample_dataset
 from utils.datasets import load_splits
-from utils.errors import UserError
 from utils.runtime import jt
 from utils.training.engine import training_steps
 
@@ -42,10 +41,8 @@ def one_by_one(split, tmp_path_factory):
 
 def assert_same(state, other):
     assert state.losses == other.losses
-    a, b = ({**get_weights(each.net), **each.optimizer.state_dict()} for each in (state, other))
-    assert a.keys() == b.keys()
-    for name in a:
-        np.testing.assert_array_equal(a[name], b[name], err_msg=name)
+    assert_same_arrays(*({**get_weights(each.net), **each.optimizer.state_dict()}
+                         for each in (state, other)))
 
 
 def test_a_stop_between_groups_of_steps_is_resumed_exactly(split, tmp_path, one_by_one):
@@ -83,21 +80,20 @@ def images_of(batch):
 def test_a_loss_that_is_not_finite_is_named_where_it_arose(split, tmp_path, rates, at_once, batch):
     state, _, _ = begin(MODEL, tmp_path, RECIPE)
     taken = steps(state, split, at_once)
-    with pytest.raises(UserError) as error:
-        for rate in rates:
-            state.optimizer.lr = rate
-            next(taken)
-    assert (f"not finite in epoch 1, batch {batch}, images {images_of(batch)}: "
-            in str(error.value))
+    *fine, last = rates
+    for rate in fine:
+        state.optimizer.lr = rate
+        next(taken)
+    state.optimizer.lr = last
+    assert f"not finite in epoch 1, batch {batch}, images {images_of(batch)}: " in complaint(
+        next, taken)
 
 
-@pytest.mark.parametrize("part", ["weights", "moments"])
-def test_what_is_not_finite_is_not_saved(tmp_path, part):
+def test_moments_that_are_not_finite_are_not_saved(tmp_path):
     state, store, _ = begin(MODEL, tmp_path, RECIPE)
     store.save_last(state)
     before = store.last.read_bytes()
-    spoilt = state.optimizer.parameters[3] if part == "weights" else state.optimizer.moments[3][1]
-    spoilt.update(spoilt + np.float32(np.inf))
-    with pytest.raises(UserError, match="last.npz: not written, .* is not finite"):
-        store.save_last(state)
+    moment = state.optimizer.moments[3][1]
+    moment.update(moment + np.float32(np.inf))
+    assert "last.npz: not written, " in complaint(store.save_last, state)
     assert store.last.read_bytes() == before

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import struct
 import subprocess
 import sys
@@ -12,7 +13,7 @@ import numpy as np
 import pytest
 import tifffile
 from PIL import Image
-from scripts import ROOT
+from scripts import ROOT, complaint
 
 from utils.data.decoding import pages, read_size
 from utils.data.images import (
@@ -22,7 +23,6 @@ from utils.data.images import (
     read_mask,
     resize_image,
     resize_mask,
-    to_float,
 )
 from utils.errors import UserError
 
@@ -136,9 +136,7 @@ def test_what_is_too_large_is_to_be_cut_and_nothing_said_of_less(tmp_path):
     data[18:26] = struct.pack("<ii", 20_000, 9_000)  # the header alone claims so many pixels
     path.write_bytes(data)
     assert read_size(path) is None
-    with pytest.raises(UserError) as error:
-        read_gray(path)
-    assert str(error.value) == f"{path}: more than 179 megapixels; cut it into pieces"
+    assert complaint(read_gray, path) == f"{path}: more than 179 megapixels; cut it into pieces"
     data[18:26] = struct.pack("<ii", 10_000, 9_000)
     path.write_bytes(data)
     code = ("import sys; from utils import cli; from utils.data.decoding import read_size\n"
@@ -170,10 +168,9 @@ def test_other_ranges_only_to_be_stretched(tmp_path, values, says, stacked):
     frame = pages([path])[-1]
     np.testing.assert_array_equal(read_gray(frame, any_range=True), values)
     assert read_size(frame) == values.shape
-    with pytest.raises(UserError, match=says) as error:
-        read_gray(frame)
-    assert str(error.value).startswith(f"{frame}: ") and "\n" not in str(error.value)
-    assert str(error.value).endswith(
+    message = complaint(read_gray, frame)
+    assert message.startswith(f"{frame}: ") and re.search(says, message)
+    assert message.endswith(
         "save it with 8 or 16 bits per pixel, or give it to test.py --input with --stretch")
 
 
@@ -254,10 +251,8 @@ def test_unreadable_files(tmp_path, read):
     for name, (content, says) in bad.items():
         if content is not None:
             (tmp_path / name).write_bytes(content)
-        with pytest.raises(UserError, match=says) as error:
-            read(tmp_path / name)
-        text = str(error.value)
-        assert text.startswith(f"{tmp_path / name}: ") and "\n" not in text
+        text = complaint(read, tmp_path / name)
+        assert text.startswith(f"{tmp_path / name}: ") and re.search(says, text)
         assert text.count(str(tmp_path)) == 1
 
 
@@ -368,12 +363,11 @@ ALPHA = "but one colour, with a shape in its alpha channel; save that in grey"
        "alpha-palette alpha-differs".split())
 def test_what_is_no_mask_is_refused_by_name(tmp_path, name, mask, says):
     path = save(tmp_path / name, mask)
-    with pytest.raises(UserError, match=says) as error:
-        read_mask(path)
-    assert str(error.value).startswith(f"{path}: ") and "; save " in str(error.value)
+    message = complaint(read_mask, path)
+    assert message.startswith(f"{path}: ") and "; save " in message and re.search(says, message)
     if "show different targets" not in says:
-        assert str(error.value).startswith(f"{path}: not a binary mask")
-        assert "0 for background and 255 for target" in str(error.value)
+        assert message.startswith(f"{path}: not a binary mask")
+        assert "0 for background and 255 for target" in message
 
 
 @pytest.mark.parametrize("mode", ["L", "RGB", "RGBA", "P", "I;16"])
@@ -395,13 +389,6 @@ def test_as_many_faint_pixels_as_a_target_has_neighbours(tmp_path):
     ring[2, 4] = 60
     with pytest.raises(UserError, match="not a binary mask .values 0, 60, 200.; save it with 0"):
         read_mask(save(tmp_path / "a.png", ring))
-
-
-def test_to_float_divides_by_the_full_scale():
-    for kind, values in (("u1", [0, 51, 255]), ("u2", [0, 13107, 65535])):
-        found = to_float(np.array(values, kind))
-        assert found.dtype == np.float32
-        np.testing.assert_array_equal(found, np.array([0, 0.2, 1], np.float32))
 
 
 def test_images_are_resized_bilinearly_and_masks_to_the_nearest():

@@ -6,8 +6,8 @@ import dataclasses
 import json
 
 import pytest
+from scripts import complaint
 
-from utils.errors import UserError
 from utils.recipe import Recipe, recipe_of, resolve_recipe
 from utils.training.store import RunStatus, run_status
 
@@ -42,9 +42,7 @@ def test_a_resumed_run_keeps_what_is_not_said():
 ])
 def test_a_resumed_run_refuses_another_recipe(given, message):
     run = Recipe(epochs=60)
-    with pytest.raises(UserError) as error:
-        resolve_recipe(given, run)
-    assert str(error.value) == message
+    assert complaint(resolve_recipe, given, run) == message
     last = {"recipe": dataclasses.asdict(run), "scheduler": {"milestones": [30, 45]}, "history": []}
     assert run_status(last, given) is RunStatus.NEW and run_status(last, {}) is RunStatus.RESUME
 

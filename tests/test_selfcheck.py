@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from alignment import selfcheck
-from model.ops import batch_norm, layout, pool, resize
+from model.ops import layout, pool, resize
 from utils import runtime
 from utils.runtime import jt
 
@@ -62,18 +62,6 @@ def test_an_error_in_blocks_of_channels_alone_fails(monkeypatch, capsys):
     monkeypatch.setattr(pool._MaxPoolCPU, "execute", lambda self, x: right(self, x) * 1.001)
     assert check(monkeypatch, "max pooling", "sigmoid") == 1
     assert "FAIL: max pooling\n" in capsys.readouterr().out
-
-
-def test_wrong_gradient_fails(monkeypatch, capsys):
-    right = batch_norm._NormCPU.grad
-
-    def wrong(self, dy, *rest):
-        dx, dweight, dbias = right(self, dy, *rest)
-        return dx, dweight, dbias * 1.001
-
-    monkeypatch.setattr(batch_norm._NormCPU, "grad", wrong)
-    assert check(monkeypatch, "batch norm, ReLU") == 1
-    assert "FAIL: batch norm, ReLU\n" in capsys.readouterr().out
 
 
 class Spoilt:
