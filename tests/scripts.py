@@ -10,6 +10,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from utils.errors import UserError
@@ -127,6 +128,13 @@ def assert_same_arrays(ours, theirs):
         other = theirs[name]
         assert (array.dtype, array.shape) == (other.dtype, other.shape), name
         assert array.tobytes() == other.tobytes(), name
+
+
+def is_of(picture, color, within=0):
+    """H×W: True where a picture has this colour, "#RRGGBB", up to some levels per channel."""
+    wanted = [int(color[i : i + 2], 16) for i in (1, 3, 5)]
+    levels = np.asarray(picture, int)[..., :3]
+    return (abs(levels - wanted) <= within).all(axis=2)
 
 
 def read_table(path):

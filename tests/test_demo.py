@@ -8,9 +8,9 @@ import sys
 import numpy as np
 import pytest
 from PIL import Image
+from scripts import ROOT, is_of
 
 import demo
-from utils import environment
 from utils.data.synthetic import write_sample_dataset
 from utils.datasets import load_splits
 from utils.errors import UserError
@@ -56,16 +56,9 @@ def test_steps_show_their_command_and_a_failing_one_stops(capfd):
 
 
 def test_help_needs_no_environment():
-    run = subprocess.run([sys.executable, environment.ROOT + "/demo.py", "--help"],
+    run = subprocess.run([sys.executable, ROOT / "demo.py", "--help"],
                          capture_output=True, text=True)
     assert run.returncode == 0 and "python3 demo.py" in run.stdout
-
-
-def _pixels(path, color):
-    """How many pixels of a picture have about this colour, which no grey panel has."""
-    wanted = [int(color[i:i + 2], 16) for i in (1, 3, 5)]
-    picture = np.asarray(Image.open(path).convert("RGB")).astype(int)
-    return int((np.abs(picture - wanted).max(axis=2) < 40).sum())
 
 
 def test_detection_figure_marks_hits_misses_and_false_alarms(tmp_path):
@@ -78,7 +71,8 @@ def test_detection_figure_marks_hits_misses_and_false_alarms(tmp_path):
     for name, prediction in outcomes.items():
         path = tmp_path / f"{name}.png"
         detection_figure([path], Examples(["one"], [image], [mask], {name: [prediction]}))
-        pixels[name] = {color: _pixels(path, color) for color in (TARGET, HIT, MISS)}
+        picture = Image.open(path)  # its panels are grey
+        pixels[name] = {color: is_of(picture, color, 39).sum() for color in (TARGET, HIT, MISS)}
     legend = min(count[HIT] for count in pixels.values())
     assert pixels["hit"][HIT] > legend + 50 and pixels["false"][HIT] > legend + 50
     assert pixels["miss"][MISS] > pixels["hit"][MISS] + 50

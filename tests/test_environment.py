@@ -10,11 +10,10 @@ import sys
 from pathlib import Path
 
 import pytest
+from scripts import ROOT
 
 from utils import environment, runtime
 from utils.errors import UserError
-
-ROOT = Path(environment.ROOT)
 
 
 def make_project(folder):

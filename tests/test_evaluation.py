@@ -2,20 +2,15 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
-from pathlib import Path
-
 import numpy as np
 import pytest
 from PIL import Image
 from scipy.ndimage import gaussian_filter
+from scripts import ROOT
 
 from evaluation import Evaluator, operating
 from evaluation.pd_fa import match_in_order, match_optimally
-from evaluation.roc import THRESHOLDS
 
-ROOT = Path(__file__).resolve().parent.parent
 OFFICIAL = ROOT / "tests" / "fixtures" / "metrics.npz"
 
 
@@ -31,11 +26,16 @@ def squares(*places, value=1.0, shape=(32, 32)):
     return image
 
 
-def evaluate(*pairs, threshold=0.5):
-    evaluator = Evaluator(threshold)
+def evaluated(*pairs, **options):
+    """An Evaluator of pairs of prediction and mask."""
+    evaluator = Evaluator(**options)
     for pred, mask in pairs:
         evaluator.update(pred, mask)
-    return evaluator.compute()
+    return evaluator
+
+
+def evaluate(*pairs, **options):
+    return evaluated(*pairs, **options).compute()
 
 
 # Against the official implementation
@@ -148,10 +148,8 @@ def test_threshold_is_used_throughout():
 
 
 def test_counts_say_over_how_much_the_scores_are():
-    evaluator = Evaluator()
     diagonal = squares((10, 10, 1), (11, 11, 1))  # one region
-    evaluator.update(diagonal, diagonal)
-    evaluator.update(blank(), blank())
+    evaluator = evaluated((diagonal, diagonal), (blank(), blank()))
     assert evaluator.compute()["Pd"] == 1
     assert evaluator.counts() == {
         "images": 2, "images_without_target": 1, "targets": 1, "pixels": 2048
@@ -208,31 +206,11 @@ def test_roc_is_that_of_201_passes(dtype):
     np.testing.assert_array_equal(tpr, expected_tpr)
 
 
-def test_roc_by_hand():
-    # Peak 0.8 at a target; its other pixel does not matter. Background: one pixel of 1, one of
-    # 0.5, 1020 of 0.
-    mask = blank()
-    mask[10, 10:12] = 1
-    pred = blank()
-    pred[10, 10:12] = 0.8, 0.1
-    pred[0, 0], pred[0, 5] = 1.0, 0.5
-    evaluator = Evaluator()
-    evaluator.update(pred, mask)
-    fpr, tpr = evaluator.roc()
-    assert len(fpr) == len(tpr) == len(THRESHOLDS) == 201
-    np.testing.assert_allclose(fpr[[0, 1, 100, 101, 200]] * 1022, [1022, 2, 2, 1, 1], rtol=1e-12)
-    assert tpr[[0, 160, 161, 200]].tolist() == [1, 1, 0, 0]
-    # From (1, 1) to (2/1022, 1) to (1/1022, 1), down to (1/1022, 0); none left of that.
-    assert evaluator.compute()["AUC"] == pytest.approx(1021 / 1022)
-
-
 def test_dividing_by_the_maximum_bends_the_roc_of_faint_maps():
     # A map of 0.01 over an image without target: divided by its maximum it is lit at every
     # threshold, for itself only at the first three (0, 0.005 and 0.01).
     target = squares((10, 10, 2))
-    evaluator = Evaluator()
-    evaluator.update(target, target)
-    evaluator.update(blank() + np.float32(0.01), blank())
+    evaluator = evaluated((target, target), (blank() + np.float32(0.01), blank()))
     background = 1020 + 1024
     fpr, tpr = evaluator.roc()
     np.testing.assert_allclose(fpr[1:] * background, 1024)
@@ -251,8 +229,7 @@ def test_precision_and_recall_by_hand():
     pred = blank()
     pred[10, 10:12] = 0.8, 0.1
     pred[0, 0], pred[0, 5] = 0.8, 0.4
-    evaluator = Evaluator()
-    evaluator.update(pred, mask)
+    evaluator = evaluated((pred, mask))
     precision, recall = evaluator.precision_recall()
     # Divided by 0.8: target pixels at 1 and 0.125, background at 1 and 0.5.
     np.testing.assert_allclose(precision[[0, 25, 26, 100, 101, 200]],
@@ -271,9 +248,7 @@ def test_targets_by_size_by_hand():
     mask[9, 10] = 1  # 82 pixels; the others have 9, 25, 100 and 1
     pred = squares((0, 1, 3), (0, 10, 5), (20, 20, 10), (30, 10, 1))
     pred[0, 10] = 0
-    evaluator = Evaluator()
-    for _ in range(2):
-        evaluator.update(pred, mask)
+    evaluator = evaluated((pred, mask), (pred, mask))
     found = evaluator.by_size()
     assert {area: row["targets"] for area, row in found.items()} == {
         "1-9": 4, "10-25": 2, "26-81": 0, ">81": 4}
@@ -323,16 +298,13 @@ def test_the_threshold_for_a_wanted_fa_by_hand():
     evaluator.update(pred, LONG)
     np.testing.assert_allclose(evaluator.sweep().fa * 1024, [0, 0, 8, 8])
     assert evaluator.threshold_for(7 / 1024).step == 0
-    evaluator = Evaluator(grid=grid)
-    evaluator.update(TWO, BLANK)
+    evaluator = evaluated((TWO, BLANK), grid=grid)
     assert evaluator.threshold_for(3 / 1024) == (None, (np.inf, np.inf))
 
 
 def test_the_spread_of_a_threshold_is_over_images():
-    evaluator = Evaluator(grid=(0.1, 0.5, 0.9))
-    for _ in range(9):
-        evaluator.update(TWO, TWO)
-    evaluator.update(TWO + 0.7 * squares((20, 20, 3)), TWO)
+    evaluator = evaluated(*9 * [(TWO, TWO)], (TWO + 0.7 * squares((20, 20, 3)), TWO),
+                          grid=(0.1, 0.5, 0.9))
     # 9 false pixels up to 0.7, of 10 images: the tenth is drawn k times of 10.
     assert evaluator.threshold_for(0.5 * 9 / 10240) == (2, (0.1, 0.9))  # k = 0 has 35 %
     assert evaluator.threshold_for(2.5 * 9 / 10240) == (0, (0.1, 0.9))  # k > 2 has 7 %
@@ -347,8 +319,7 @@ def test_hiou_by_hand():
     # apart: a pair. A target without region, and two regions without target.
     mask = squares((10, 10, 4), (24, 24, 2))
     pred = squares((10, 12, 4), (2, 2, 1), (2, 28, 1))
-    evaluator = Evaluator()
-    evaluator.update(pred, mask)
+    evaluator = evaluated((pred, mask))
     parts = evaluator.error_analysis()
     assert parts["localisation"] == pytest.approx(
         {"IoU": 1 / 4, "s2m": 0, "m2s": 0, "interference": 2 / 4, "perception": 1 / 4}
@@ -363,15 +334,13 @@ def test_hiou_by_hand():
 def test_hiou_tells_one_region_over_two_targets_and_two_over_one():
     two, one = squares((10, 10, 2), (10, 13, 2)), blank()
     one[10:12, 10:15] = 1  # over both, centroid 1.5 from either
-    evaluator = Evaluator()
-    evaluator.update(one, two)
+    evaluator = evaluated((one, two))
     parts = evaluator.error_analysis()
     assert parts["localisation"]["s2m"] == parts["localisation"]["IoU"] == 1 / 2
     assert parts["segmentation"] == pytest.approx(
         {"IoU": 4 / 10, "merging": 4 / 10, "interference": 2 / 10, "perception": 0}
     )
-    evaluator = Evaluator()
-    evaluator.update(two, one)
+    evaluator = evaluated((two, one))
     parts = evaluator.error_analysis()
     assert parts["localisation"]["m2s"] == parts["localisation"]["IoU"] == 1 / 2
     assert parts["segmentation"]["perception"] == pytest.approx(6 / 10)
@@ -451,20 +420,16 @@ def test_nothing_added():
             method()
 
 
-def test_a_mask_of_numbered_targets_is_refused():
-    mask = np.zeros((8, 8), np.uint8)
-    mask[1, 1], mask[5, 5] = 1, 2
-    with pytest.raises(ValueError, match="mask holds values up to 2, expected 0 and 1, 255 or"):
-        Evaluator().update(np.zeros((8, 8), np.float32), mask)
-
-
-def test_every_encoding_of_a_mask_scores_the_same():
+def test_every_encoding_of_a_mask_and_every_type_of_prediction_score_the_same():
     mask = squares((10, 10, 3), (20, 20, 2))
-    pred = 0.9 * squares((11, 11, 3), (20, 20, 2), (2, 2, 1))
-    expected = evaluate((pred, mask))
+    pred = squares((11, 11, 3), (20, 20, 2), (2, 2, 1))
+    expected = evaluate((0.9 * pred, mask))
     for full, dtype in ((1, bool), (1, np.uint8), (255, np.uint8), (65535, np.uint16),
                         (255, np.float64), (1, np.int64)):
-        assert evaluate((pred, (full * mask).astype(dtype))) == expected
+        assert evaluate((0.9 * pred, (full * mask).astype(dtype))) == expected
+    expected = evaluate((pred, mask))
+    for dtype in (np.float16, np.float32, np.float64, bool, np.uint8):
+        assert evaluate((pred.astype(dtype), mask)) == expected
 
 
 def test_a_grey_mask_is_a_target_above_half_of_full_scale():
@@ -474,12 +439,6 @@ def test_a_grey_mask_is_a_target_above_half_of_full_scale():
     core[9, 10:12] = 1
     for dtype, full in ((np.uint8, 255), (np.uint16, 65535), (np.float32, 1)):
         assert evaluate((core, (full * grey).astype(dtype)))["mIoU"] == 1
-
-
-def test_any_type_of_prediction():
-    mask = squares((10, 10, 3))
-    for dtype in (np.float16, np.float32, np.float64, bool, np.uint8):
-        assert evaluate((mask.astype(dtype), mask))["mIoU"] == 1
 
 
 @pytest.mark.parametrize(
@@ -497,6 +456,9 @@ def test_any_type_of_prediction():
         (blank(), blank() + np.nan, "mask holds NaN"),
         (blank(), blank() - 1, "mask holds values from -1.0"),
         (blank(), np.full((32, 32), 70000), "mask holds values"),
+        # Targets with numbers.
+        (blank(), np.uint8(TWO + 2 * squares((20, 20, 2))),
+         "mask holds values up to 2, expected 0 and 1, 255 or"),
     ],
 )
 def test_bad_input_is_refused_and_leaves_no_trace(pred, mask, message):
@@ -518,8 +480,3 @@ def test_inputs_are_left_as_they_were():
     Evaluator().update(pred, mask)
     np.testing.assert_array_equal(pred, before[0])
     np.testing.assert_array_equal(mask, before[1])
-
-
-def test_scoring_needs_no_jittor():
-    code = "import sys, evaluation, cal_metrics; sys.exit('jittor' in sys.modules)"
-    assert subprocess.run([sys.executable, "-c", code], cwd=ROOT).returncode == 0

@@ -87,22 +87,24 @@ def test_batch_norm_in_training(rng, slope, mean):
     norm.train()
     y = norm(jt.array(x), jt.array(conv_bias)).numpy()
 
-    shifted = x.astype(float) + conv_bias.reshape(1, 3, 1, 1)
-    mu = shifted.mean((0, 2, 3))
-    z = (shifted - mu.reshape(1, 3, 1, 1)) / np.sqrt(
-        shifted.var((0, 2, 3)).reshape(1, 3, 1, 1) + 1e-5)
-    z = z * gamma.reshape(1, 3, 1, 1) + beta.reshape(1, 3, 1, 1)
-    np.testing.assert_allclose(y, np.where(z > 0, z, z * slope), atol=1e-6)
-    np.testing.assert_allclose(norm.running_mean.numpy(), 0.1 * mu, rtol=1e-6, atol=1e-7)
-    unbiased = shifted.var((0, 2, 3), ddof=1)
-    np.testing.assert_allclose(norm.running_var.numpy(), 0.9 + 0.1 * unbiased, rtol=1e-6)
+    shifted = x.astype(float) + conv_bias.reshape(3, 1, 1)
+
+    def truth(mean, var):
+        mean, var, scale, shift = (v.reshape(3, 1, 1) for v in (mean, var, gamma, beta))
+        z = (shifted - mean) / np.sqrt(var + 1e-5) * scale + shift
+        return np.where(z > 0, z, z * slope)
+
+    axes = (0, 2, 3)
+    mu = shifted.mean(axes)
+    np.testing.assert_allclose(y, truth(mu, shifted.var(axes)), atol=1e-6)
+    running_mean, running_var = norm.running_mean.numpy(), norm.running_var.numpy()
+    np.testing.assert_allclose(running_mean, 0.1 * mu, rtol=1e-6, atol=1e-7)
+    np.testing.assert_allclose(running_var, 0.9 + 0.1 * shifted.var(axes, ddof=1), rtol=1e-6)
 
     norm.eval()
     y = norm(jt.array(x), jt.array(conv_bias)).numpy()
-    z = (shifted - norm.running_mean.numpy().reshape(1, 3, 1, 1)) / np.sqrt(
-        norm.running_var.numpy().astype(float).reshape(1, 3, 1, 1) + 1e-5)
-    z = z * gamma.reshape(1, 3, 1, 1) + beta.reshape(1, 3, 1, 1)
-    np.testing.assert_allclose(y, np.where(z > 0, z, z * slope), rtol=2e-6, atol=2e-6 * (1 + mean))
+    np.testing.assert_allclose(y, truth(running_mean, running_var.astype(float)), rtol=2e-6,
+                               atol=2e-6 * (1 + mean))
 
 
 @pytest.mark.parametrize("slope", [LINEAR, RELU, LEAKY])

@@ -160,14 +160,13 @@ def test_every_model_has_its_colour_and_miou_a_panel_where_a_run_is_scored(tmp_p
     histories = {model: run([1, 2], level=i + 1) for i, model in enumerate(MODELS)}
     curves.save_curves(tmp_path / "all.png", histories, "NUDT-SIRST")
     assert {style["color"] for style in curves.STYLES[:4]} <= colors(tmp_path / "all.png")
-    unscored = {model: [EpochRecord(1, 0.9), EpochRecord(2, 0.8)] for model in MODELS}
+    unscored = {model: [EpochRecord(1, 0.9 - i / 10)] for i, model in enumerate(MODELS)}
     curves.save_curves(tmp_path / "one.png", {**unscored, MODELS[0]: run([1, 2])}, "one")
-    curves.save_curves(tmp_path / "none.png", unscored, "none")
+    curves.save_curves(tmp_path / "none.png", unscored, "none")  # a single epoch: dots
+    assert {style["color"] for style in curves.STYLES[:4]} <= colors(tmp_path / "none.png")
     every, one, none = (len(read_picture(tmp_path / f"{name}.png"))
                         for name in ("all", "one", "none"))
     assert every == one > 1.3 * none  # loss twice, and mIoU
-    curves.save_curves(tmp_path / "dot.png", {"run": [EpochRecord(1, 0.9)]}, "a single epoch")
-    assert curves.STYLES[0]["color"] in colors(tmp_path / "dot.png")
 
 
 @pytest.mark.filterwarnings("error::UserWarning", "error::RuntimeWarning")

@@ -14,7 +14,7 @@ import tifffile
 from brightness import GAIN, LEVEL, brightness_net
 from PIL import Image
 from scipy.io import loadmat
-from scripts import ROOT, assert_written, complaint, load, read_table
+from scripts import ROOT, assert_written, complaint, is_of, load, read_table
 
 from utils.checkpoint import pretrained
 from utils.data.decoding import pages, read_size
@@ -80,12 +80,6 @@ def test_stretch_spreads_the_grey_levels_in_use():
 
 
 # Overlays
-
-
-def is_of(picture, color):
-    """Where a picture has exactly this colour."""
-    wanted = [int(color[i : i + 2], 16) for i in (1, 3, 5)]
-    return (np.asarray(picture) == wanted).all(axis=2)
 
 
 def test_small_images_are_enlarged_and_deep_ones_are_not_black():

@@ -12,12 +12,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from scripts import ROOT
 
-from utils import environment, runtime
+from utils import runtime
 from utils.errors import UserError
 from utils.runtime import boot, cuda, onednn
 
-ROOT = Path(environment.ROOT)
 FOLDER = ".cache/jittor/mkl/dnnl_lnx_2.2.0_cpu_gomp"
 
 
