@@ -28,6 +28,7 @@ import numpy as np
 from model import MODEL_NAMES, build_model, soft_iou_loss
 from utils import cli, runtime
 from utils.optim import Adam
+from utils.report.tables import print_head, print_row
 
 KINDS = {**dict.fromkeys(("unary", "binary", "ternary", "index", "safe_clip"), "element"),
          **dict.fromkeys(("broadcast_to", "reindex"), "broadcast"),
@@ -240,13 +241,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
                         help="height and width of the images; default 256")
     args = parser.parse_args(arguments)
     runtime.start("cpu")
-    print(f"{'network':16}{'operators':>11}{'fused':>8}{'launches':>10}{'traffic':>11}"
-          f"{'float64':>11}{'largest':>12}{'copies':>8}")
+    print_head("network", "operators", "fused", "launches", "traffic", "float64", "largest",
+               "copies")
     for name in args.model_names:
         c = count_step(name, args.batch_size, args.size)
-        print(f"{name:16}{c.operators:11}{c.fused_kernels:8}{c.launches:10}"
-              f"{c.traffic / 1e9:8.2f} GB{c.float64 / 1e9:8.3f} GB{c.largest_float64 / 1e6:9.3f} MB"
-              f"{c.copies:8}")
+        print_row(name, *map(str, (c.operators, c.fused_kernels, c.launches)),
+                  f"{c.traffic / 1e9:.2f} GB", f"{c.float64 / 1e9:.3f} GB",
+                  f"{c.largest_float64 / 1e6:.3f} MB", str(c.copies))
 
 
 if __name__ == "__main__":

@@ -250,5 +250,6 @@ def test_pytorch_trains_alone_and_goes_on_where_it_was_stopped(tmp_path):
 def test_without_pytorch(tmp_path, monkeypatch):
     (tmp_path / "torch.py").write_text("raise ImportError('blocked')")
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
-    message = refused("alignment", tmp_path, *SMALL)
-    assert "requirements-align.txt" in message and message.count("\n") == 1
+    done = run("alignment", tmp_path, *SMALL)
+    assert (done.returncode, done.stdout, done.stderr.count("\n")) == (2, "", 1)
+    assert done.stderr.startswith("error: ") and "requirements-align.txt" in done.stderr
