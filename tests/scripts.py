@@ -14,14 +14,21 @@ import numpy as np
 import pytest
 
 from utils.errors import UserError
+from utils.paths import Paths
 
 ROOT = Path(__file__).resolve().parent.parent
 SIZE = 32
 SMALL = ("--batch_size", 2, "--image_size", SIZE)  # flags of training
 
-needs_torch = pytest.mark.skipif(
-    importlib.util.find_spec("torch") is None,
-    reason="PyTorch is not installed (pip install -r requirements-align.txt)")
+
+def needs(*packages, requirements):
+    """Skips a test without these packages, which are in requirements-NAME.txt."""
+    return pytest.mark.skipif(
+        not all(map(importlib.util.find_spec, packages)),
+        reason=f"needs {' and '.join(packages)} (pip install -r requirements-{requirements}.txt)")
+
+
+needs_torch = needs("torch", requirements="align")
 
 
 def common_flags(folder, *flags):
@@ -103,6 +110,11 @@ def signalled(number, after, script, folder, *flags):
         output += process.stdout.read()
     assert "Traceback" not in output, output
     return process.returncode, output
+
+
+def checkpoints(folder, model_name):
+    """The folder of a model's checkpoints, of scripts that were given `common_flags`."""
+    return Paths(folder / "out").checkpoints("Tiny", model_name)
 
 
 def assert_written(result, model, names, kinds=("img", "mat", "overlay")):

@@ -9,7 +9,7 @@ import sys
 
 import numpy as np
 import pytest
-from scripts import ROOT, needs_torch, prints, refused, run, signalled, succeeds
+from scripts import ROOT, checkpoints, needs_torch, prints, refused, run, signalled, succeeds
 
 import train_device0
 from alignment import bounds, report
@@ -17,7 +17,6 @@ from alignment.stages import parameter_stages, stage_modules
 from model import MODEL_NAMES
 from utils.checkpoint.weights import read_arrays
 from utils.data.synthetic import write_sample_dataset
-from utils.paths import Paths
 from utils.training.logs import read_log
 
 
@@ -229,7 +228,7 @@ def test_pytorch_trains_alone_and_goes_on_where_it_was_stopped(tmp_path):
 
     # The initial weights are those of a training in Jittor.
     prints(train_device0.main, tmp_path, *small, "--epochs", 1, "--lr", 1e-30)
-    trained = read_arrays(Paths(tmp_path / "out").checkpoints("Tiny", model_name) / "last.npz")
+    trained = read_arrays(checkpoints(tmp_path, model_name) / "last.npz")
     for name, array in read_arrays(folder / model_name / "start.npz").items():
         if "running_" not in name and name != "meta":
             np.testing.assert_allclose(array, trained[name], atol=1e-20, err_msg=name)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import re
 import subprocess
 import sys
@@ -11,7 +10,7 @@ import numpy as np
 import pytest
 from brightness import save_brightness_weights
 from PIL import Image
-from scripts import ROOT
+from scripts import ROOT, needs
 
 from alignment import golden
 from model import MODEL_NAMES, build_model
@@ -25,9 +24,7 @@ from utils.predict.maps import load_model, predict
 
 pytestmark = pytest.mark.usefixtures("cpu")
 
-needs_onnx = pytest.mark.skipif(
-    not all(map(importlib.util.find_spec, ("onnx", "onnxruntime"))),
-    reason="onnx or onnxruntime is not installed (pip install -r requirements-onnx.txt)")
+needs_onnx = needs("onnx", "onnxruntime", requirements="onnx")
 
 MODEL = "L2SKNet_UNet"
 SHIPPED = find_pretrained("NUDT-SIRST", MODEL)

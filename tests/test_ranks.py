@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from scripts import ROOT, SMALL, command, load, prints
+from scripts import ROOT, SMALL, checkpoints, command, load, prints
 
 import train_device0
 from alignment import golden
@@ -21,7 +21,6 @@ from model import MODEL_NAMES
 from utils.checkpoint.weights import read_arrays, read_meta
 from utils.data.synthetic import write_sample_dataset
 from utils.errors import UserError
-from utils.paths import Paths
 
 MODEL = "L2SKNet_UNet"
 TRAIN, TEST = 7, 5  # three batches of two images
@@ -146,8 +145,8 @@ def test_shares_of_unequal_size_equal_one_process(numbers, ranks):
 FLAGS = ("--model_name", MODEL, *SMALL, "--epochs", 2, "--lr", 2e-3)
 
 
-def history(folder):
-    return read_meta(Paths(folder / "out").checkpoints("Tiny", MODEL) / "last.npz")["history"]
+def meta_of(folder, name="last.npz"):
+    return read_meta(checkpoints(folder, MODEL) / name)
 
 
 DYING = """
@@ -182,17 +181,15 @@ def trained(place, cpu):
 
 def test_a_run_whose_rank_died_goes_on_with_other_ranks_and_ends_like_one_process(trained):
     one, many = trained
-    meta = read_meta(Paths(many / "out").checkpoints("Tiny", MODEL) / "last.npz")
+    meta = meta_of(many)
     assert not meta["history"] and len(meta["losses"]) == 2
     status, output = on_ranks(3, "train_device0.py", many, *FLAGS, "--resume")
     assert status == 0 and output.count("resumed after epoch 0 and 2 batches") == 1
     assert output.count("\nepoch 2/2: loss") == 1
-    for ours, theirs in zip(history(many), history(one)):
-        assert ours["loss"] == pytest.approx(theirs["loss"], abs=1e-4)
-    assert len(history(many)) == 2
-    recipes = [read_meta(Paths(folder / "out").checkpoints("Tiny", MODEL) / "best.npz")["recipe"]
-               for folder in (one, many)]
-    assert recipes[0] == recipes[1]
+    losses, expected = ([record["loss"] for record in meta_of(folder)["history"]]
+                        for folder in (many, one))
+    assert losses == pytest.approx(expected, abs=1e-4) and len(losses) == 2
+    assert meta_of(many, "best.npz")["recipe"] == meta_of(one, "best.npz")["recipe"]
     assert len(list((many / "out" / "log").iterdir())) == 1
 
 
@@ -208,7 +205,7 @@ def test_a_signal_to_one_rank_stops_all_at_the_same_step(place, tmp_path):
     assert status == 128 + signal.SIGTERM
     stopped = re.findall(r"stopped in epoch (\d+) after (\d) of 3 batches, all of it saved", output)
     assert len(stopped) == 1
-    meta = read_meta(Paths(tmp_path / "out").checkpoints("Tiny", MODEL) / "last.npz")
+    meta = meta_of(tmp_path)
     assert len(meta["history"]) == int(stopped[0][0]) - 1
     assert len(meta["losses"]) == int(stopped[0][1])
 
@@ -269,7 +266,7 @@ def files_below(folder):
 
 def test_the_test_list_is_shared(trained):
     one, many = trained
-    weights = Paths(one / "out").checkpoints("Tiny", MODEL) / "best.npz"
+    weights = checkpoints(one, MODEL) / "best.npz"
     flags = ("--weights", weights, "--batch_size", 2)
     prints(load("test.py").main, one, *flags)
     status, output = on_ranks(2, "test.py", many, *flags)
@@ -282,7 +279,7 @@ def test_frames_are_shared_and_their_detections_merged(trained, tmp_path):
     images = tmp_path / "images"
     shutil.copytree(trained[0] / "data" / "Tiny" / "images", images)
     (images / "sample_0004.png").write_bytes(b"no image")
-    weights = Paths(trained[0] / "out").checkpoints("Tiny", MODEL) / "best.npz"
+    weights = checkpoints(trained[0], MODEL) / "best.npz"
     flags = ["--input", images, "--weights", weights, "--threshold", 0.3, "--boxes", "coco"]
     with pytest.raises(UserError, match="sample_0004.png"):
         prints(load("test.py").main, tmp_path, *flags, "--output", tmp_path / "one")

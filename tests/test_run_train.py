@@ -8,13 +8,12 @@ import signal
 
 import pytest
 from runs import train_tiny
-from scripts import SIZE, SMALL, run, signalled, succeeds
+from scripts import SIZE, SMALL, checkpoints, run, signalled, succeeds
 
 import run_train
 from utils import cli
 from utils.checkpoint.weights import read_meta
 from utils.data.synthetic import write_sample_dataset
-from utils.paths import Paths
 from utils.runtime import start
 from utils.training.store import RunStatus
 
@@ -41,7 +40,7 @@ def place(trained, tmp_path):
 
 
 def last(place, model_name):
-    return Paths(place / "out").checkpoints("Tiny", model_name) / "last.npz"
+    return checkpoints(place, model_name) / "last.npz"
 
 
 def states(output):

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from PIL import Image
 from runs import begin, train_tiny
-from scripts import SIZE, SMALL, assert_same_arrays, complaint, prints, signalled
+from scripts import SIZE, SMALL, assert_same_arrays, checkpoints, complaint, prints, signalled
 
 import train_device0
 from utils.checkpoint.weights import read_arrays, read_meta
@@ -22,7 +22,6 @@ from utils.data.synthetic import write_sample_dataset
 from utils.datasets import load_split
 from utils.errors import UserError
 from utils.files import locked
-from utils.paths import Paths
 from utils.predict.maps import load_model
 from utils.training.engine import evaluate
 from utils.training.logs import METRICS, EpochRecord, best_epochs, read_log, render_log
@@ -81,10 +80,6 @@ def beside(place, folder):
     folder.mkdir(exist_ok=True)
     (folder / "data").symlink_to(place / "data")
     return folder
-
-
-def checkpoints(place, model_name):
-    return Paths(place / "out").checkpoints("Tiny", model_name)
 
 
 def log_text(place, model_name, number=-1):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import sys
 
@@ -11,15 +10,13 @@ import pytest
 from brightness import GAIN, LEVEL
 from PIL import Image
 from scipy.io import loadmat
-from scripts import assert_written, complaint, read_table
+from scripts import assert_written, complaint, needs, read_table
 
 from utils.data.video import ClipSource
 from utils.errors import UserError
 from utils.predict import frames
 
-needs_av = pytest.mark.skipif(
-    importlib.util.find_spec("av") is None,
-    reason="av is not installed (pip install -r requirements-video.txt)")
+needs_av = needs("av", requirements="video")
 pytestmark = pytest.mark.usefixtures("cpu")
 
 UNET = "L2SKNet_UNet"
