@@ -14,7 +14,7 @@ from utils import environment
 PARALLEL = ["-n", "2", "--dist", "loadfile"]
 
 if __name__ == "__main__":
-    environment.reexec()
+    environment.reexec(*environment.FOR_TESTS)
     os.chdir(environment.ROOT)
     # Threads that wait for work leave the core to the other process.
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")

@@ -20,7 +20,7 @@ def make_project(folder):
     (folder / "utils").mkdir(parents=True)
     for name in ("__init__.py", "environment.py", "errors.py"):
         shutil.copy(ROOT / "utils" / name, folder / "utils" / name)
-    for name in environment.REQUIREMENTS:
+    for name in (environment.REQUIREMENTS, *environment.FOR_TESTS):
         (folder / name).write_text("# nothing\n")
     return folder
 
@@ -40,6 +40,14 @@ def test_an_environment_is_made_once_updated_and_moved(tmp_path, poor_disk):
     python = project / ".venv/bin/python"
     assert subprocess.run([python, "-m", "pip", "--version"]).returncode == 0
     assert ensure(project).stdout == f"{python}\n"
+
+    more = "from utils import environment; print(environment.ensure(*environment.FOR_TESTS))"
+    outputs = []
+    for command in (more, more, "from utils import environment; print(environment.ensure())"):
+        run = subprocess.run([sys.executable, "-c", command], cwd=project, capture_output=True,
+                             text=True)
+        outputs.append(run.stdout.splitlines())
+    assert len(outputs[0]) > 1 and outputs[1:] == [[str(python)]] * 2
 
     (project / "requirements.txt").write_text("./absent-1.0-py3-none-any.whl\n")
     run = ensure(project)

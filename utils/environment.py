@@ -22,10 +22,10 @@ from utils.errors import UserError
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 VENV = os.path.join(ROOT, ".venv")
 VENV_PYTHON = os.path.join(VENV, "bin", "python")
-STAMP = os.path.join(VENV, "l2sknet.requirements")  # .venv/'s path and a hash of its requirements
+STAMP = os.path.join(VENV, "l2sknet.installed")  # .venv/'s path, and what is installed there
 PACKAGES = ("numpy", "scipy", "skimage", "PIL", "matplotlib", "tqdm")
-REQUIREMENTS = ("requirements.txt", "requirements-dev.txt", "requirements-onnx.txt",
-                "requirements-video.txt")
+REQUIREMENTS = "requirements.txt"
+FOR_TESTS = ("requirements-dev.txt", "requirements-onnx.txt", "requirements-video.txt")
 
 # Jittor 1.3.11 needs NumPy 1.x, whose last wheels are for Python 3.12.
 OLDEST, NEWEST = (3, 9), (3, 12)
@@ -117,20 +117,29 @@ def commit() -> str:
     return ""
 
 
-def ensure() -> str:
+def ensure(*more: str) -> str:
     """The path of `.venv/`'s python; makes `.venv/` or updates its packages first if need be.
+
+    Args:
+        more: files of requirements beside `REQUIREMENTS`.
 
     Raises:
         UserError: that is not possible on this machine.
     """
-    digest = hashlib.sha256()
-    for name in REQUIREMENTS:
-        with open(os.path.join(ROOT, name), "rb") as file:
-            digest.update(file.read())
-    wanted = f"{VENV}\n{digest.hexdigest()}\n"  # the folder too: .venv/ holds absolute paths
-    with contextlib.suppress(OSError), open(STAMP) as file:
-        if file.read() == wanted and os.path.isfile(VENV_PYTHON):
-            return VENV_PYTHON
+    installed = {}
+    if os.path.isfile(STAMP) and os.path.isfile(VENV_PYTHON):
+        with open(STAMP) as file:
+            lines = file.read().splitlines()
+        if lines[:1] == [VENV]:  # .venv/ holds absolute paths: it cannot be moved
+            installed = dict(line.partition(" ")[::2] for line in lines[1:])
+    wanted = {}
+    for name in (REQUIREMENTS, *more, *installed):
+        path = os.path.join(ROOT, name)
+        if os.path.isfile(path):
+            with open(path, "rb") as file:
+                wanted[name] = hashlib.sha256(file.read()).hexdigest()
+    if wanted == installed:
+        return VENV_PYTHON
     check_python()
     check_tools(for_venv=True)
     check_path(ROOT, "move the project")
@@ -146,8 +155,9 @@ def ensure() -> str:
     base = getattr(sys, "_base_executable", sys.executable)  # .venv's own python may run this
     if _run([base, "-m", "venv", VENV]):
         raise UserError(f"`{base} -m venv {VENV}` failed, see above; remove that folder first")
-    command = [VENV_PYTHON, "-m", "pip", "install", "--disable-pip-version-check"]
-    for name in REQUIREMENTS:
+    # Python compiles what it imports; pip would compile all files, which takes a third of its time.
+    command = [VENV_PYTHON, "-m", "pip", "install", "--disable-pip-version-check", "--no-compile"]
+    for name in wanted:
         command += ["-r", os.path.join(ROOT, name)]
     if _run(command):
         raise UserError(
@@ -155,7 +165,7 @@ def ensure() -> str:
             "e.g. `export PIP_INDEX_URL=https://pypi.tuna.tsinghua.edu.cn/simple`, and run again; "
             f"if that does not help, remove {VENV}")
     with open(STAMP, "w") as file:
-        file.write(wanted)
+        file.write("\n".join([VENV, *map(" ".join, wanted.items())]) + "\n")
     return VENV_PYTHON
 
 
@@ -166,13 +176,16 @@ def _run(command):
     return subprocess.call(command, cwd=ROOT, env=dict(environ, PIP_USER="0"))
 
 
-def reexec() -> None:
+def reexec(*more: str) -> None:
     """Starts the running script again in `.venv/`, which is made first if need be.
+
+    Args:
+        more: as in `ensure`.
 
     Ends the process with one line and status 2 if that is not possible.
     """
     try:
-        python = ensure()
+        python = ensure(*more)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)
