@@ -39,7 +39,7 @@ from pathlib import Path
 
 from utils import cli
 from utils.data.decoding import EXTENSIONS
-from utils.data.find import Tree
+from utils.data.find import Given
 from utils.data.join import join
 from utils.data.prepare import prepare
 from utils.datasets import load_splits
@@ -95,11 +95,11 @@ def main(argv: Sequence[str] | None = None) -> None:
     seed = Recipe.seed if args.seed is None else args.seed
 
     first, *others = args.source  # several are joined
-    tree = Tree(args.images, args.masks, args.image_suffix, args.mask_suffix,
+    given = Given(args.images, args.masks, args.image_suffix, args.mask_suffix,
                 args.masks_from)
 
     def bring(source: Path, place: Path) -> str:
-        return prepare(source, place, args.copy, args.split, seed, args.num_workers, tree,
+        return prepare(source, place, args.copy, args.split, seed, args.num_workers, given,
                        args.fit_masks, redraw=not others)
 
     is_target = not others and first.exists() and target.exists() and target.samefile(first)

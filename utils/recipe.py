@@ -14,7 +14,9 @@ SCHEDULE = ("epochs", "milestones")  # fields that a resumed run may change
 
 
 def _flag(default: Any, help: str, metavar: str = "N", alias: str | None = None) -> Any:
-    """Makes a field that `utils.cli.add_recipe` turns into a flag.
+    """Makes a field that `utils.cli.add_recipe` turns into a flag: `crop` becomes --crop.
+
+    The flag's type is the default's, its limits stand in `utils.cli.RECIPE_NUMBERS`.
 
     Args:
         help: the flag's help text, with `{default}` for its default.

@@ -32,7 +32,7 @@ FOLDER = cli.ROOT / "model" / "pretrained"
 REAL = "REAL"  # a dataset joined from several; its weights are for frames of any camera
 # The table of thresholds in a card, as cal_metrics.py --fa prints it.
 FA_HEADINGS = ["wanted Fa", "threshold", "Fa", "Pd", "mIoU", "5 % to 95 %"]
-METRICS = (("mIoU", "{:.4f}"), ("pixAcc", "{:.4f}"), ("fscore", "{:.4f}"), ("Pd", "{:.4f}"),
+CARD_METRICS = (("mIoU", "{:.4f}"), ("pixAcc", "{:.4f}"), ("fscore", "{:.4f}"), ("Pd", "{:.4f}"),
            ("Fa", "{:.3g}"))
 
 
@@ -156,8 +156,8 @@ def make_card(
     lines = [f"# {best['model']} on {best['dataset']}", ""]
     lines += [remark, ""] if remark else []
     lines += ["| | |", "|---|---|", *(f"| {name} | {value} |" for name, value in rows), ""]
-    lines += ["| checkpoint | loss | " + " | ".join(name for name, _ in METRICS) + " |",
-              "|---|---|" + "---|" * len(METRICS)]
+    lines += ["| checkpoint | loss | " + " | ".join(name for name, _ in CARD_METRICS) + " |",
+              "|---|---|" + "---|" * len(CARD_METRICS)]
     newest = [record for record in last["history"] if record["mIoU"] is not None][-NEWEST:]
     groups = [(f"this file, the best by mIoU (epoch {at_best['epoch']})", [at_best]),
               (f"the last epoch ({at_last['epoch']})", [at_last])]
@@ -176,7 +176,7 @@ def make_card(
 def _row(name: str, records: Sequence[Mapping[str, Any]]) -> str:
     """A line of the card: the values of one record, or mean and deviation of several."""
     cells = []
-    for key, form in (("loss", "{:.4f}"), *METRICS):
+    for key, form in (("loss", "{:.4f}"), *CARD_METRICS):
         values = [record[key] for record in records]
         cell = "–" if None in values else form.format(np.mean(values))
         if len(values) > 1 and None not in values:

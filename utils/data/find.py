@@ -18,8 +18,8 @@ DEPTH = 4  # levels of folders below the source that are searched
 SHOWN = 20  # names in a line of the report
 
 
-class Tree(NamedTuple):
-    """Folders and suffixes that the user has named, in place of a layout of the tables.
+class Given(NamedTuple):
+    """Folders and suffixes that the user has given, in place of a layout of the tables.
 
     Attributes:
         images: the folder of the images; None: by `utils.data.layouts`.
@@ -36,7 +36,7 @@ class Tree(NamedTuple):
     annotations: Path | None = None
 
 
-LAYOUT = Tree()  # nothing named: by the tables of `utils.data.layouts`
+NOTHING_GIVEN = Given()  # by the tables of `utils.data.layouts`
 
 
 class Found(NamedTuple):
@@ -60,7 +60,8 @@ class Found(NamedTuple):
 
 
 def find(
-    folder: Path, source: Path, fraction: float, seed: int, tree: Tree = LAYOUT, redraw: bool = True
+    folder: Path, source: Path, fraction: float, seed: int, given: Given = NOTHING_GIVEN,
+    redraw: bool = True,
 ) -> Found:
     """Finds the dataset at or below a folder, and makes the lists that it lacks.
 
@@ -68,16 +69,17 @@ def find(
         source: the name of the folder in messages.
         fraction: of images for the train list, if there are no lists.
         seed: the seed with which lists are drawn.
-        tree: the folders and suffixes that the user has named.
+        given: what the user has given.
         redraw: True draws both lists anew if there is one list, and it names all images.
 
     Raises:
         UserError: there is no dataset, or several; or as `layouts.find_list`.
     """
-    if tree.annotations and not tree.images:
-        tree = tree._replace(images=Path("images"))
-    root, layouts = _by_flags(folder, source, tree) if tree.images else _by_tables(folder, source)
-    layouts = {split: layout._replace(image_suffix=tree.image_suffix, mask_suffix=tree.mask_suffix)
+    if given.annotations and not given.images:
+        given = given._replace(images=Path("images"))
+    root, layouts = _by_flags(folder, source, given) if given.images else _by_tables(folder, source)
+    suffixes = {"image_suffix": given.image_suffix, "mask_suffix": given.mask_suffix}
+    layouts = {split: layout._replace(**suffixes)
                for split, layout in layouts.items()}
     # A list without a file is all images of its folder, if no other list has this folder.
     separate = len({layout.images for layout in layouts.values()}) == len(layouts)
@@ -136,22 +138,22 @@ def _by_tables(folder: Path, source: Path) -> tuple[Path, dict[str, Layout]]:
     return next(iter(roots.items()))
 
 
-def _by_flags(folder: Path, source: Path, tree: Tree) -> tuple[Path, dict[str, Layout]]:
+def _by_flags(folder: Path, source: Path, given: Given) -> tuple[Path, dict[str, Layout]]:
     """As `_by_tables`, for folders that the user has named."""
     own = {split: next((folder / place for place in places
-                        if (folder / place / tree.images).is_dir()), None)
+                        if (folder / place / given.images).is_dir()), None)
            for split, places in SPLIT_FOLDERS.items()}
-    if not all(own.values()) or (folder / tree.images).is_dir():
+    if not all(own.values()) or (folder / given.images).is_dir():
         own = dict.fromkeys(SPLITS, folder)  # else train/DIR and test/DIR
     layouts = {}
     for split, place in own.items():
-        images = _named_folder("--images", tree.images, place, source)
-        masks = _named_folder("--masks", tree.masks, place, source) if tree.masks else images
-        if tree.annotations:
-            own_or_all = (base for base in (place, folder) if (base / tree.annotations).exists())
-            masks = _named_folder("--masks_from", tree.annotations, next(own_or_all, place), source,
-                                  Path.exists)
-        elif images == masks and (tree.mask_suffix or "") == tree.image_suffix:
+        images = _named_folder("--images", given.images, place, source)
+        masks = _named_folder("--masks", given.masks, place, source) if given.masks else images
+        if given.annotations:
+            own_or_all = (at for at in (place, folder) if (at / given.annotations).exists())
+            base = next(own_or_all, place)
+            masks = _named_folder("--masks_from", given.annotations, base, source, Path.exists)
+        elif images == masks and (given.mask_suffix or "") == given.image_suffix:
             raise UserError(f"{images}: images and masks in one folder; tell them apart with "
                             "--image_suffix and --mask_suffix")
         above = [parent for parent in (images, *images.parents)

@@ -22,7 +22,7 @@ FOLDERS = (
     ("IRSTD1k_Img", "IRSTD1k_Label"),  # IRSTD-1K as published
 )
 # What follows the image's name in its mask's name; the first that has a file counts.
-SUFFIXES = (
+MASK_SUFFIXES = (
     "",
     "_pixels0",  # NUAA-SIRST
     "_mask",  # SIRST-Aug
@@ -72,7 +72,7 @@ class Layout(NamedTuple):
         masks: the folder of the masks.
         list: the list's file; None: all images of the folder.
         image_suffix: ending of image files after a name of the list, before ".png".
-        mask_suffix: ending of mask files in the same way; None: any of `SUFFIXES`.
+        mask_suffix: ending of mask files in the same way; None: any of `MASK_SUFFIXES`.
     """
 
     images: Path
@@ -102,7 +102,7 @@ class Layout(NamedTuple):
     def mask_files(self, names: Sequence[str]) -> dict[str, Path]:
         """Name → file of the masks of these images; missing masks are left out."""
         files = index_files(self.masks)
-        suffixes = SUFFIXES if self.mask_suffix is None else (self.mask_suffix,)
+        suffixes = MASK_SUFFIXES if self.mask_suffix is None else (self.mask_suffix,)
         return {name: files[name + suffix] for name in names for suffix in reversed(suffixes)
                 if name + suffix in files}
 

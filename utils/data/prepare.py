@@ -18,7 +18,7 @@ from PIL import Image
 from utils.data.boxes import Made, make_masks
 from utils.data.contrast import Contrast, measure_contrast
 from utils.data.decoding import read_orientation
-from utils.data.find import LAYOUT, SHOWN, Found, Tree, find
+from utils.data.find import NOTHING_GIVEN, SHOWN, Found, Given, find
 from utils.data.images import binary, has_grey, read_levels, resize_mask
 from utils.data.pairs import Pair, describe_sizes, read_pairs
 from utils.data.writing import REPORT, workplace, write_lists
@@ -29,7 +29,8 @@ from utils.files import link_or_copy, write_text
 
 def prepare(
     source: Path, target: Path, copy: bool = False, fraction: float = 0.5, seed: int = 42,
-    num_workers: int = 4, tree: Tree = LAYOUT, fit_masks: bool = False, redraw: bool = True,
+    num_workers: int = 4, given: Given = NOTHING_GIVEN, fit_masks: bool = False,
+    redraw: bool = True,
 ) -> str:
     """Brings a dataset into the project's layout; all of it or nothing.
 
@@ -37,7 +38,7 @@ def prepare(
         source: a folder or a .zip, in any layout of `utils.data.layouts`.
         target: the dataset's new folder: images/, masks/, train.txt, test.txt and the report.
         copy: True copies files, False links them. Files of a zip are always copied.
-        fraction, seed, tree, redraw: of `find`.
+        fraction, seed, given, redraw: of `find`.
         fit_masks: True resizes masks of another size to their image, see `read_pairs`.
 
     Returns:
@@ -58,11 +59,11 @@ def prepare(
             folder, copy = work / "unpacked", True
             encoding = unpack(source, folder)
         try:
-            found = find(folder, source, fraction, seed, tree, redraw)
+            found = find(folder, source, fraction, seed, given, redraw)
             if encoding:
                 found.notes.append(f"names of files in the zip: {encoding}")
             made = Made(found.layouts, [], {})
-            if tree.annotations:
+            if given.annotations:
                 made = make_masks(found, work / "masks")
             found.notes.extend(made.notes)
             pairs = {}
@@ -77,7 +78,7 @@ def prepare(
                 raise UserError(f"{source}: none of its images can be used; the first: "
                                 f"{first.problems[0]}")
             lists = _write(built, good, {"images": copy,
-                                         "masks": copy or tree.annotations is not None})
+                                         "masks": copy or given.annotations is not None})
             text = "".join(f"{line}\n" for line in _report(source, found, pairs, lists))
         except UserError as error:
             raise UserError(_name_archive(str(error), folder, source)) from error

@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 from scipy.io import loadmat, whosmat
 
-REAL = ("double", "single", "logical",
+REAL_CLASSES = ("double", "single", "logical",
         *(f"{kind}{size}" for kind in ("int", "uint") for size in (8, 16, 32, 64)))
 _START = 128  # bytes before the first element of a MATLAB 5 file
 _PACKED = 15  # the type of a compressed element
@@ -36,7 +36,7 @@ def describe_arrays(path: Path) -> dict[str, tuple[tuple[int, ...], str]]:
 
 
 def read_array(path: Path, name: str) -> np.ndarray:
-    """An array of a class in `REAL`, as MATLAB would load it; complex numbers stay complex.
+    """An array of a class in `REAL_CLASSES`, as MATLAB would load it; complex numbers stay complex.
 
     Raises:
         Exception: of nearly any kind, the file is damaged.

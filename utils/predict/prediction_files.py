@@ -19,7 +19,7 @@ from utils.datasets import ImageList
 from utils.errors import UserError, listed
 from utils.files import atomic_path
 from utils.paths import Paths, PredictionPaths
-from utils.predict.mat_files import REAL, describe_arrays, read_array
+from utils.predict.mat_files import REAL_CLASSES, describe_arrays, read_array
 
 KEY = "T"  # the name of the probabilities in a .mat, as in the official code
 SUFFIXES = (".mat", ".npy", ".png")
@@ -205,7 +205,7 @@ def _read_mat(path: Path) -> np.ndarray:
                         f"{KEY}")
     name = KEY if KEY in found else next(iter(found))
     shape, kind = found[name]
-    if kind not in REAL:
+    if kind not in REAL_CLASSES:
         raise UserError(f"{path}: holds a {kind}, not real numbers; save the probabilities as "
                         f"{KEY}")
     _check_shape(path, shape)

@@ -19,7 +19,7 @@ def sharing(images: int) -> Iterator[None]:
         return
     from model.ops.sharing import Batch, share_batch  # starts Jittor
 
-    class Share(Batch):
+    class RankBatch(Batch):
         """The images of this rank; the batch lies on the ranks one after the other."""
 
         whole = False
@@ -46,5 +46,5 @@ def sharing(images: int) -> Iterator[None]:
             start = self.start if self.own else 0
             return runtime.jt.random((images, *shape[1:]))[start : start + shape[0]]
 
-    with share_batch(Share(*ranks.bounds(images))):
+    with share_batch(RankBatch(*ranks.bounds(images))):
         yield

@@ -1,4 +1,17 @@
-"""The files of a training run: checkpoints and log, written and found again."""
+"""The files of a training run: checkpoints and log, written and found again.
+
+What `train_device0.py` does with the files of an earlier run:
+
+    last.npz      before.npz    without --resume                   with --resume
+    -             -             begins a run                       refuses: nothing to resume
+    whole         any           begins a run; the earlier files    goes on from last.npz
+                                move to earlier_<time>/
+    bad or -      whole         as above                           goes on from before.npz, says so
+    bad           bad or -      refuses                            refuses
+
+With --resume, a flag that differs from the run's recipe is refused. `run_train.py` adds --resume by
+`run_status`: where such a flag differs, it begins a run.
+"""
 
 from __future__ import annotations
 
