@@ -44,6 +44,9 @@ def results(name: str, precision: str, fixture: golden.Fixture, shape: str) -> g
 
 def main() -> None:
     """Prints the errors of all networks."""
+    # oneDNN's rounding depends on the processor: on Zen 3, float32 gradients of L2SKNet_1D_UNet are
+    # 14 times as far from the truth with it.
+    torch.backends.mkldnn.enabled = False
     report = {}
     for name in NETWORKS:
         fixture = golden.load(name)
