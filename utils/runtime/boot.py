@@ -12,6 +12,7 @@ import signal
 import sys
 import threading
 import time
+import warnings
 from collections.abc import Iterator, MutableMapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -239,7 +240,10 @@ def _import_jittor(home: Path, toolkit: cuda.Toolkit | None) -> ModuleType:
             jittor_utils.LOG.log_silent = 0
             jittor_utils.LOG._log = _log_quietly
         # On a GPU, which waits for the core, it is compiled with Jittor's own flags.
-        with ranks.mended_mpi(), contextlib.nullcontext() if toolkit else quick_core():
+        with (ranks.mended_mpi(), contextlib.nullcontext() if toolkit else quick_core(),
+              warnings.catch_warnings()):
+            # Python 3.12 warns about Jittor's docstrings when it compiles them.
+            warnings.simplefilter("ignore", SyntaxWarning)
             import jittor
 
         if home != user_home:
