@@ -95,7 +95,10 @@ def session(tmp_path_factory):
     (home / "cupy.py").write_text("print('cupy is imported')\nrandom = None")
     run = python(SESSION, HOME=str(home), JITTOR_HOME=usual, L2SKNET_DEVICE="cpu",
                  PYTHONPATH=str(home), cache_name="l2sknet-quick-cuda")
-    assert run.stderr == "jittor: a warning\n"  # nothing else
+    # Jittor shows progress where an operator takes seconds to compile.
+    lines = [line for line in re.split("[\r\n]+", run.stderr)
+             if line.strip() and not line.startswith("Compiling Operators")]
+    assert lines == ["jittor: a warning"]  # nothing else
     return json.loads(run.stdout), home, usual
 
 
