@@ -179,10 +179,10 @@ def _run(command):
 def reexec(*more: str) -> None:
     """Starts the running script again in `.venv/`, which is made first if need be.
 
+    Ends the process with one line and status 2 if that is not possible.
+
     Args:
         more: as in `ensure`.
-
-    Ends the process with one line and status 2 if that is not possible.
     """
     try:
         python = ensure(*more)

@@ -79,8 +79,7 @@ def find(
         given = given._replace(images=Path("images"))
     root, layouts = _by_flags(folder, source, given) if given.images else _by_tables(folder, source)
     suffixes = {"image_suffix": given.image_suffix, "mask_suffix": given.mask_suffix}
-    layouts = {split: layout._replace(**suffixes)
-               for split, layout in layouts.items()}
+    layouts = {split: layout._replace(**suffixes) for split, layout in layouts.items()}
     # A list without a file is all images of its folder, if no other list has this folder.
     separate = len({layout.images for layout in layouts.values()}) == len(layouts)
     first = next(iter(layouts.values()))
