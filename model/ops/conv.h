@@ -1,7 +1,12 @@
-// Convolutions by oneDNN, of activations in either form.
+// Convolutions by oneDNN, of activations in either form. Needs values.h.
+#include <array>
 #include <dnnl.hpp>
+#include <initializer_list>
+#include <map>
+#include <omp.h>
 #include <string>
 #include <unordered_map>
+#include <vector>
 
 namespace onednn {
 using namespace dnnl;
@@ -103,6 +108,40 @@ struct Convolution {
     }
 };
 
+// Rounds a kernel, O×C×kh×kw or G×O×C×kh×kw, to bfloat16 in oneDNN's blocks `wanted`. oneDNN's own code takes
+// 50 ns per value if it has to pad the channels, as AMX wants for 16.
+inline void round_kernel(const float* kernel, const desc& wanted, values::bfloat16* to) {
+    const dnnl_memory_desc_t& d = wanted.data;
+    const auto& blocks = d.format_desc.blocking;
+    // Index `i` of an axis is stored this far from index 0.
+    std::array<std::vector<int64_t>, 5> places;
+    for (int axis = 0; axis < d.ndims; ++axis)
+        for (int64_t i = 0; i < d.dims[axis]; ++i) {
+            int64_t place = 0, step = 1, outer = i;
+            for (int k = blocks.inner_nblks - 1; k >= 0; step *= blocks.inner_blks[k--])
+                if (blocks.inner_idxs[k] == axis) {
+                    place += outer % blocks.inner_blks[k] * step;
+                    outer /= blocks.inner_blks[k];
+                }
+            places[5 - d.ndims + axis].push_back(place + outer * blocks.strides[axis]);
+        }
+    if (d.ndims == 4) places[0] = {0};
+    const auto& [groups, outputs, inputs, rows, columns] = places;
+    std::vector<int64_t> taps;
+    for (int64_t row : rows)
+        for (int64_t column : columns) taps.push_back(row + column);
+    const int64_t G = groups.size(), O = outputs.size(), C = inputs.size(), T = taps.size();
+    const int64_t* tap = taps.data();
+    std::memset(to, 0, wanted.get_size());  // the padding
+    #pragma omp parallel for
+    for (int64_t i = 0; i < G * O; ++i)
+        for (int64_t c = 0; c < C; ++c) {
+            const float* from = kernel + (i * C + c) * T;
+            values::bfloat16* start = to + groups[i / O] + outputs[i % O] + inputs[c];
+            for (int64_t k = 0; k < T; ++k) values::store(start[tap[k]], from[k]);
+        }
+}
+
 // An argument of a primitive: the caller's memory (`given`), and a copy in the layout that oneDNN wants
 // (`used`) if that is another one.
 struct Argument {
@@ -114,19 +153,62 @@ struct Argument {
                                  && wanted == channels_last(d))) {
         used = moved ? memory(wanted, cpu()) : memory(wanted, cpu(), given.get_data_handle());
     }
-    void read(stream& s) { if (moved) reorder(given, used).execute(s, given, used); }
+    void read(stream& s) {
+        const desc from = given.get_desc(), to = used.get_desc();
+        if (from.data_type() == type::f32 && to.data_type() == type::bf16)  // only kernels are rounded
+            round_kernel((const float*)given.get_data_handle(), to, (values::bfloat16*)used.get_data_handle());
+        else if (moved) reorder(given, used).execute(s, given, used);
+    }
     void write(stream& s) { if (moved) reorder(used, given).execute(s, used, given); }
 };
 
+// What decides how a convolution is computed.
+typedef std::vector<double> Key;
+
+inline Key key_of(std::initializer_list<jittor::Var*> operands) {
+    Key key = {double(omp_get_max_threads())};
+    for (jittor::Var* v : operands) {
+        key.push_back(type_of(v) == type::bf16);
+        for (int i = 0; i < v->shape.size(); ++i) key.push_back(v->shape[i]);
+    }
+    return key;
+}
+
+template <class Settings>
+Key key_of(std::initializer_list<jittor::Var*> operands, Settings& settings) {
+    Key key = key_of(operands);
+    for (const char* name : {"stride_h", "stride_w", "padding_h", "padding_w", "dilation_h", "dilation_w",
+                             "groups", "slope"})
+        key.push_back(settings[name]);
+    return key;
+}
+
 template <class Primitive, class Description>
-void run(const Description& chosen, int out, Argument target, int in1, Argument source1, int in2,
+struct Chosen { Description description; Primitive primitive; };
+
+// `choose()`, which takes 0.06 to 0.16 ms, is called once per key. All operators of a process share `known`.
+template <class Primitive, class Choose>
+auto remembered(const Key& key, Choose choose) -> const Chosen<Primitive, decltype(choose())>& {
+    typedef Chosen<Primitive, decltype(choose())> Known;
+    static auto& known = *new std::map<Key, Known>;  // never deleted, as oneDNN may be gone before
+    auto found = known.find(key);
+    if (found == known.end()) {
+        if (known.size() > 200) known.clear();  // frames may have any number of sizes
+        auto description = choose();
+        found = known.emplace(key, Known{description, Primitive(description)}).first;
+    }
+    return found->second;
+}
+
+template <class Chosen>
+void run(const Chosen& chosen, int out, Argument target, int in1, Argument source1, int in2,
          Argument source2, std::unordered_map<int, memory> others = {}, bool onto = false) {
     stream s(cpu());
     if (onto) target.read(s);
     source1.read(s);
     source2.read(s);
     others.insert({{in1, source1.used}, {in2, source2.used}, {out, target.used}});
-    Primitive(chosen).execute(s, others);
+    chosen.primitive.execute(s, others);
     target.write(s);
     s.wait();
 }
@@ -135,11 +217,13 @@ void run(const Description& chosen, int out, Argument target, int in1, Argument 
 template <class Settings>
 void forward(jittor::Var* x, jittor::Var* w, jittor::Var* y, Settings& settings) {
     Convolution c(x, w, y, settings);
-    auto chosen = c.choose([&](const desc& s, const desc& d) { return c.forward(s, d); },
-                           has_one_block(x) && has_one_block(y));
-    run<convolution_forward>(chosen, DNNL_ARG_DST, {c.dst, y, chosen.dst_desc()},
-                             DNNL_ARG_SRC, {c.src, x, chosen.src_desc()},
-                             DNNL_ARG_WEIGHTS, {c.weights, w, chosen.weights_desc()});
+    const auto& chosen = remembered<convolution_forward>(key_of({x, w, y}, settings), [&] {
+        return c.choose([&](const desc& s, const desc& d) { return c.forward(s, d); },
+                        has_one_block(x) && has_one_block(y));
+    });
+    run(chosen, DNNL_ARG_DST, {c.dst, y, chosen.description.dst_desc()},
+        DNNL_ARG_SRC, {c.src, x, chosen.description.src_desc()},
+        DNNL_ARG_WEIGHTS, {c.weights, w, chosen.description.weights_desc()});
 }
 
 // y = activation(x * w + bias), or with `onto` y = activation(y + x * w + bias).
@@ -148,21 +232,24 @@ void activated(jittor::Var* x, jittor::Var* w, jittor::Var* bias, jittor::Var* y
                Settings& settings, bool onto = false) {
     Convolution c(x, w, y, settings);
     const desc added({bias->num}, type::f32, tag::a);
-    primitive_attr attr;
-    const float slope = settings["slope"];
-    post_ops after;
-    if (onto) after.append_sum(1);
-    // oneDNN computes a slope of 0 as max(x, 0), which turns NaN into 0 and so hides a failure.
-    if (slope != 1)
-        after.append_eltwise(1, algorithm::eltwise_relu, slope == 0 ? 1e-30f : slope, 0);
-    attr.set_post_ops(after);
-    auto chosen = c.choose(
-        [&](const desc& s, const desc& d) { return c.activated(s, d, added, attr); },
-        has_one_block(x) && has_one_block(y));
-    run<convolution_forward>(chosen, DNNL_ARG_DST, {c.dst, y, chosen.dst_desc()},
-                             DNNL_ARG_SRC, {c.src, x, chosen.src_desc()},
-                             DNNL_ARG_WEIGHTS, {c.weights, w, chosen.weights_desc()},
-                             {{DNNL_ARG_BIAS, memory(added, cpu(), bias->mem_ptr)}}, onto);
+    Key key = key_of({x, w, y}, settings);
+    key.push_back(onto);
+    const auto& chosen = remembered<convolution_forward>(key, [&] {
+        primitive_attr attr;
+        const float slope = settings["slope"];
+        post_ops after;
+        if (onto) after.append_sum(1);
+        // oneDNN computes a slope of 0 as max(x, 0), which turns NaN into 0 and so hides a failure.
+        if (slope != 1)
+            after.append_eltwise(1, algorithm::eltwise_relu, slope == 0 ? 1e-30f : slope, 0);
+        attr.set_post_ops(after);
+        return c.choose([&](const desc& s, const desc& d) { return c.activated(s, d, added, attr); },
+                        has_one_block(x) && has_one_block(y));
+    });
+    run(chosen, DNNL_ARG_DST, {c.dst, y, chosen.description.dst_desc()},
+        DNNL_ARG_SRC, {c.src, x, chosen.description.src_desc()},
+        DNNL_ARG_WEIGHTS, {c.weights, w, chosen.description.weights_desc()},
+        {{DNNL_ARG_BIAS, memory(added, cpu(), bias->mem_ptr)}}, onto);
 }
 
 // y = activation(x1 * kernels + x2 * w + bias); image n of x1 is convolved with kernels[n].
@@ -170,30 +257,35 @@ template <class Settings>
 void activated_sum(jittor::Var* x1, jittor::Var* kernels, jittor::Var* x2, jittor::Var* w,
                    jittor::Var* bias, jittor::Var* y, Settings& settings) {
     Convolution c(x1, kernels, y);
-    auto chosen = c.choose([&](const desc& s, const desc& d) { return c.forward(s, d); });
-    run<convolution_forward>(chosen, DNNL_ARG_DST, {c.dst, y, chosen.dst_desc()},
-                             DNNL_ARG_SRC, {c.src, x1, chosen.src_desc()},
-                             DNNL_ARG_WEIGHTS, {c.weights, kernels, chosen.weights_desc()});
+    const auto& chosen = remembered<convolution_forward>(key_of({x1, kernels, y}), [&] {
+        return c.choose([&](const desc& s, const desc& d) { return c.forward(s, d); });
+    });
+    run(chosen, DNNL_ARG_DST, {c.dst, y, chosen.description.dst_desc()},
+        DNNL_ARG_SRC, {c.src, x1, chosen.description.src_desc()},
+        DNNL_ARG_WEIGHTS, {c.weights, kernels, chosen.description.weights_desc()});
     activated(x2, w, bias, y, settings, true);
 }
 
 template <class Settings>
 void backward_data(jittor::Var* dy, jittor::Var* w, jittor::Var* dx, Settings& settings) {
     Convolution c(dx, w, dy, settings);
-    auto chosen = c.choose([&](const desc& s, const desc& d) { return c.backward_data(s, d); });
-    run<convolution_backward_data>(chosen, DNNL_ARG_DIFF_SRC, {c.src, dx, chosen.diff_src_desc()},
-                                   DNNL_ARG_DIFF_DST, {c.dst, dy, chosen.diff_dst_desc()},
-                                   DNNL_ARG_WEIGHTS, {c.weights, w, chosen.weights_desc()});
+    const auto& chosen = remembered<convolution_backward_data>(key_of({dx, w, dy}, settings), [&] {
+        return c.choose([&](const desc& s, const desc& d) { return c.backward_data(s, d); });
+    });
+    run(chosen, DNNL_ARG_DIFF_SRC, {c.src, dx, chosen.description.diff_src_desc()},
+        DNNL_ARG_DIFF_DST, {c.dst, dy, chosen.description.diff_dst_desc()},
+        DNNL_ARG_WEIGHTS, {c.weights, w, chosen.description.weights_desc()});
 }
 
 template <class Settings>
 void backward_weights(jittor::Var* x, jittor::Var* dy, jittor::Var* dw, Settings& settings) {
     Convolution c(x, dw, dy, settings);
-    auto chosen = c.choose([&](const desc& s, const desc& d) { return c.backward_weights(s, d); });
-    run<convolution_backward_weights>(
-        chosen, DNNL_ARG_DIFF_WEIGHTS, {c.weights, dw, chosen.diff_weights_desc()},
-        DNNL_ARG_SRC, {c.src, x, chosen.src_desc()},
-        DNNL_ARG_DIFF_DST, {c.dst, dy, chosen.diff_dst_desc()});
+    const auto& chosen = remembered<convolution_backward_weights>(key_of({x, dw, dy}, settings), [&] {
+        return c.choose([&](const desc& s, const desc& d) { return c.backward_weights(s, d); });
+    });
+    run(chosen, DNNL_ARG_DIFF_WEIGHTS, {c.weights, dw, chosen.description.diff_weights_desc()},
+        DNNL_ARG_SRC, {c.src, x, chosen.description.src_desc()},
+        DNNL_ARG_DIFF_DST, {c.dst, dy, chosen.description.diff_dst_desc()});
 }
 
 }  // namespace onednn

@@ -45,7 +45,7 @@ class _ConvOneDNN(jt.Function):
                                 "input to float32, an image to [0, 1]")
         operands = ", ".join(f"in{i}" for i in range(len(inputs)))
         y = jt.code(
-            shape, dtype, list(inputs), cpu_header=include("conv.h"),
+            shape, dtype, list(inputs), cpu_header=include("values.h", "conv.h"),
             cpu_src=f"onednn::{function}({operands}, out0, data);", data=self.data,
         )
         y.compile_options = _compile_options()
