@@ -25,7 +25,7 @@ from .llskm import LLSKM, LLSKM1D, ChannelAttention
 from .ops import jt
 from .ops.batch_norm import EPS, activate
 from .ops.conv import Pair, conv2d_activated
-from .ops.elementwise import add, bias_activated, global_average, to_dtype
+from .ops.elementwise import add, global_average, to_dtype, weighted_channels
 from .ops.llskm import image_conv_activated, image_conv_sum_activated
 from .ops.resize import add_resized, doubled_conv3x3
 from .unet import Up
@@ -74,18 +74,18 @@ class FastConv(jt.Module):
         return self.weight.shape[1] == 1
 
     def makes_logits(self) -> bool:
-        """True for the last layer, which computes in float32."""
+        """True for the last layer, 1×1 to one channel, which computes in float32."""
         return self.weight.shape[0] == 1
 
     def execute(self, x: jt.Var) -> jt.Var:
-        if self.makes_logits():
-            x = to_dtype(x, "float32")
+        if self.makes_logits() and x.dtype == "bfloat16":
+            return weighted_channels(x, self.weight, self.bias)
         y = conv2d_activated(x, self.weight, self.bias, self.slope, self.stride, self.padding)
         return to_dtype(y, self.output_dtype or str(y.dtype))
 
 
 class FastUp(jt.Module):
-    """`Up`: the doubling and the 3×3 convolution are one transposed convolution."""
+    """`Up`: the doubling, the 3×3 convolution and the activation are one function."""
 
     def __init__(self, module: Up):
         conv, norm = module.up
@@ -93,7 +93,7 @@ class FastUp(jt.Module):
         self.weight, self.bias, self.slope = _constant(weight), _constant(bias), norm.slope
 
     def execute(self, x: jt.Var) -> jt.Var:
-        return bias_activated(doubled_conv3x3(x, self.weight), self.bias, self.slope)
+        return doubled_conv3x3(x, self.weight, self.bias, self.slope)
 
 
 class FastFuse(jt.Module):

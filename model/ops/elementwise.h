@@ -1,4 +1,4 @@
-// Operators value by value, most of them in bfloat16, each result rounded once. Needs values.h.
+// Operators value by value, most of them in bfloat16, each result rounded once; joining. Needs values.h.
 #include <algorithm>
 #include <cmath>
 #include <vector>
@@ -23,6 +23,37 @@ void add(int64_t n, const bfloat16* const (&x)[K], float slope_, bfloat16* y) {
 inline void round(int64_t n, const float* x, bfloat16* y) {
     #pragma omp parallel for simd
     for (int64_t i = 0; i < n; ++i) store(y[i], x[i]);
+}
+
+// Calls f(image, first, last) for pieces of N images of `size` values.
+template <class F>
+void by_pieces(int64_t N, int64_t size, F f) {
+    const int64_t piece = 1 << 14;
+    #pragma omp parallel for collapse(2)
+    for (int64_t n = 0; n < N; ++n)
+        for (int64_t first = 0; first < size; first += piece) f(n, first, std::min(first + piece, size));
+}
+
+// y = a and then b, image by image, of A and B values.
+template <class T>
+void join(int64_t N, int64_t A, int64_t B, const T* a, const T* b, T* y) {
+    by_pieces(N, A, [=](int64_t n, int64_t first, int64_t last) {
+        std::copy(a + n * A + first, a + n * A + last, y + n * (A + B) + first);
+    });
+    by_pieces(N, B, [=](int64_t n, int64_t first, int64_t last) {
+        std::copy(b + n * B + first, b + n * B + last, y + n * (A + B) + A + first);
+    });
+}
+
+// The gradients of `join`.
+template <class T>
+void separate(int64_t N, int64_t A, int64_t B, const T* dy, T* da, T* db) {
+    by_pieces(N, A, [=](int64_t n, int64_t first, int64_t last) {
+        std::copy(dy + n * (A + B) + first, dy + n * (A + B) + last, da + n * A + first);
+    });
+    by_pieces(N, B, [=](int64_t n, int64_t first, int64_t last) {
+        std::copy(dy + n * (A + B) + A + first, dy + n * (A + B) + A + last, db + n * B + first);
+    });
 }
 
 // False for NaN and infinity. (-Ofast assumes that std::isfinite is always true.)
@@ -53,6 +84,20 @@ void bias_activated(int64_t rows, int64_t G, int64_t P, const bfloat16* x, const
                 const float z = load(x[at]) + bias[row % G * B + b];
                 store(y[at], z > 0 ? z : z * slope);
             }
+}
+
+// y = bias + Σ w·x over the channels of a pixel: N images of G planes of P pixels with B channels.
+template <int B>
+void weighted_channels(int64_t N, int64_t G, int64_t P, const bfloat16* x, const float* w, const float* bias,
+                       float* y) {
+    #pragma omp parallel for collapse(2)
+    for (int64_t n = 0; n < N; ++n)
+        for (int64_t i = 0; i < P; ++i) {
+            float sum = *bias;
+            for (int64_t g = 0; g < G; ++g)
+                for (int b = 0; b < B; ++b) sum += load(x[((n * G + g) * P + i) * B + b]) * w[g * B + b];
+            y[n * P + i] = sum;
+        }
 }
 
 // Mean over P pixels per row and channel, in double precision. Parts of a row are tasks, because there

@@ -31,9 +31,7 @@ def add(terms: Sequence[jt.Var], slope: float = LINEAR) -> jt.Var:
 
 def concat(a: jt.Var, b: jt.Var) -> jt.Var:
     """Joins N×A×H×W and N×B×H×W to N×(A+B)×H×W, in either form."""
-    if on_cuda() and a.dtype == b.dtype == "float32":
-        return _JoinCUDA()(a, b)
-    return jt.concat([a, b], 1)
+    return _Join()(a, b)
 
 
 def global_average(x: jt.Var) -> jt.Var:
@@ -67,6 +65,15 @@ def bias_activated(x: jt.Var, bias: jt.Var, slope: float) -> jt.Var:
                  f"in0_shape2 * in0_shape3, {{in0}}, {{in1}}, {slope}, {{out0}});")
 
 
+def weighted_channels(x: jt.Var, weight: jt.Var, bias: jt.Var) -> jt.Var:
+    """1×1 convolution of bfloat16 in blocks with `weight`, 1×C×1×1, plus a bias: one channel,
+    float32; without gradient."""
+    n, _, h, w, block = x.shape
+    return _code((n, 1, h, w, 1), "float32", [x, weight, bias],
+                 f"weighted_channels<{block}>(in0_shape0, in0_shape1, in0_shape2 * in0_shape3, "
+                 "{in0}, {in1}, {in2}, {out0});")
+
+
 def dropout(x: jt.Var, rate: float) -> jt.Var:
     """Sets values to zero with probability `rate`, and divides the others by 1 − rate."""
     kept = (current_batch().random(x.shape) >= rate).float32()
@@ -97,20 +104,22 @@ class _MarkLost(jt.Function):
         return dy, None
 
 
-class _JoinCUDA(jt.Function):
+class _Join(jt.Function):
     def execute(self, a, b):
         self.shapes = a.shape, b.shape
-        n, c, h, w = a.shape
-        return self.run("join", (n, c + b.shape[1], h, w), "float32", [a, b])
+        n, c, *rest = a.shape
+        return self.run("join", (n, c + b.shape[1], *rest), a.dtype, [a, b])
 
     def grad(self, dy):
-        return self.run("separate", list(self.shapes), ["float32"] * 2, [dy])
+        return self.run("separate", list(self.shapes), [dy.dtype] * 2, [dy])
 
-    def run(self, kernel, shapes, dtypes, inputs):
-        parts, whole = ("in", "out0") if kernel == "join" else ("out", "in0")
+    def run(self, name, shapes, dtypes, inputs):
+        parts, whole = ("in", "out0") if name == "join" else ("out", "in0")
         sizes = ", ".join(f"{parts}{i}->num / {parts}{i}_shape0" for i in (0, 1))
         pointers = ", ".join([f"{{in{i}}}" for i in range(len(inputs))]
                              + [f"{{out{i}}}" for i in range(3 - len(inputs))])
+        if not on_cuda():
+            return _code(shapes, dtypes, inputs, f"{name}({whole}_shape0, {sizes}, {pointers});")
         return cuda_code(shapes, dtypes, inputs, "join.cuh",
-                         f"LAUNCH((joining::{kernel}), blocks_for({whole}->num), {whole}->num, "
+                         f"LAUNCH((joining::{name}), blocks_for({whole}->num), {whole}->num, "
                          f"{sizes}, {pointers});")

@@ -15,15 +15,20 @@ import functools
 from . import jt
 from .native import on_cuda
 
-AVX2, AVX512 = 0x7, 0x27  # bits of dnnl_cpu_isa_t
+AVX2, AVX512, AMX = 0x7, 0x27, 0x3E7  # bits of dnnl_cpu_isa_t
 
 
 @functools.cache
-def widest_block() -> int:
-    """Floats in a vector register of this CPU; 1 if oneDNN has no kernels for blocks here."""
+def uses(instructions: int) -> bool:
+    """True if oneDNN uses these instruction sets on this CPU."""
     # Jittor has loaded the library already.
     isa = ctypes.CDLL("libdnnl.so.2").dnnl_get_effective_cpu_isa()
-    return 16 if isa & AVX512 == AVX512 else 8 if isa & AVX2 == AVX2 else 1
+    return isa & instructions == instructions
+
+
+def widest_block() -> int:
+    """Floats in a vector register of this CPU; 1 if oneDNN has no kernels for blocks here."""
+    return 16 if uses(AVX512) else 8 if uses(AVX2) else 1
 
 
 def has_blocks() -> bool:

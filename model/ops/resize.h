@@ -61,4 +61,35 @@ inline void doubling_kernel(int64_t O, int64_t C, const float* w, float* k) {
         }
 }
 
+// From a 3×3 kernel w, O×C×3×3, the kernel k, 4·O×C×3×3, that computes the pixels (0, 0), (0, 1), (1, 0) and
+// (1, 1) of each 2×2 after doubling the size, one after the other. Tap t of w at the pixel i of two, along an
+// axis, reads the old pixel (i + t + 1) / 2 of three.
+inline void kernel_of_four(int64_t O, int64_t C, const float* w, float* k) {
+    #pragma omp parallel for collapse(2)
+    for (int64_t pixel = 0; pixel < 4; ++pixel)
+        for (int64_t i = 0; i < O * C; ++i) {
+            double sum[9] = {};
+            for (int tap = 0; tap < 9; ++tap)
+                sum[(pixel / 2 + tap / 3 + 1) / 2 * 3 + (pixel % 2 + tap % 3 + 1) / 2] += w[i * 9 + tap];
+            for (int j = 0; j < 9; ++j) k[(pixel * O * C + i) * 9 + j] = sum[j];
+        }
+}
+
+// The results of that kernel, N×4·G×h×w×B, to their places in y, N×G×2h×2w×B.
+template <int B, class T>
+void join_four(int64_t N, int64_t G, int64_t h, int64_t w, const T* x, T* y) {
+    #pragma omp parallel for collapse(3)
+    for (int64_t n = 0; n < N; ++n)
+        for (int64_t g = 0; g < G; ++g)
+            for (int64_t row = 0; row < 2 * h; ++row) {
+                const T* left = x + (((n * 4 + row % 2 * 2) * G + g) * h + row / 2) * w * B;
+                const T* right = left + G * h * w * B;
+                T* to = y + ((n * G + g) * 2 * h + row) * 2 * w * B;
+                for (int64_t i = 0; i < w; ++i, left += B, right += B, to += 2 * B) {
+                    std::memcpy(to, left, B * sizeof(T));
+                    std::memcpy(to + B, right, B * sizeof(T));
+                }
+            }
+}
+
 }  // namespace resize

@@ -6,8 +6,10 @@ import numpy as np
 
 from . import jt
 from .batch_norm import RELU, activate
-from .conv import by_onednn, conv2d, doubling_conv
-from .native import code, cuda_code, on_cuda
+from .conv import by_onednn, conv2d, conv2d_activated, doubling_conv
+from .elementwise import bias_activated
+from .layout import AMX, uses
+from .native import BFLOAT16, code, cuda_code, on_cuda
 
 
 def pad_to_multiple(x: jt.Var, multiple: int) -> jt.Var:
@@ -72,18 +74,29 @@ def upsample_nearest2x(x: jt.Var) -> jt.Var:
     return x.reshape(n, c, 2 * h, 2 * w, *block)
 
 
-def doubled_conv3x3(x: jt.Var, weight: jt.Var) -> jt.Var:
-    """`conv2d(upsample_nearest2x(x), weight, padding=1)`; without gradient.
+def doubled_conv3x3(x: jt.Var, weight: jt.Var, bias: jt.Var, slope: float) -> jt.Var:
+    """Activation of (`conv2d(upsample_nearest2x(x), weight, padding=1)` + a bias per channel);
+    without gradient.
 
     After doubling, several taps read one value of x. With oneDNN these taps are added up first,
     which leaves a transposed convolution of stride 2 with a 4×4 kernel: 4/9 of the multiplications.
+    oneDNN's transposed convolutions do not use AMX. There, a plain convolution computes the four
+    pixels that come from one pixel as four times as many channels.
     """
     if not by_onednn():
-        return conv2d(upsample_nearest2x(x), weight, padding=1)
+        return bias_activated(conv2d(upsample_nearest2x(x), weight, padding=1), bias, slope)
     outputs, channels = weight.shape[:2]
+    if x.dtype == BFLOAT16 and uses(AMX) and x.ndim == 5 and outputs % x.shape[4] == 0:
+        kernel = code((4 * outputs, channels, 3, 3), "float32", [weight], "resize.h",
+                      "resize::kernel_of_four(in0_shape0, in0_shape1, {in0}, {out0});")
+        y = conv2d_activated(x, kernel, jt.concat([bias] * 4), slope, padding=1)
+        n, _, h, w, block = x.shape
+        return code((n, outputs // block, 2 * h, 2 * w, block), BFLOAT16, [y], "resize.h",
+                    f"resize::join_four<{block}>(out0_shape0, out0_shape1, in0_shape2, in0_shape3, "
+                    "{in0}, {out0});")
     kernel = code((channels, outputs, 4, 4), "float32", [weight], "resize.h",
                   "resize::doubling_kernel(in0_shape0, in0_shape1, {in0}, {out0});")
-    return doubling_conv(x, kernel)
+    return bias_activated(doubling_conv(x, kernel), bias, slope)
 
 
 def add_resized(coarse: jt.Var, fine: jt.Var) -> jt.Var:

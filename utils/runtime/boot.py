@@ -23,7 +23,7 @@ from utils import environment
 from utils.errors import UserError
 from utils.runtime import cuda, ranks
 from utils.runtime.home import has_locks, jittor_home
-from utils.runtime.onednn import cpu_instructions, onednn_folder, provide_onednn
+from utils.runtime.onednn import allow_amx, cpu_instructions, onednn_folder, provide_onednn
 from utils.runtime.quick import CACHE_NAME, quick_core, quick_kernels
 
 DEVICES = ("auto", "cpu", "cuda")
@@ -185,7 +185,9 @@ def _boot(device: str, precision: str) -> Runtime:
             jittor.cudnn.set_algorithm_cache_size(100_000)
     _use_cuda(bool(toolkit))
     onednn = jittor.compile_extern.mkl_ops is not None
-    if not (onednn or toolkit):
+    if onednn:
+        allow_amx()
+    elif not toolkit:
         _warn("no oneDNN: convolutions will be many times slower; "
               "`pip install -r requirements.txt` brings it (x86-64 Linux)")
     return Runtime("cuda" if toolkit else "cpu", gpu.name if toolkit else _cpu_name(), onednn,

@@ -15,6 +15,9 @@ from pathlib import Path
 from utils.files import link_or_copy
 from utils.runtime.home import jittor_home
 
+AMX = 0x3E7  # of dnnl_cpu_isa_t
+ARCH_PRCTL, REQUEST_FEATURE, AMX_TILES = 158, 0x1023, 18  # of Linux on x86-64
+
 
 def onednn_folder(home: Path | None = None) -> Path:
     """The folder in which a Jittor with this home expects oneDNN's include/ and lib/."""
@@ -66,8 +69,23 @@ def provide_onednn(home: Path) -> bool:
 
 def cpu_instructions() -> int:
     """The instruction sets that oneDNN uses on this processor, as bits of dnnl_cpu_isa_t."""
-    library = ctypes.CDLL(str(onednn_folder() / "lib" / "libmkldnn.so"))
-    return library.dnnl_get_effective_cpu_isa()
+    return _library().dnnl_get_effective_cpu_isa()
+
+
+def allow_amx() -> None:
+    """Lets oneDNN use AMX, matrix instructions for bfloat16, where the processor has them.
+
+    oneDNN 2.2 leaves AMX out unless it is told to before its first use, and Linux gives the
+    registers of AMX only to a process that asks for them.
+    """
+    if "DNNL_MAX_CPU_ISA" in os.environ or platform.machine() != "x86_64":
+        return
+    if ctypes.CDLL(None).syscall(ARCH_PRCTL, REQUEST_FEATURE, AMX_TILES) == 0:
+        _library().dnnl_set_max_cpu_isa(AMX)
+
+
+def _library() -> ctypes.CDLL:
+    return ctypes.CDLL(str(onednn_folder() / "lib" / "libmkldnn.so"))
 
 
 def _installed_file(package: str, name: str) -> Path | None:
