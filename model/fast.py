@@ -19,7 +19,7 @@ from itertools import chain
 import numpy as np
 
 from .contrast import ContrastNet, ContrastStage
-from .fpn import Fuse, Head
+from .fpn import Fuse, Head, ResidualBlock
 from .layers import LINEAR, RELU, BatchNorm, Conv2d, ConvStack
 from .llskm import LLSKM, LLSKM1D, ChannelAttention
 from .ops import jt
@@ -77,10 +77,12 @@ class FastConv(jt.Module):
         """True for the last layer, 1×1 to one channel, which computes in float32."""
         return self.weight.shape[0] == 1
 
-    def execute(self, x: jt.Var) -> jt.Var:
+    def execute(self, x: jt.Var, added: jt.Var | None = None) -> jt.Var:
+        """Activation of (the convolution of x + the bias + `added`)."""
         if self.makes_logits() and x.dtype == "bfloat16":
             return weighted_channels(x, self.weight, self.bias)
-        y = conv2d_activated(x, self.weight, self.bias, self.slope, self.stride, self.padding)
+        y = conv2d_activated(x, self.weight, self.bias, self.slope, self.stride, self.padding,
+                             added=added)
         return to_dtype(y, self.output_dtype or str(y.dtype))
 
 
@@ -94,6 +96,20 @@ class FastUp(jt.Module):
 
     def execute(self, x: jt.Var) -> jt.Var:
         return doubled_conv3x3(x, self.weight, self.bias, self.slope)
+
+
+class FastResidualBlock(jt.Module):
+    """`ResidualBlock`; its last convolution adds the shortcut and activates."""
+
+    def __init__(self, module: ResidualBlock):
+        self.body = _stack(module.body)
+        _, last = self.body
+        last.slope = RELU
+        self.shortcut = module.shortcut and _stack(module.shortcut)
+
+    def execute(self, x: jt.Var) -> jt.Var:
+        first, last = self.body
+        return last(first(x), x if self.shortcut is None else self.shortcut(x))
 
 
 class FastFuse(jt.Module):
@@ -249,7 +265,8 @@ def _conv(conv: Conv2d) -> jt.Module:
     return FastConv(_float64(conv.weight), _float64(conv.bias), LINEAR, conv.stride, conv.padding)
 
 
-_FAST = {ConvStack: _stack, Up: FastUp, Fuse: FastFuse, Head: FastHead, Conv2d: _conv}
+_FAST = {ConvStack: _stack, Up: FastUp, ResidualBlock: FastResidualBlock, Fuse: FastFuse,
+         Head: FastHead, Conv2d: _conv}
 
 
 def _rewritten(module: jt.Module) -> jt.Module:

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from . import jt
 from .batch_norm import LINEAR
-from .elementwise import bias_activated
+from .elementwise import add, bias_activated
 from .layout import shape_like, shape_of, widest_block
 from .native import BFLOAT16, include, on_cuda
 
@@ -174,9 +174,11 @@ def conv2d_activated(
     if by_onednn() and _by_winograd(x, weight, stride, padding, dilation, groups):
         conv = _ConvWinograd(stride, padding, dilation, groups)
         return conv.forward(conv.output_shape(x, weight), x, weight, bias, added, slope)
-    if added is not None or not by_onednn():
-        y = conv2d(x, weight, stride, padding, dilation, groups)
-        return bias_activated(y if added is None else y + added, bias, slope)
+    if added is not None:
+        y = conv2d_activated(x, weight, bias, LINEAR, stride, padding, dilation, groups)
+        return add([y, added], slope)
+    if not by_onednn():
+        return bias_activated(conv2d(x, weight, stride, padding, dilation, groups), bias, slope)
     conv = _ConvOneDNN(stride, padding, dilation, groups)
     shape = conv.output_shape(x, weight)
     conv.data["slope"] = slope

@@ -124,9 +124,11 @@ class _Graph:
 # ---------------------------------------------------------- one rule per class of `model.fast`
 
 
-def _conv(graph, conv, x):
+def _conv(graph, conv, x, added=None):
     """A `FastConv`."""
     y = graph.conv(x, conv.weight.numpy(), conv.bias.numpy(), conv.stride)
+    if added:
+        y = graph.op("Add", y, added)
     return graph.activation(y, conv.slope)
 
 
@@ -227,7 +229,8 @@ def _fpn(graph, net, image, fixed):
     for level, blocks in enumerate((net.layer0, net.layer1, net.layer2, net.layer3)):
         for block in blocks:
             skip = x if block.shortcut is None else _stack(graph, block.shortcut, x)
-            x = graph.op("Relu", graph.op("Add", _stack(graph, block.body, x), skip))
+            first, last = block.body
+            x = _conv(graph, last, _conv(graph, first, x), skip)
         levels.append(_contrast(graph, net.stages[level], x))
     *finer, y = levels
     fuses = zip((net.fuse32, net.fuse21, net.fuse10), reversed(finer), (4, 2, 1))
