@@ -26,6 +26,7 @@ FLOORS = {"evaluation output": 2e-7, "training output": 2e-7, "loss": 6e-8}
 # Two small images: a value near zero on the other side of a ReLU moves half of the gradients. On
 # one CPU (Zen 3) PyTorch's own median for L2SKNet_1D_UNet is 1.1e-5 with oneDNN, 7e-7 without.
 SMALL_FLOORS = {"gradient, median": 1.1e-5}
+NUDGES = (1, 2)  # for `reset`, where rounding decides what ten steps make of two small images
 
 Fixture = Mapping[str, np.ndarray]  # what `load` returns
 Errors = tuple[float, float]  # ours, and official float32's
@@ -83,9 +84,18 @@ def batch(shape: str) -> tuple[runtime.jt.Var, runtime.jt.Var]:
     return runtime.jt.array(images(*size)), runtime.jt.array(masks(*size))
 
 
-def reset(net: runtime.jt.Module, fixture: Fixture) -> None:
-    """Gives a network the recipe's weights."""
-    load_weights(net, weights(fixture))
+def reset(net: runtime.jt.Module, fixture: Fixture, nudge: int | None = None) -> None:
+    """Gives a network the recipe's weights.
+
+    Args:
+        nudge: a seed, which moves each weight by up to half a digit of float32; None moves none.
+    """
+    values = weights(fixture)
+    if nudge is not None:
+        random = np.random.default_rng(nudge)
+        values = {key: (array * random.uniform(1 - 6e-8, 1 + 6e-8, array.shape)).astype(array.dtype)
+                  for key, array in values.items()}
+    load_weights(net, values)
 
 
 Results = Mapping[str, np.ndarray]  # by the fixture's names without the shape

@@ -41,23 +41,27 @@ def test_training_step(case, shape):
 
 
 # Two small images are chaotic: official float32 is 1.5e-4 from its own float64, and we are up to
-# 1.2e-4 from official float32, depending on the number of threads. Even in float64, half a digit of
-# float32 on each initial weight moves the FPNs' ten losses by 1e-5 to 1.5e-4.
-@pytest.mark.parametrize(("shape", "bound"), [("2x64x64", 3e-4), ("8x256x256", 1e-5)])
-def test_adam_steps(case, shape, bound):
+# 1.2e-4 from official float32, depending on the number of threads. Half a digit of float32 on each
+# initial weight moves the FPN's ten losses by up to 3.2e-4 (of 15 runs on an Intel Xeon one by more
+# than 3e-4), so the median of several such runs is compared.
+@pytest.mark.parametrize(("shape", "nudges", "bound"),
+                         [("2x64x64", golden.NUDGES, 3e-4), ("8x256x256", (), 1e-5)])
+def test_adam_steps(case, shape, nudges, bound):
     net, fixture = case
-    golden.reset(net, fixture)
-    net.train()
     x, mask = golden.batch(shape)
-    optimizer = Adam(net.parameters(), lr=5e-4)
-    losses = []
-    for _ in fixture[f"{shape}/adam_losses"]:
-        loss = soft_iou_loss(net(x), mask)
-        optimizer.step(loss)
-        jt.sync_all(True)
-        losses.append(loss.item())
-    np.testing.assert_allclose(losses, fixture[f"{shape}/adam_losses"], rtol=0, atol=bound)
-    assert losses[-1] < losses[0]
+    expected, curves = fixture[f"{shape}/adam_losses"], []
+    for nudge in (None, *nudges):
+        golden.reset(net, fixture, nudge)
+        net.train()
+        optimizer, losses = Adam(net.parameters(), lr=5e-4), []
+        for _ in expected:
+            loss = soft_iou_loss(net(x), mask)
+            optimizer.step(loss)
+            jt.sync_all(True)
+            losses.append(loss.item())
+        assert losses[-1] < losses[0]
+        curves.append(losses)
+    np.testing.assert_allclose(np.median(curves, 0), expected, rtol=0, atol=bound)
 
 
 def test_parameter_counts(case):
