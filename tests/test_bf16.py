@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import os
+from pathlib import Path
+
 import numpy as np
 import pytest
 
 from alignment import golden
 from model import MODEL_NAMES, build_model, fast_form
 from model.layers import LEAKY, LINEAR, RELU
+from model.ops import layout
 from model.ops.conv import conv2d, conv2d_activated
 from model.ops.elementwise import (
     add,
@@ -138,6 +142,12 @@ def test_networks_stay_near_float32(name):
     assert 1e-5 < errors.max() < 0.1 and errors.mean() < 0.01, (errors.max(), errors.mean())
     # What is remembered of a shape in one type is not taken for the other.
     assert np.abs(in_float32.numpy() - fixture["f64/1x48x80/eval"]).max() < 1e-5
+
+
+@pytest.mark.skipif("amx_bf16" not in Path("/proc/cpuinfo").read_text()
+                    or "DNNL_MAX_CPU_ISA" in os.environ, reason="this processor has no AMX")
+def test_amx_is_used():
+    assert layout.uses(layout.AMX)
 
 
 def test_a_processor_without_it_is_told(monkeypatch):
