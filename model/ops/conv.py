@@ -29,14 +29,15 @@ def _compile_options():
     return {f"FLAGS: -I{folder}/include -L{folder}/lib -lmkldnn ": 1}
 
 
-_NAMES = ("stride_h", "stride_w", "padding_h", "padding_w", "dilation_h", "dilation_w", "groups")
+_NAMES = ("stride_h", "stride_w", "padding_h", "padding_w", "dilation_h", "dilation_w", "groups",
+          "slope")
 
 
 class _ConvOneDNN(jt.Function):
     """A convolution and its two gradients by oneDNN, for activations in either form."""
 
     def __init__(self, stride, padding, dilation, groups):
-        self.data = dict(zip(_NAMES, (*stride, *padding, *dilation, groups)))
+        self.data = dict(zip(_NAMES, (*stride, *padding, *dilation, groups, LINEAR)))
 
     def run(self, function, shape, dtype, *inputs):
         for operand in inputs:  # conv.h would read the bytes of any other type as float32
