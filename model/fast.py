@@ -25,7 +25,7 @@ from .llskm import LLSKM, LLSKM1D, ChannelAttention
 from .ops import jt
 from .ops.batch_norm import EPS, activate
 from .ops.conv import Pair, conv2d_activated
-from .ops.elementwise import add, global_average, to_dtype, weighted_channels
+from .ops.elementwise import add, global_average, to_bfloat16, weighted_channels
 from .ops.llskm import image_conv_activated, image_conv_sum_activated
 from .ops.resize import add_resized, doubled_conv3x3
 from .unet import Up
@@ -50,7 +50,7 @@ def fast(net: ContrastNet, dtype: str = "float32") -> ContrastNet:
     if dtype != "float32":
         for conv in made.modules():
             if isinstance(conv, FastConv) and conv.reads_image():
-                conv.output_dtype = dtype
+                conv.rounds = True
     return made
 
 
@@ -67,7 +67,7 @@ class FastConv(jt.Module):
                  padding: int | Pair = 0):
         self.weight, self.bias, self.slope = _constant(weight), _constant(bias), slope
         self.stride, self.padding = stride, padding
-        self.output_dtype: str | None = None  # None: the dtype of the input
+        self.rounds = False  # True: the result is rounded to bfloat16
 
     def reads_image(self) -> bool:
         """True for the first layer, whose input has one channel and stays in float32."""
@@ -83,7 +83,7 @@ class FastConv(jt.Module):
             return weighted_channels(x, self.weight, self.bias)
         y = conv2d_activated(x, self.weight, self.bias, self.slope, self.stride, self.padding,
                              added=added)
-        return to_dtype(y, self.output_dtype or str(y.dtype))
+        return to_bfloat16(y) if self.rounds else y
 
 
 class FastUp(jt.Module):

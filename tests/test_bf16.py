@@ -17,7 +17,7 @@ from model.ops.elementwise import (
     add,
     bias_activated,
     global_average,
-    to_dtype,
+    to_bfloat16,
     weighted_channels,
 )
 from model.ops.layout import enter, leave
@@ -44,7 +44,7 @@ def rounded(*shape, seed=0):
 
 
 def low(array):
-    return to_dtype(enter(jt.array(array)), "bfloat16")
+    return to_bfloat16(enter(jt.array(array)))
 
 
 def high(x):

@@ -146,17 +146,18 @@ inline void round_kernel(const float* kernel, const desc& wanted, values::bfloat
 // (`used`) if that is another one.
 struct Argument {
     memory given, used;
-    bool moved;
+    bool moved, rounded;  // a copy is needed; of a kernel, in bfloat16
     Argument(const desc& d, jittor::Var* data, const desc& wanted)
         : given(d, cpu(), data->mem_ptr),
           moved(d != wanted && !(data->shape.size() == 5 && d.dims()[1] == data->shape[4]
-                                 && wanted == channels_last(d))) {
+                                 && wanted == channels_last(d))),
+          rounded(d.data_type() == type::f32 && wanted.data_type() == type::bf16) {
         used = moved ? memory(wanted, cpu()) : memory(wanted, cpu(), given.get_data_handle());
     }
     void read(stream& s) {
-        const desc from = given.get_desc(), to = used.get_desc();
-        if (from.data_type() == type::f32 && to.data_type() == type::bf16)  // only kernels are rounded
-            round_kernel((const float*)given.get_data_handle(), to, (values::bfloat16*)used.get_data_handle());
+        if (rounded)
+            round_kernel((const float*)given.get_data_handle(), used.get_desc(),
+                         (values::bfloat16*)used.get_data_handle());
         else if (moved) reorder(given, used).execute(s, given, used);
     }
     void write(stream& s) { if (moved) reorder(used, given).execute(s, used, given); }
@@ -213,17 +214,21 @@ void run(const Chosen& chosen, int out, Argument target, int in1, Argument sourc
     s.wait();
 }
 
-// y = x * w
-template <class Settings>
-void forward(jittor::Var* x, jittor::Var* w, jittor::Var* y, Settings& settings) {
-    Convolution c(x, w, y, settings);
-    const auto& chosen = remembered<convolution_forward>(key_of({x, w, y}, settings), [&] {
-        return c.choose([&](const desc& s, const desc& d) { return c.forward(s, d); },
-                        has_one_block(x) && has_one_block(y));
+inline void convolve(const Convolution& c, const Key& key, jittor::Var* x, jittor::Var* w, jittor::Var* y,
+                     bool in_one_block = false) {
+    const auto& chosen = remembered<convolution_forward>(key, [&] {
+        return c.choose([&](const desc& s, const desc& d) { return c.forward(s, d); }, in_one_block);
     });
     run(chosen, DNNL_ARG_DST, {c.dst, y, chosen.description.dst_desc()},
         DNNL_ARG_SRC, {c.src, x, chosen.description.src_desc()},
         DNNL_ARG_WEIGHTS, {c.weights, w, chosen.description.weights_desc()});
+}
+
+// y = x * w
+template <class Settings>
+void forward(jittor::Var* x, jittor::Var* w, jittor::Var* y, Settings& settings) {
+    convolve({x, w, y, settings}, key_of({x, w, y}, settings), x, w, y,
+             has_one_block(x) && has_one_block(y));
 }
 
 // y = activation(x * w + bias), or with `onto` y = activation(y + x * w + bias).
@@ -256,13 +261,7 @@ void activated(jittor::Var* x, jittor::Var* w, jittor::Var* bias, jittor::Var* y
 template <class Settings>
 void activated_sum(jittor::Var* x1, jittor::Var* kernels, jittor::Var* x2, jittor::Var* w,
                    jittor::Var* bias, jittor::Var* y, Settings& settings) {
-    Convolution c(x1, kernels, y);
-    const auto& chosen = remembered<convolution_forward>(key_of({x1, kernels, y}), [&] {
-        return c.choose([&](const desc& s, const desc& d) { return c.forward(s, d); });
-    });
-    run(chosen, DNNL_ARG_DST, {c.dst, y, chosen.description.dst_desc()},
-        DNNL_ARG_SRC, {c.src, x1, chosen.description.src_desc()},
-        DNNL_ARG_WEIGHTS, {c.weights, kernels, chosen.description.weights_desc()});
+    convolve({x1, kernels, y}, key_of({x1, kernels, y}), x1, kernels, y);
     activated(x2, w, bias, y, settings, true);
 }
 

@@ -25,35 +25,29 @@ inline void round(int64_t n, const float* x, bfloat16* y) {
     for (int64_t i = 0; i < n; ++i) store(y[i], x[i]);
 }
 
-// Calls f(image, first, last) for pieces of N images of `size` values.
-template <class F>
-void by_pieces(int64_t N, int64_t size, F f) {
+// Copies N rows of `size` values, which begin `step_x` and `step_y` values apart. Pieces of a row are tasks,
+// because there may be fewer rows than threads.
+template <class T>
+void copy_rows(int64_t N, int64_t size, const T* x, int64_t step_x, T* y, int64_t step_y) {
     const int64_t piece = 1 << 14;
     #pragma omp parallel for collapse(2)
     for (int64_t n = 0; n < N; ++n)
-        for (int64_t first = 0; first < size; first += piece) f(n, first, std::min(first + piece, size));
+        for (int64_t i = 0; i < size; i += piece)
+            std::copy_n(x + n * step_x + i, std::min(piece, size - i), y + n * step_y + i);
 }
 
 // y = a and then b, image by image, of A and B values.
 template <class T>
 void join(int64_t N, int64_t A, int64_t B, const T* a, const T* b, T* y) {
-    by_pieces(N, A, [=](int64_t n, int64_t first, int64_t last) {
-        std::copy(a + n * A + first, a + n * A + last, y + n * (A + B) + first);
-    });
-    by_pieces(N, B, [=](int64_t n, int64_t first, int64_t last) {
-        std::copy(b + n * B + first, b + n * B + last, y + n * (A + B) + A + first);
-    });
+    copy_rows(N, A, a, A, y, A + B);
+    copy_rows(N, B, b, B, y + A, A + B);
 }
 
 // The gradients of `join`.
 template <class T>
 void separate(int64_t N, int64_t A, int64_t B, const T* dy, T* da, T* db) {
-    by_pieces(N, A, [=](int64_t n, int64_t first, int64_t last) {
-        std::copy(dy + n * (A + B) + first, dy + n * (A + B) + last, da + n * A + first);
-    });
-    by_pieces(N, B, [=](int64_t n, int64_t first, int64_t last) {
-        std::copy(dy + n * (A + B) + A + first, dy + n * (A + B) + A + last, db + n * B + first);
-    });
+    copy_rows(N, A, dy, A + B, da, A);
+    copy_rows(N, B, dy + A, A + B, db, B);
 }
 
 // False for NaN and infinity. (-Ofast assumes that std::isfinite is always true.)

@@ -46,13 +46,9 @@ def global_average(x: jt.Var) -> jt.Var:
     return means.reshape(n, c, 1, 1)
 
 
-def to_dtype(x: jt.Var, dtype: str) -> jt.Var:
-    """Converts x to "float32" or "bfloat16", rounding to the nearest."""
-    if x.dtype == dtype:
-        return x
-    if dtype == BFLOAT16:
-        return _code(x.shape, BFLOAT16, [x], "round(out0->num, {in0}, {out0});")
-    return x.cast(dtype)
+def to_bfloat16(x: jt.Var) -> jt.Var:
+    """Rounds float32 to the nearest bfloat16."""
+    return _code(x.shape, BFLOAT16, [x], "round(out0->num, {in0}, {out0});")
 
 
 def bias_activated(x: jt.Var, bias: jt.Var, slope: float) -> jt.Var:
