@@ -111,7 +111,8 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
                         help="images to draw, by their names in the test list; default: four "
                              "images with a target, with --kernels one")
     parser.add_argument("--kernels", action="store_true",
-                        help="what the LLSKMs of the models see, and their kernels")
+                        help="draw the responses of the contrast stages and the LLSKM kernels in "
+                             "place of predictions")
     parser.add_argument("--weights", type=Path, metavar="FILE",
                         help="with --kernels: an .npz, or a checkpoint of PyTorch or Jittor; "
                              "default the best weights of the training run, else those that come "

@@ -14,7 +14,7 @@ from .ops.resize import crop, pad_to_multiple
 
 CHANNELS = (16, 32, 64, 128)
 
-# Per level one row, per parallel branch (kernel size, dilation).
+# One row per level, one (kernel size, dilation) per parallel branch.
 BRANCHES_2D = (
     ((9, 2), (5, 2), (3, 2), (3, 1)),
     ((5, 2), (3, 2), (3, 1)),
@@ -51,7 +51,7 @@ class ContrastStage:
         pooled = global_average(x)
         llskms, norms = zip(*self.branches)
         # The order of these calls decides in which order the gradients of x are added, and so their
-        # rounding. Branch 0 is the last.
+        # rounding. Branch 0 is computed last.
         *others, first = [llskm(x, pooled) for llskm in (*llskms[1:], llskms[0])]
         total = add_norms(norms, [first, *others])
         return total if self.merge is None else self.merge(total)
@@ -63,7 +63,7 @@ class ContrastNet(jt.Module):
     A subclass defines `logits`, N×1×H×W → N×1×H×W, which calls `contrast` once per level.
 
     Args:
-        family: of the kernels, "2D" or "1D".
+        family: kernel family, "2D" or "1D".
     """
 
     multiple = 1  # height and width of an image are padded to multiples of this number

@@ -48,7 +48,7 @@ class Fuse(jt.Module):
         # A 1×1 convolution commutes with the resize, and on the coarse level has a quarter of the
         # pixels to compute.
         conv, norm = self.feature_high
-        resized = resize_bilinear(conv.without_bias(coarse), fine.shape[2:4])
+        resized = resize_bilinear(conv.convolve(coarse), fine.shape[2:4])
         return add([norm(resized, conv.bias), fine])
 
 
@@ -61,7 +61,7 @@ class Head(jt.Module):
         self.block = jt.nn.Sequential(OrderedDict([
             ("0", conv3x3(channels, hidden)),
             ("1", BatchNorm(hidden, RELU)),
-            ("4", conv1x1(hidden, 1, bias=True)),
+            ("4", conv1x1(hidden, 1, bias=True)),  # 2 and 3, ReLU and dropout, have no weights
         ]))
 
     def execute(self, x: jt.Var) -> jt.Var:
@@ -73,7 +73,10 @@ class Head(jt.Module):
 
 
 class FPN(ContrastNet):
-    """The feature pyramid."""
+    """The feature pyramid: an encoder of residual blocks, then coarse levels added to finer ones.
+
+    `fuse32` adds level 3 to level 2, and so on. Levels 1 to 3 halve the size, rounding up.
+    """
 
     def __init__(self, family: str):
         super().__init__(family)

@@ -42,12 +42,12 @@ class Conv2d(jt.Module):
         self.bias = uniform(out_channels) if bias else None
         self.stride, self.padding = stride, padding
 
-    def without_bias(self, x: jt.Var) -> jt.Var:
-        """The convolution alone; the batch norm after it is given the bias."""
+    def convolve(self, x: jt.Var) -> jt.Var:
+        """The convolution without its bias, which the batch norm after it is given."""
         return conv2d(x, self.weight, self.stride, self.padding)
 
     def execute(self, x: jt.Var) -> jt.Var:
-        y = self.without_bias(x)
+        y = self.convolve(x)
         return y if self.bias is None else add_channel_bias(y, self.bias)
 
 
@@ -56,7 +56,8 @@ class BatchNorm(jt.Module):
 
     Args:
         channels: C.
-        slope: slope of the activation for negative inputs: RELU, LEAKY, or LINEAR for none.
+        slope: slope of the activation for negative inputs: RELU (0), LEAKY (0.1), or LINEAR (1) for
+            no activation.
     """
 
     def __init__(self, channels: int, slope: float):
@@ -85,7 +86,7 @@ class BatchNorm(jt.Module):
 
 
 def add_norms(norms: Sequence[BatchNorm], xs: Sequence[jt.Var]) -> jt.Var:
-    """Σ norm(x) over pairs of a norm and its input; all norms have one activation."""
+    """Σ norm(x) over pairs of a norm and its input; all norms have the same slope."""
     if not (norms[0].is_training() and can_sum_norms(len(norms))):
         return add([norm(x) for norm, x in zip(norms, xs)])
     total, running = sum_of_norms(xs, [norm.parts() for norm in norms], norms[0].slope)
@@ -110,7 +111,7 @@ class ConvStack(jt.nn.Sequential):
 
     def execute(self, x: jt.Var) -> jt.Var:
         for conv, norm in self.steps:
-            x = norm(conv.without_bias(x), conv.bias)
+            x = norm(conv.convolve(x), conv.bias)
         return x
 
 

@@ -3,9 +3,9 @@
     Y = W_sum * X  −  W * X  +  θ(X) ∘ (W_c * X)
 
 W is a learned k×k kernel; W_sum, the sum of its taps, and W_c, its centre tap, are 1×1 kernels.
-The first two terms see contrast alone: inside a constant area they give zero. In their kernel the
-centre tap of W cancels. The third term adds it back (the channels of the pixel itself, mixed by
-W_c), weighted by the attention θ, one number between 0 and 1 per image and output channel.
+The first two terms see contrast alone: inside a constant area they give zero. W_sum contains the
+centre tap of W, and −W removes it. The third term adds it back (the channels of the pixel itself,
+mixed by W_c), weighted by the attention θ, one number between 0 and 1 per image and output channel.
 All three terms are *one* convolution, with one kernel per image:
 
     K_n = δ_centre · (W_sum + θ_n ∘ W_c) − W        (δ_centre: 1 at the centre tap, 0 elsewhere)
@@ -37,7 +37,7 @@ class Dense(jt.Module):
     def __init__(self, in_channels: int, out_channels: int):
         self.weight, self.bias = conv1x1(in_channels, out_channels).weight, None
 
-    def without_bias(self, x: jt.Var) -> jt.Var:
+    def convolve(self, x: jt.Var) -> jt.Var:
         """N×C×1×1 → N×O×1×1."""
         weight = self.weight.float64().reshape(1, *self.weight.shape[:2])
         return (x.reshape(x.shape[0], 1, -1) * weight).sum(2).reshape(x.shape[0], -1, 1, 1)
@@ -46,8 +46,9 @@ class Dense(jt.Module):
 class ChannelAttention(jt.Module):
     """θ: pooled N×C×1×1 → 1×1 conv C→C/4 → BN → ReLU → 1×1 conv C/4→C → BN → sigmoid.
 
-    All in double precision, which costs next to nothing. Its norms divide by the deviation over N
-    values that are often nearly equal, and so enlarge rounding errors by orders of magnitude.
+    All in double precision, which costs next to nothing. Its norms divide by the deviation over
+    the N images of a batch. The N values are often nearly equal, and then rounding errors grow by
+    orders of magnitude.
     """
 
     def __init__(self, channels: int):
@@ -89,7 +90,7 @@ def separable_centres(row: jt.Var, column: jt.Var, theta: jt.Var) -> jt.Var:
 
 
 class LLSKM(jt.Module):
-    """The k×k form.
+    """LLSKM with a k×k kernel, of the 2-D networks.
 
     Args:
         channels: C, in and out.
@@ -119,7 +120,9 @@ class LLSKM(jt.Module):
 
 
 class LLSKM1D(jt.Module):
-    """The separable form: W is a 1×k and then a k×1 convolution, both with biases.
+    """LLSKM with a separable kernel, of the 1-D networks.
+
+    W is a 1×k and then a k×1 convolution, both with biases.
 
     As in the official code, W_sum and W_c are taken from the outer product of row[o, i] and
     column[o, i], per pair of channels. The two convolutions together are another kernel, because

@@ -39,7 +39,8 @@ class Up(jt.Module):
 class UNet(ContrastNet):
     """The U-shaped network. It halves the size three times, so images are padded to multiples of 8.
 
-    The encoder's levels 0 to 3 are `Conv1` to `Conv4`. The decoder begins with `Up4` on level 3.
+    The official names count from 1: `Conv1` to `Conv4` are levels 0 to 3, and `Up4` goes from
+    level 3 to level 2.
     """
 
     multiple = 8

@@ -290,7 +290,7 @@ def test_annotations_that_are_refused(tmp_path, frames, prepare_script, file, co
 @pytest.mark.parametrize("boxes, message", [
     (coco({"a": [(44, 2, 6, 3)]}), "a box from (44, 2) to (50, 5) leaves its image, the image is "
      "48x40 (width x height); correct the box"),
-    (coco({"a": []}).replace("48", "24"), "is of an image of 24x40 but the image is 48x40 (width x "
+    (coco({"a": []}).replace("48", "24"), "was drawn on 24x40, but the image is 48x40 (width x "
      "height); export the boxes for this image"),
     (coco({"a": [(0, 0, 48, 40)]}), "more than half of the image would be target; draw the boxes "
      "around the targets alone"),

@@ -253,7 +253,8 @@ def test_only_training_and_testing_take_ranks():
     done = subprocess.run([sys.executable, "run_train.py"], cwd=ROOT, capture_output=True,
                           text=True, env={**os.environ, "OMPI_COMM_WORLD_SIZE": "2"})
     assert done.returncode == 2 and done.stderr == (
-        "error: mpirun is for train_device0.py and test.py; run this without it\n")
+        "error: run_train.py: cannot run under mpirun, as only train_device0.py and test.py can; "
+        "start it without mpirun\n")
 
 
 # --------------------------------------------------------------------------------- predicting

@@ -35,10 +35,11 @@ def test_a_resumed_run_keeps_what_is_not_said():
 @pytest.mark.parametrize(("given", "message"), [
     ({"lr": 1.0}, "--lr 1.0: the run to resume has 0.001; leave the flag out"),
     ({"augment": True}, "--augment: the run to resume has False; leave the flag out"),
-    ({"epochs": 80}, "--epochs 80: would lower the learning rate after epochs 40 60, the run to "
-                     "resume after 30 45; to keep its schedule say --milestones 30 45"),
-    ({"milestones": [9]}, "--milestones: would lower the learning rate after epochs 9, the run to "
-                          "resume after 30 45; to keep its schedule say --milestones 30 45"),
+    ({"epochs": 80}, "--epochs 80: would lower the learning rate after epochs 40 60, and the run "
+                     "to resume does after 30 45; add --milestones 30 45 to keep its schedule"),
+    ({"milestones": [9]}, "--milestones: would lower the learning rate after epochs 9, and the run "
+                          "to resume does after 30 45; add --milestones 30 45 to keep its "
+                          "schedule"),
 ])
 def test_a_resumed_run_refuses_another_recipe(given, message):
     run = Recipe(epochs=60)

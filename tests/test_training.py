@@ -336,7 +336,7 @@ def test_a_run_goes_on_with_its_images_and_threshold_only(whole, tmp_path):
         path = other / "data" / "Tiny" / f"{split}.txt"
         path.write_text("\n".join(path.read_text().split()[:-1]))
         error = refusal(other, *flags)
-        assert error.startswith(f"{last}: was begun with other {split} images; bring ")
+        assert error.startswith(f"{last}: this run has another list of {split} images; ")
 
 
 # What a power cut, a bad disk or another process may leave
@@ -418,7 +418,7 @@ def test_two_trainings_of_one_model_do_not_mix(copied):
     given = {"epochs": EPOCHS + 1, "milestones": (2, 3)}
     late, store, saved = begin(UNET, copied / "out", given, "last")
     assert train_tiny(UNET, copied, given, resume="last")
-    with pytest.raises(UserError, match="another training has gone on from it meanwhile"):
+    with pytest.raises(UserError, match="another process went on with this run"):
         with store.opened(late, saved):
             pass
 

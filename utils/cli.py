@@ -63,7 +63,7 @@ def make_parser(
         "--model_name", "--model_names", dest="model_names", default=list(default_models),
         nargs="+", choices=None if any_model else MODEL_NAMES,
         metavar="MODEL",
-        help=f"some of {', '.join(MODEL_NAMES)}; default {' '.join(default_models)}",
+        help=f"one or more of {', '.join(MODEL_NAMES)}; default {' '.join(default_models)}",
     )
     place("dataset_names").add_argument(
         "--dataset_name", "--dataset_names", dest="dataset_names", default=[DATASET], nargs="+",
@@ -144,9 +144,9 @@ def add_pred(parser: argparse.ArgumentParser) -> None:
     parser.set_defaults(model_names=None, default_models=parser.get_default("model_names"))
     parser.add_argument(
         "--pred", nargs="+", type=Path, metavar="DIR",
-        help="folders with predictions of any method: NAME.mat, .npy or .png (a suffix that all "
-        "names have is ignored). --model_name names them, else they have the folders' names. Or "
-        "one folder that holds a folder for each --model_name. Default "
+        help="one folder of predictions (NAME.mat, .npy or .png) per model, of any method, in the "
+        "order of --model_name; without --model_name, folders name the models. Or one folder with "
+        "a folder for each --model_name. A suffix that all names have is ignored. Default "
         "result/<dataset>/mat/<model>",
     )
 
@@ -254,7 +254,8 @@ def run(main: Callable[[], int | None], many: bool = False) -> NoReturn:
     status, line = 2, ""
     try:
         if ranks.size() > 1 and not many:
-            raise UserError("mpirun is for train_device0.py and test.py; run this without it")
+            raise UserError(f"{Path(sys.argv[0]).name}: cannot run under mpirun, as only "
+                            "train_device0.py and test.py can; start it without mpirun")
         status = main()
     except UserError as error:
         line = f"error: {error}"

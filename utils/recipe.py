@@ -123,8 +123,8 @@ def resolve_recipe(given: Mapping[str, Any], resumed: Recipe | None = None) -> R
         wanted, own = (" ".join(map(str, r.milestones)) for r in (recipe, resumed))
         flag = "--milestones" if "milestones" in given else f"--epochs {recipe.epochs}"
         raise UserError(
-            f"{flag}: would lower the learning rate after epochs {wanted}, the run to resume after "
-            f"{own}; to keep its schedule say --milestones {own}"
+            f"{flag}: would lower the learning rate after epochs {wanted}, and the run to resume "
+            f"does after {own}; add --milestones {own} to keep its schedule"
         )
     return recipe
 

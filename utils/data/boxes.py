@@ -91,7 +91,7 @@ def draw_mask(image: np.ndarray, drawn: Drawn) -> np.ndarray:
     height, width = image.shape
     size = f"the image is {width}x{height} (width x height)"
     if drawn.size and drawn.size != (width, height):
-        raise UserError(f"{drawn.file}: is of an image of {drawn.size[0]}x{drawn.size[1]} but "
+        raise UserError(f"{drawn.file}: was drawn on {drawn.size[0]}x{drawn.size[1]}, but "
                         f"{size}; export the boxes for this image")
     mask = np.zeros(image.shape, np.uint8)
     for box in drawn.boxes:

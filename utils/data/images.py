@@ -229,7 +229,8 @@ def list_images(path: str | Path) -> list[Path]:
         raise UserError(f"{path}: no such image or folder; check the path")
 
     def refuse(error: OSError) -> None:  # else os.walk would pass over a locked folder in silence
-        raise UserError(f"{error.filename}: cannot be read ({error.strerror}); change its rights")
+        raise UserError(f"{error.filename}: cannot be read ({error.strerror}); change its "
+                        "permissions")
 
     found, seen = [], set()
     for place, folders, names in os.walk(path, onerror=refuse, followlinks=True):

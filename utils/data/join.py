@@ -33,8 +33,8 @@ def join(
     names = [source.stem if source.is_file() else source.resolve().name for source in sources]
     twice = sorted({name for name in names if names.count(name) > 1})
     if twice:
-        raise UserError(f"{listed(twice)}: several sources have this name, with which the names of "
-                        "their images would begin; rename one")
+        raise UserError(f"{listed(twice)}: several sources have this name, so the names of their "
+                        "images would clash; rename one")
     if os.path.lexists(target):
         raise UserError(f"{target}: exists already; remove it, or take another --name")
     with workplace(target) as work:

@@ -145,8 +145,8 @@ def _shared_suffix(names, files, folder):
     if not likely and "" not in shared:
         likely = [suffix for suffix in shared if suffix.lower() not in NO_PREDICTION]
     if len(likely) > 1:
-        raise UserError(f"{folder}: the predictions may be NAME{' or NAME'.join(sorted(likely))}; "
-                        "move one kind elsewhere")
+        raise UserError(f"{folder}: holds several predictions per image, "
+                        f"NAME{' and NAME'.join(sorted(likely))}; move all but one kind elsewhere")
     return likely[0] if likely else ""
 
 

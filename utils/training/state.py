@@ -127,7 +127,7 @@ class TrainingState:
             if value != self.conditions.get(name):
                 problem = (f"was scored at --threshold {value}; take that threshold"
                            if name == "threshold" else
-                           f"was begun with other {name} images; bring them back")
+                           f"this run has another list of {name} images; restore that list")
                 raise UserError(f"{self.resumed}: {problem}, or start anew without --resume")
 
     def check_ranks(self, splits: Sequence[ImageList] = ()) -> None:

@@ -220,8 +220,8 @@ class Store:
         if saved:
             newest = self.newest_run() if saved.damaged or self.last_is_whole else saved
             if newest and newest.progress != saved.progress:
-                raise UserError(f"{saved.path}: another training has gone on from it meanwhile; "
-                                "run the command again")
+                raise UserError(f"{saved.path}: another process went on with this run while this "
+                                "one was starting; run the command again")
             if saved.damaged:
                 print(f"{saved.damaged}; going on from the checkpoint before, {saved.path}")
             if state.history or state.losses:
