@@ -18,8 +18,8 @@ from utils.processes import run
 from utils.recipe import SCHEDULE, Recipe
 
 FRAMEWORKS = ("Jittor", "Pytorch")  # the folders of whole runs
-# Fields of `Recipe` that stay at their defaults on both sides.
-PLAIN = ("augment", "crop", "soft_masks", "target_crops", "scale", "photometric")
+# Fields of `Recipe` that both sides are given; the others stay at their defaults.
+GIVEN = ("epochs", "batch_size", "lr", "seed", "image_size", "milestones")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -86,9 +86,8 @@ class Job:
         return [self.exchange / f"batch_{index}.npz" for index in range(self.batches)]
 
     def run_recipe(self) -> dict[str, Any]:
-        """Name → value of the recipe of whole runs, without the fields `PLAIN`."""
-        values = dataclasses.asdict(self.recipe)
-        return {name: value for name, value in values.items() if name not in PLAIN}
+        """Name → value of the fields `GIVEN` of the recipe of whole runs."""
+        return {name: getattr(self.recipe, name) for name in GIVEN}
 
     def step_recipe(self) -> dict[str, Any]:
         """Name → value of all that decides the comparison of stages and steps."""

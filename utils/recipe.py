@@ -45,8 +45,8 @@ class Recipe:
     image_size: int = _flag(256, "resize training images to a square of this side; 0 leaves them "
                             "as they are; default {default}", "PIXELS")
     milestones: tuple[int, ...] | None = _flag(
-        None, "lower the learning rate to a tenth after each of these epochs, without numbers "
-        "never; default half and three quarters of --epochs", "EPOCH")
+        None, "epochs after which the learning rate falls to a tenth; --milestones alone: never; "
+        "default half and three quarters of --epochs", "EPOCH")
     augment: bool = _flag(False, "flip and transpose training images at random (the paper's code "
                           "does not)")
     crop: int = _flag(0, "train on squares of this side, cut out at random after resizing; 0 takes "

@@ -23,13 +23,18 @@ from utils import environment
 from utils.errors import UserError
 from utils.runtime import cuda, ranks
 from utils.runtime.home import has_locks, jittor_home
-from utils.runtime.onednn import allow_amx, cpu_instructions, onednn_folder, provide_onednn
+from utils.runtime.onednn import (
+    AVX512_BF16,
+    allow_amx,
+    cpu_instructions,
+    onednn_folder,
+    provide_onednn,
+)
 from utils.runtime.quick import CACHE_NAME, quick_core, quick_kernels
 
 DEVICES = ("auto", "cpu", "cuda")
 BF16 = "bf16"
 PRECISIONS = ("default", "float32", "tf32", BF16)
-AVX512_BF16 = 0xE7  # in `cpu_instructions`
 CUDA_CACHE = "-cuda"  # end of the name of Jittor's cache folder for a core with CUDA
 
 _running: Runtime | None = None

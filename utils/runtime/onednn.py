@@ -15,7 +15,7 @@ from pathlib import Path
 from utils.files import link_or_copy
 from utils.runtime.home import jittor_home
 
-AMX = 0x3E7  # of dnnl_cpu_isa_t
+AVX512_BF16, AMX = 0xE7, 0x3E7  # bits of dnnl_cpu_isa_t
 ARCH_PRCTL, REQUEST_FEATURE, AMX_TILES = 158, 0x1023, 18  # of Linux on x86-64
 
 
