@@ -45,8 +45,8 @@ def main(argv: Sequence[str] | None = None) -> None:
                nargs="+", default=[])
     parser.add_argument("--by_size", action="store_true",
                         help="print Pd and IoU of small and large targets too, by area in pixels")
-    parser.add_argument("--worst", type=cli.positive(int), default=0, metavar="N",
-                        help="save pictures of the N worst images of each model")
+    parser.add_argument("--worst", type=cli.not_negative, default=0, metavar="N",
+                        help="save pictures of the N worst images of each model; default 0")
     args = parser.parse_args(argv)
 
     found = prediction_folders(args.output_dir, args.dataset_names, args.model_names,

@@ -83,9 +83,11 @@ def draw_kernels(args: argparse.Namespace) -> list[Path]:
 
 
 def read_split(args: argparse.Namespace, dataset_name: str) -> ImageList:
-    """The test list of a dataset."""
-    return load_split(args.dataset_dir, dataset_name, "test", args.num_workers,
-                      skip_bad=args.skip_bad)
+    """The test list of a dataset; prints a line about it."""
+    split = load_split(args.dataset_dir, dataset_name, "test", args.num_workers,
+                       skip_bad=args.skip_bad)
+    print(split.describe())
+    return split
 
 
 def rows_of(split: ImageList, names: Sequence[str]) -> list[int]:

@@ -35,7 +35,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     cli.add_threshold(parser)
     cli.add_batch_size(parser)
     cli.add_skip_bad(parser)
-    parser.add_argument("--worst", type=cli.positive(int), default=4, metavar="N",
+    parser.add_argument("--worst", type=cli.not_negative, default=4, metavar="N",
                         help="the report shows the N worst images of each model; default 4")
     args = parser.parse_args(argv)
     command = "python run_evaluate.py " + shlex.join(sys.argv[1:] if argv is None else argv)
@@ -93,7 +93,7 @@ def draw(
              for name, model in scored.items()}
     page = save_page(args.output_dir, split, models, weights, run, curves[0], side_by_side[0],
                      worst)
-    return [page, *curves, *side_by_side, paths.worst(split.dataset)]
+    return [page, *curves, *side_by_side, *([paths.worst(split.dataset)] if args.worst else [])]
 
 
 if __name__ == "__main__":

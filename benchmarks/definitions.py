@@ -27,10 +27,9 @@ from evaluation.pd_fa import (
     match_in_order,
     strict_counts,
 )
-from evaluation.pixel import ratio
+from evaluation.pixel import iou, ratio
 from utils import cli
 from utils.datasets import load_split
-from utils.errors import UserError
 from utils.predict.prediction_files import prediction_folders, read_predictions
 from utils.report.scores import ModelScores, format_score
 from utils.report.tables import markdown_table
@@ -144,6 +143,7 @@ def table(predictions: Iterable[np.ndarray], masks: Iterable[np.ndarray]) -> tup
     evaluator = Evaluator(THRESHOLD)
     totals = {name: np.zeros(len(Counts._fields), dtype=np.int64) for name in PD_FA}
     for pred, mask in zip(predictions, masks):
+        pred = pred.astype(np.float32) if pred.dtype.kind != "f" else pred
         evaluator.update(pred, mask)
         targets = find_regions(np.asarray(mask) > 0)
         for name, (count, _) in PD_FA.items():
@@ -152,7 +152,10 @@ def table(predictions: Iterable[np.ndarray], masks: Iterable[np.ndarray]) -> tup
     rows = [
         ("mIoU: one IoU over the pixels of all images", f"{scores['mIoU']:.4f}",
          "L2SKNet, DNANet, BasicIRSTD, SCTransNet, MSHNet, pyirstdmetrics"),
-        ("nIoU: the mean of the images' IoU", f"{scores['nIoU']:.4f}",
+        ("nIoU: the mean of the images' IoU; 1 with neither target nor detection",
+         f"{scores['nIoU']:.4f}", "ours"),
+        ("nIoU: the same, 0 with neither target nor detection",
+         f"{np.mean([iou(image.absolute, empty=0.0) for image in evaluator.images]):.4f}",
          "ACM, SCTransNet, pyirstdmetrics"),
         ("F-score: over all pixels", f"{scores['strict']['fscore']:.4f}",
          "pyirstdmetrics; ours, strict"),
@@ -181,10 +184,7 @@ def main(argv: Sequence[str] | None = None) -> None:
                            skip_bad=args.skip_bad)
         for model, folder in folders.items():
             maps = read_predictions(split, folder, range(len(split)))
-            try:
-                counts, rows = table(maps, split.masks)
-            except ValueError as error:
-                raise UserError(f"{folder}: {error}; save probabilities, 0 to 1") from error
+            counts, rows = table(maps, split.masks)
             print(f"{model} with {folder}\n{split.describe()}\n{counts}\n\n{rows}\n", flush=True)
 
 

@@ -93,6 +93,10 @@ def threshold_for(
 ) -> Threshold:
     """The smallest threshold whose Fa is at most `wanted`.
 
+    Thresholds at which mIoU is less than half of its best are passed over. There regions have grown
+    together, in the end over the whole image, and such a region has no false pixels if its centroid
+    lies on a target.
+
     A higher threshold may have a higher Fa again: a region that shrinks to one end of its target
     does not match it any longer, and then is a false alarm.
 
@@ -101,19 +105,21 @@ def threshold_for(
     """
     false = np.stack([image.false_pixels for image in images])
     pixels = np.array([image.pixels for image in images])
-    step = _smallest_step(false.sum(axis=0) / pixels.sum(), wanted)
+    iou = sweep(images, thresholds).iou
+    start = int(np.argmax(2 * iou >= iou.max()))
+    step = _smallest_step(false.sum(axis=0) / pixels.sum(), wanted, start)
     draws = np.random.default_rng(SEED).multinomial(
         len(images), np.full(len(images), 1 / len(images)), size=RESAMPLES)
-    found = [_smallest_step(counts / size, wanted)
+    found = [_smallest_step(counts / size, wanted, start)
              for counts, size in zip(draws @ false, draws @ pixels)]
     spread = np.percentile([np.inf if one is None else thresholds[one] for one in found],
                            PERCENTILES, method="inverted_cdf")  # no mean with an infinite one
     return Threshold(step, tuple(spread.tolist()))
 
 
-def _smallest_step(fa: np.ndarray, wanted: float) -> int | None:
-    low = np.flatnonzero(fa <= wanted)
-    return int(low[0]) if low.size else None
+def _smallest_step(fa: np.ndarray, wanted: float, start: int) -> int | None:
+    low = np.flatnonzero(fa[start:] <= wanted)
+    return start + int(low[0]) if low.size else None
 
 
 def _above(values: np.ndarray, steps: np.ndarray) -> np.ndarray:

@@ -58,7 +58,8 @@ def test_every_definition_by_hand():
     # Pixels: 13 + 4 common ones, 19 + 4 detected (7 more by the maximum), 22 + 4 of targets. hIoU:
     # 5 pairs of 6 objects, whose IoU are 1, 9/16, 0, 0 and 1.
     assert values(*scene()) == [
-        f"{17 / 32:.4f}", f"{(13 / 28 + 1) / 2:.4f}", f"{34 / 49:.4f}", f"{34 / 56:.4f}",
+        f"{17 / 32:.4f}", *[f"{(13 / 28 + 1) / 2:.4f}"] * 2, f"{34 / 49:.4f}",
+        f"{34 / 56:.4f}",
         *(f"{found / 5:.4f} / {false / over:.2e}" for found, _, false, over in counts),
         f"{5 / 6 * (2 + 9 / 16) / 5:.4f}",
     ]
@@ -70,7 +71,7 @@ def test_ours_are_those_of_the_evaluator():
     for pred, mask in zip(predictions, masks):
         evaluator.update(pred, mask)
     scores, rows = evaluator.compute(), values(predictions, masks)
-    for row, own in ((rows[5], scores), (rows[8], scores["strict"])):
+    for row, own in ((rows[6], scores), (rows[9], scores["strict"])):
         assert row == f"{own['Pd']:.4f} / {own['Fa']:.2e}"
 
 
@@ -83,14 +84,15 @@ def test_the_shooting_rule_is_that_of_pyirstdmetrics():
         theirs.update(pred, mask)
     found = theirs.get()
     rate, false = found["probability_detection"][0], found["false_alarm"][0]
-    assert 0 < rate < 1 and values(maps, masks)[10] == f"{rate:.4f} / {false:.2e}"
+    assert 0 < rate < 1 and values(maps, masks)[11] == f"{rate:.4f} / {false:.2e}"
 
 
 def test_a_map_without_contrast_and_an_image_without_target():
     flat, empty = np.full((8, 8), 0.6, np.float32), np.zeros((8, 8), np.uint8)
-    false = [row.split(" / ")[1] for row in values([flat], [empty])[4:12]]
+    false = [row.split(" / ")[1] for row in values([flat], [empty])[5:13]]
     # RPCANet leaves such images out.
     assert list(map(float, false)) == [1, 1, 0, 1, 1, 1, 1, 0]
+    assert values([empty == 1], [empty])[1:3] == ["1.0000", "0.0000"]  # nIoU; bool as of a mask
 
 
 def test_the_command_scores_files_and_the_page_has_its_rows(tmp_path, capsys):
@@ -103,11 +105,11 @@ def test_the_command_scores_files_and_the_page_has_its_rows(tmp_path, capsys):
              str(tmp_path), "--pred", str(tmp_path / "exact")]
     definitions.main(flags)
     printed = rows_of(capsys.readouterr().out)
-    perfect = ["1.0000"] * 4 + ["1.0000 / 0.00e+00"] * 8 + ["1.0000"]
+    perfect = ["1.0000"] * 5 + ["1.0000 / 0.00e+00"] * 8 + ["1.0000"]
     assert [value for value, _ in printed.values()] == perfect
     page = rows_of(PAGE.read_text("utf-8"))
     assert [(name, page[name][1]) for name in printed] == [
         (name, users) for name, (_, users) in printed.items()]
     np.save(tmp_path / "exact" / f"{split.names[0]}.npy", np.full((SIZE, SIZE), 255.0))
-    with pytest.raises(UserError, match="exact: prediction holds values from 255.0"):
+    with pytest.raises(UserError, match="npy: holds values from 255.0"):
         definitions.main(flags)

@@ -44,6 +44,13 @@ def test_an_installed_font_has_the_characters_that_ours_lacks_else_one_line_says
     assert first == second != font
 
 
+def test_a_dollar_in_a_name_is_no_formula(tmp_path):
+    for names in (["a$b"], ["$x_$", r"\$y"]):
+        save_curves(tmp_path / "a.png", dict.fromkeys(names, HISTORY["plain"]), "$_$ and 5$")
+        assert (tmp_path / "a.png").is_file()
+        (tmp_path / "a.png").unlink()
+
+
 def test_neither_mplbackend_nor_a_matplotlibrc_changes_a_figure(tmp_path):
     code = ("import sys; from utils.report.curves import save_curves; "
             "from utils.training.logs import EpochRecord; save_curves(sys.argv[1], "

@@ -282,6 +282,19 @@ def test_a_sweep_equals_an_evaluator_at_each_threshold(dtype):
     assert swept.images[0].sweep.lit[0] and not len(evaluators[0].images[0].sweep.lit)
 
 
+def test_a_threshold_that_lights_up_the_whole_image_is_not_taken():
+    """The one region of a map above a low threshold has its centroid on the target."""
+    mask = squares((14, 14, 5))
+    rng = np.random.default_rng(0)
+    pred = np.where(mask > 0, 0.9, rng.uniform(0.02, 0.03, mask.shape)).astype(np.float32)
+    evaluator = Evaluator(grid=operating.GRID)
+    evaluator.update(pred, mask.astype(np.uint8))
+    sweep, (step, spread) = evaluator.sweep(), evaluator.threshold_for(1e-6)
+    assert sweep.fa[0] == 0 and sweep.fa.max() > 0
+    assert sweep.iou[step] == 1 and 0.03 < sweep.thresholds[step] < 0.04
+    assert spread == (sweep.thresholds[step],) * 2
+
+
 def test_the_threshold_for_a_wanted_fa_by_hand():
     grid = (0.1, 0.3, 0.5, 0.7)
     evaluator = Evaluator(grid=grid)

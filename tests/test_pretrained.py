@@ -123,6 +123,14 @@ def test_publishing_without_git_or_without_a_run(place, monkeypatch):
         pretrained.publish(place, "SET", "L2SKNet_FPN")
 
 
+def test_publishing_without_the_log_of_the_run_writes_nothing(place):
+    (log,) = (place / "log").glob("SET_*.txt")
+    log.unlink()
+    with pytest.raises(UserError, match=f"{log}: the log of this run is not there"):
+        pretrained.publish(place, "SET", "L2SKNet_UNet")
+    assert not (place / "model" / "pretrained").exists()
+
+
 @pytest.mark.parametrize("path", SHIPPED, ids=lambda path: path.stem)
 def test_cards_are_true(path):
     meta = read_meta(path)

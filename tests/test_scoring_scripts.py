@@ -373,7 +373,7 @@ def test_a_suffix_of_all_predictions_is_taken_off_and_said(place):
         Image.fromarray(255 * place.masks[name]).save(folder / f"{name}_pred2.png")
     for path in place.result.glob("Tiny_*"):
         path.unlink()
-    assert "NAME_Pred or NAME_pred2" in place.refused("--pred", folder)
+    assert "NAME_Pred and NAME_pred2" in place.refused("--pred", folder)
 
 
 def test_eight_bits_and_the_order_of_formats(tmp_path):
@@ -392,11 +392,11 @@ def test_eight_bits_and_the_order_of_formats(tmp_path):
         read_prediction(folder / "z.npy")
 
 
-def test_masks_of_0_and_1_in_8_bits_are_refused(place):
-    # Divided by 255 they would all be black, without a word.
+@pytest.mark.parametrize(("kind", "top"), [(np.uint8, 1), (np.uint16, 1), (np.uint16, 255)])
+def test_masks_that_full_scale_would_make_black_are_refused(place, kind, top):
     for name in NAMES:
         (place.mat / f"{name}.mat").unlink()
-        Image.fromarray(place.masks[name]).save(place.mat / f"{name}.png")
+        Image.fromarray(place.masks[name].astype(kind) * kind(top)).save(place.mat / f"{name}.png")
     assert "save masks with 0 and 255" in place.refused("--model_name", "M")
 
 
@@ -411,13 +411,15 @@ def test_masks_of_0_and_1_in_8_bits_are_refused(place):
     ("--pred x/one x/two --model_name A", "2 folders but 1 of --model_name"),
     ("--pred one x/one", "several models of this name"),
     ("--pred one --dataset_name D E", "is of one dataset; name it"),
+    ("--pred link two", {"link": "link", "two": "two"}),
 ])
 def test_which_folders_are_meant(flags, expected, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "x" / "one").mkdir(parents=True)
+    (tmp_path / "link").symlink_to("x/one")
     parser = cli.make_parser("", default_models=["Default"], any_model=True)
     cli.add_pred(parser)
-    args = parser.parse_args(["--output_dir", "out", "--dataset_name", "D", *flags.split()])
+    args = parser.parse_args(["--output_dir", "out", "--dataset_name", "D/", *flags.split()])
     given = (args.output_dir, args.dataset_names, args.model_names, args.default_models, args.pred)
     if isinstance(expected, str):
         with pytest.raises(UserError, match=expected):
@@ -567,6 +569,16 @@ def test_run_evaluate_predicts_scores_and_compares(place):
         Image.open(io.BytesIO(base64.b64decode(picture))).verify()
     # It stands alone: nothing is loaded, nothing is run.
     assert not re.search(r"<script|<link|url\(|@import|(src|href)=.?(?!.?data:)", page)
+
+
+def test_run_evaluate_of_weights_without_a_run_and_of_a_damaged_last_checkpoint(place):
+    folder = place.out / "model" / "checkpoints" / "Tiny" / "L2SKNet_1D_FPN"
+    save_weights(build_model("L2SKNet_1D_FPN"), folder / "best.npz", {"note": "mine"})
+    (folder / "last.npz").write_bytes(b"damaged")
+    place.run(run_evaluate, "--worst", "0", "--model_name", "L2SKNet_1D_FPN")
+    page = (place.result / "Tiny_report.html").read_text(encoding="utf-8")
+    assert page.count("<img ") == 2 and "Worst images" not in page  # curves, rows
+    assert not (place.result / "Tiny" / "worst").exists()
 
 
 # The tables

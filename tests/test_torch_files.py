@@ -554,3 +554,10 @@ def test_the_command_line(written, tmp_path, capsys):
         with pytest.raises(UserError, match=says):
             convert_weights.main(list(map(str, words)))
     assert not (tmp_path / "w.npz").exists()
+
+
+def test_weights_of_a_network_that_this_checkout_does_not_have_are_recognised(written, tmp_path):
+    with np.load(written / "L2SKNet_FPN.npz") as file:
+        np.savez(tmp_path / "mine.npz", **{**file, "meta": np.array('{"model": "MyNet"}')})
+    convert_weights.main([str(tmp_path / "mine.npz"), str(tmp_path / "w.pth")])
+    assert (tmp_path / "w.pth").is_file()

@@ -57,8 +57,9 @@ def convert(
     if target.suffix == ONNX:
         require_onnx(str(target))
     content, meta = read_file(source)
-    known = model_name or meta.get("model")
-    nets = {name: build_model(name) for name in ([known] if known else MODEL_NAMES)}
+    model_name = model_name or meta.get("model")
+    likely = [model_name] if model_name in MODEL_NAMES else MODEL_NAMES
+    nets = {name: build_model(name) for name in likely}
     found = {name: find_state_dict(content, net.state_dict()) for name, net in nets.items()}
     model_name = max(nets, key=lambda name: _fit(nets[name].state_dict(), found[name]))
     net = nets[model_name]

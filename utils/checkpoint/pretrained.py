@@ -130,13 +130,16 @@ def publish(
             raise UserError(f"{path}: not there; train and evaluate {model_name} first")
     meta, commit = read_meta(last), environment.commit() or "unknown"
     log = Paths(output_dir).log(dataset_name, model_name, meta["started"])
+    if not log.is_file():
+        raise UserError(f"{log}: the log of this run is not there; bring it back")
+    text = make_card(read_meta(best), meta, remark, commit)
     weights = FOLDER / dataset_name / f"{model_name}.npz"
     card = weights.with_suffix(".md")
     copied_log = Paths(cli.ROOT).loss_curves() / log.name
     for source, target in ((best, weights), (log, copied_log)):
         with atomic_path(target) as temporary:
             shutil.copyfile(source, temporary)
-    write_text(card, make_card(read_meta(weights), meta, remark, commit))
+    write_text(card, text)
     return weights, card, copied_log
 
 

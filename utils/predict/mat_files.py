@@ -36,7 +36,7 @@ def describe_arrays(path: Path) -> dict[str, tuple[tuple[int, ...], str]]:
 
 
 def read_array(path: Path, name: str) -> np.ndarray:
-    """An array of a class in `REAL_CLASSES`, as MATLAB would load it; complex numbers stay complex.
+    """An array of a class in `REAL_CLASSES`, as MATLAB would load it.
 
     Raises:
         Exception: of nearly any kind, the file is damaged.
@@ -48,6 +48,7 @@ def read_array(path: Path, name: str) -> np.ndarray:
                 raise ValueError(f"numbers of the unknown type {code}")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # two arrays of one name: the last is taken
+        warnings.filterwarnings("error", "Casting complex values")
         return loadmat(path, variable_names=[name], mat_dtype=True)[name]
 
 

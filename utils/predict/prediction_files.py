@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import math
+import os
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
@@ -25,6 +26,8 @@ KEY = "T"  # the name of the probabilities in a .mat, as in the official code
 SUFFIXES = (".mat", ".npy", ".png")
 NO_PREDICTION = ("_gt", "_mask", "_label", "_fuse", "_overlay")  # suffixes of other pictures
 LARGEST = 2**27  # most pixels of a prediction: 16384×8192
+FAINT = tuple(np.float32(top) / np.float32(scale)
+              for top, scale in ((1, 255), (1, 65535), (255, 65535)))
 
 
 def save_prediction(probability: np.ndarray, folder: Path, model_name: str, name: str) -> None:
@@ -71,7 +74,8 @@ def prediction_folders(
     ):
         folders = [folders[0] / model for model in models]
     if not models:
-        models = [folder.resolve().name for folder in folders] if folders else default_models
+        models = [Path(os.path.abspath(folder)).name for folder in folders] if folders else (
+            default_models)
     if folders and len(models) != len(folders):
         raise UserError(
             f"--pred: {len(folders)} folders but {len(models)} of --model_name; give each folder "
@@ -112,8 +116,14 @@ class Predictions(NamedTuple):
         return "\n".join(lines)
 
 
-def find_predictions(names: Sequence[str], folder: str | Path) -> Predictions:
+def find_predictions(
+    names: Sequence[str], folder: str | Path, all_names: Sequence[str] = ()
+) -> Predictions:
     """The predictions for all names in a folder; of one name .mat before .npy before .png.
+
+    Args:
+        all_names: other names of the list, which may have predictions too; of several suffixes
+            that fit `names`, the one that fits most of these is taken.
 
     Raises:
         UserError: there is no such folder, or predictions are missing; says which.
@@ -121,7 +131,7 @@ def find_predictions(names: Sequence[str], folder: str | Path) -> Predictions:
     folder = Path(folder)
     _check_folder(folder)
     found = index_files(folder, SUFFIXES)
-    suffix = _shared_suffix(names, found, folder)
+    suffix = _shared_suffix(names, all_names, found, folder)
     missing = [name for name in names if name + suffix not in found]
     if missing:
         raise UserError(
@@ -134,7 +144,7 @@ def find_predictions(names: Sequence[str], folder: str | Path) -> Predictions:
     return Predictions(folder, files, suffix, others)
 
 
-def _shared_suffix(names, files, folder):
+def _shared_suffix(names, all_names, files, folder):
     """The suffix that follows the name in the files of all names; "" for none."""
     first = next(iter(names), "")
     shared = [suffix for suffix in {name[len(first):] for name in files if name.startswith(first)}
@@ -144,6 +154,8 @@ def _shared_suffix(names, files, folder):
     likely = [suffix for suffix in shared if "pred" in suffix.lower()]
     if not likely and "" not in shared:
         likely = [suffix for suffix in shared if suffix.lower() not in NO_PREDICTION]
+    fits = [sum(name + suffix in files for name in all_names) for suffix in likely]
+    likely = [suffix for suffix, count in zip(likely, fits) if count == max(fits)]
     if len(likely) > 1:
         raise UserError(f"{folder}: holds several predictions per image, "
                         f"NAME{' and NAME'.join(sorted(likely))}; move all but one kind elsewhere")
@@ -229,10 +241,11 @@ def read_predictions(split: ImageList, folder: str | Path, rows: Sequence[int]) 
     """The predictions for some images of a split, by index, H×W each.
 
     Raises:
-        UserError: one is missing, cannot be read, or is not of the size of its image.
+        UserError: one is missing, cannot be read, is not of the size of its image, or holds no
+            probabilities.
     """
     names = [split.names[row] for row in rows]
-    files = find_predictions(names, folder).files
+    files = find_predictions(names, folder, split.names).files
     maps = [read_prediction(files[name]) for name in names]
     for row, name, prediction in zip(rows, names, maps):
         if prediction.shape != split.images[row].shape:
@@ -240,6 +253,20 @@ def read_predictions(split: ImageList, folder: str | Path, rows: Sequence[int]) 
                 f"{files[name]}: the prediction is of shape {prediction.shape} but its image of "
                 f"{split.images[row].shape}; save it at the size of the image"
             )
-        if prediction.dtype.kind == "f" and not np.isfinite(prediction).all():
-            raise UserError(f"{files[name]}: holds NaN or infinite values; save probabilities")
+        low, high = prediction.min(), prediction.max()
+        if not (low >= 0 and high <= 1):  # also NaN
+            raise UserError(f"{files[name]}: holds values from {low} to {high}; save "
+                            "probabilities, 0 to 1")
+    check_scale(max((prediction.max() for prediction in maps), default=0), folder)
     return maps
+
+
+def check_scale(top: float, folder: str | Path) -> None:
+    """Raises a UserError if `top`, the largest value of all maps, is that of masks, read as maps.
+
+    Masks of 0 and 1 in 8 or 16 bits, or of 0 and 255 in 16 bits, would be black without a word.
+    """
+    if top in FAINT:
+        raise UserError(f"{folder}: the largest value of all maps is {top:.2g} of full scale, as "
+                        "of masks of 0 and 1, or of 0 and 255 in 16 bits; save masks with 0 and "
+                        "255 in 8 bits, or as bool in .npy")

@@ -51,6 +51,7 @@ def new_figure(
             os.environ["MPLBACKEND"] = backend
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
+    from matplotlib.text import Text
 
     with matplotlib.rc_context(), warnings.catch_warnings(record=True) as caught:
         warnings.filterwarnings("always", "Glyph .* missing from ")
@@ -59,6 +60,8 @@ def new_figure(
         figure = Figure(figsize=size)
         FigureCanvasAgg(figure)
         yield figure
+        for text in figure.findobj(Text):  # a $ in a name begins no formula
+            text.set_parse_math("$" not in text.get_text())  # tick labels are still empty
         for path in paths:
             with atomic_path(path) as temporary:
                 figure.savefig(temporary, dpi=300 if Path(path).suffix == ".pdf" else dpi)

@@ -11,14 +11,14 @@ from importlib import metadata
 from pathlib import Path
 
 from utils import environment
-from utils.checkpoint.weights import read_meta
 from utils.datasets import ImageList
 from utils.files import write_text
-from utils.paths import LAST, Paths
+from utils.paths import Paths
 from utils.report.curves import save_curves
 from utils.report.page import Block, Figures, Table, to_html
 from utils.report.scores import ModelScores, all_scores, comparison
 from utils.training.logs import EpochRecord
+from utils.training.store import last_run
 
 PACKAGES = ("jittor", "numpy", "scipy", "scikit-image", "pillow", "matplotlib")
 
@@ -57,7 +57,7 @@ def save_page(
         The path of the page.
     """
     scored = {name: model for name, model in models.items() if model}
-    pictures = [block for name, paths in worst.items()
+    pictures = [block for name, paths in worst.items() if paths
                 for block in (name, Figures(dict.fromkeys(paths, "")))]
     with tempfile.TemporaryDirectory() as temporary:
         training = _training_figures(output_dir, split.dataset, scored, Path(temporary))
@@ -68,7 +68,7 @@ def save_page(
             ("ROC, precision-recall, Pd against Fa", [Figures({curves: CURVES_CAPTION})]),
             *([("Training", [Figures(training)])] if training else []),
             ("Predictions", [Figures({side_by_side: PREDICTIONS_CAPTION})]),
-            ("Worst images", [[WORST_NOTE], *pictures]),
+            *([("Worst images", [[WORST_NOTE], *pictures])] if pictures else []),
             ("All scores", all_scores(scored)),
             ("Configuration", _configuration(scored, weights)),
         ])
@@ -83,8 +83,9 @@ def _training_figures(
     """Loss and mIoU over the epochs, of the models whose checkpoints have a history."""
     histories = {}
     for name, model in models.items():
-        last = Paths(output_dir).checkpoints(dataset_name, name) / LAST
-        records = (read_meta(last) if last.is_file() else model.meta).get("history", ())
+        # Of the last checkpoint, or the one before if that is damaged, or of the weights scored.
+        newest = last_run(output_dir, dataset_name, name) or model.meta
+        records = newest.get("history", ())
         if records:
             histories[name] = [EpochRecord(**record) for record in records]
     figures = {}

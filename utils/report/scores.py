@@ -23,7 +23,12 @@ from utils.datasets import ImageList
 from utils.errors import UserError, listed
 from utils.files import atomic_path, write_text
 from utils.paths import Paths
-from utils.predict.prediction_files import Predictions, find_predictions, read_prediction
+from utils.predict.prediction_files import (
+    Predictions,
+    check_scale,
+    find_predictions,
+    read_prediction,
+)
 from utils.report.page import Block, Table, to_markdown
 from utils.report.reference import REFERENCE, REFERENCE_DATASET, REFERENCE_EPOCH, REFERENCE_NOTE
 
@@ -55,7 +60,8 @@ SIZE_NOTE = (
     "is the mean over the targets of the IoU with the matched region, 0 for a missed target."
 )
 FA_NOTES = [
-    "threshold: the smallest whose strict Fa on this list is at most the wanted Fa, of "
+    "threshold: the smallest whose strict Fa on this list is at most the wanted Fa, where mIoU is "
+    "at least half of its best, of "
     f"{len(operating.GRID)} thresholds from {operating.GRID[0]:f} to {operating.GRID[-1]:f}, which "
     "are closest to each other near 0 and 1.",
     f"{operating.PERCENTILES[0]} % to {operating.PERCENTILES[1]} %: percentiles of that threshold "
@@ -81,8 +87,6 @@ HIOU_ERRORS = {
         {"perception": "missed pixels", "interference": "background", "merging": "other targets"},
     ),
 }
-# The largest value of a mask of 0 and 1 that was read as a map of 8 or 16 bits.
-ONE_OF_FULL_SCALE = (np.float32(1) / np.float32(255), np.float32(1) / np.float32(65535))
 
 
 @dataclass(frozen=True)
@@ -102,8 +106,8 @@ class ModelScores:
     @property
     def epoch(self) -> str:
         """The epoch of the weights, "3 of 400"; "" if the checkpoint does not say."""
-        meta = self.meta
-        return f"{len(meta['history'])} of {meta['recipe']['epochs']}" if meta else ""
+        history, recipe = self.meta.get("history"), self.meta.get("recipe")
+        return f"{len(history)} of {recipe['epochs']}" if history and recipe else ""
 
     @cached_property
     def scores(self) -> dict[str, float]:
@@ -146,13 +150,11 @@ def score_predictions(
         except UserError as error:
             problems.append(str(error))
         except ValueError as error:
-            problems.append(f"{predictions.files[name]}: {error}; save probabilities, height x "
-                            "width, 0 to 1")
+            problems.append(f"{predictions.files[name]}: {error}; save probabilities, 0 to 1, "
+                            "at the size of the image")
     if problems:
         raise UserError(listed(problems, 1, "; ", "files that cannot be used"))
-    if top in ONE_OF_FULL_SCALE:
-        raise UserError(f"{folder}: all values are 0 or 1 in files of 8 or 16 bits, at most 1/255; "
-                        "save masks with 0 and 255, or as bool in .npy")
+    check_scale(top, folder)
     return ModelScores(evaluator, meta or {}, predictions)
 
 
