@@ -6,8 +6,8 @@
     python loss_curves.py DRPCA-Net/log.txt                  # also logs of DNANet and MSHNet
 
 Writes loss_curves/<framework>/<model>_loss_curve.png (loss on a linear and on a log scale, and
-mIoU) and loss_curves/<framework>/nudt_sirst_comparison.png, all models together; with --labels
-loss_curves/<framework>/plain_augment_comparison.png instead.
+mIoU), and of several models loss_curves/<framework>/nudt_sirst_comparison.png, all together; with
+--labels loss_curves/<framework>/plain_augment_comparison.png instead.
 """
 
 from __future__ import annotations
@@ -49,15 +49,17 @@ def main(argv: list[str] | None = None) -> None:
     found = find_logs(args)
     for dataset, models in found.items():
         # Without a prefix, several datasets would overwrite each other's files.
-        prefix = f"{dataset}_" if len(found) > 1 else ""
+        prefix = f"{dataset}_" if dataset and len({*found} - {""}) > 1 else ""
         histories = {model: newest_run(model, read) for model, read in models.items()}
         for model, records in histories.items():
             path = paths.loss_curve(args.framework, model, prefix)
-            curves.save_curves(path, {model: records}, f"{model}, {dataset}, {args.framework}")
+            title = f"{model}, {dataset}, {args.framework}" if dataset else model
+            curves.save_curves(path, {model: records}, title)
             print(f"wrote {path}")
-        path = paths.loss_comparison(args.framework, dataset)
-        curves.save_curves(path, histories, f"{dataset}, {args.framework}")
-        print(f"wrote {path}")
+        if dataset and len(histories) > 1:
+            path = paths.loss_comparison(args.framework, dataset)
+            curves.save_curves(path, histories, f"{dataset}, {args.framework}")
+            print(f"wrote {path}")
 
 
 def read_runs(paths: Sequence[Path], labels: Sequence[str]) -> dict[str, list[EpochRecord]]:
@@ -76,8 +78,9 @@ def read_runs(paths: Sequence[Path], labels: Sequence[str]) -> dict[str, list[Ep
 def find_logs(args: Namespace) -> dict[str, dict[str, dict[Path, list[EpochRecord]]]]:
     """Reads the logs: by dataset, model and path; logs of one model oldest first.
 
-    A log that the command line names is always taken. A folder's log is taken if its name holds a
-    chosen dataset and model.
+    A log that the command line names is always taken; if its name holds no model, the log's dataset
+    is "" and its model the file's stem. A folder's log is taken if its name holds a chosen dataset
+    and model.
 
     Raises:
         UserError: there is no log.
@@ -88,11 +91,12 @@ def find_logs(args: Namespace) -> dict[str, dict[str, dict[Path, list[EpochRecor
     for source in sources:
         named = source in args.logs and not source.is_dir()
         for path in [source] if named else source.glob("*.txt"):
-            dataset, model = logs.parse_log_name(
-                path, cli.MODEL_NAMES if named else args.model_names) or ("", path.stem)
-            dataset = dataset or args.dataset_names[0]
-            if not named and model not in args.model_names:
+            parsed = logs.parse_log_name(path, cli.MODEL_NAMES if named else args.model_names)
+            if not named and not parsed:
                 continue
+            dataset, model = parsed or ("", path.stem)
+            if parsed and not dataset:
+                dataset = args.dataset_names[0]
             if not named and dataset not in args.dataset_names:
                 other_datasets.add(dataset)
                 continue

@@ -165,6 +165,22 @@ def test_an_epoch_that_appears_again_replaces_the_earlier(read):
     assert not records[2].evaluated
 
 
+def test_of_two_runs_in_one_log_the_newer_counts(read):
+    assert losses(read(TEXT + render_log([EpochRecord(1, 0.7), EpochRecord(2, 0.6)]))) == {
+        1: 0.7, 2: 0.6}
+
+
+def test_an_epoch_that_its_line_calls_the_best_is_read(read):
+    (record,) = read("Epoch 3 loss: 0.5 mIoU: 0.1 (best) mIoU: 0.9\n")
+    assert (record.epoch, record.loss, record.mIoU) == (3, 0.5, 0.1)
+
+
+def test_a_log_that_powershell_wrote_is_read(tmp_path):
+    (tmp_path / "log.txt").write_text(TEXT.replace("\n", "\r\n"), "utf-16")
+    (tmp_path / "plain.txt").write_text(TEXT)
+    assert read_log(tmp_path / "log.txt") == read_log(tmp_path / "plain.txt")
+
+
 def test_a_file_without_epochs_is_named(read, tmp_path):
     for text in ("", "Best mIoU: 0.1,when Epoch=1, loss: 0.2\n", "\0\xff\n"):
         with pytest.raises(UserError, match=r"log\.txt.*Epoch---1, total_loss---"):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import contextlib
 import fcntl
 import os
@@ -23,6 +24,11 @@ def write_text(path: str | Path, text: str, durable: bool = False) -> None:
     """
     with atomic_path(path, durable) as temporary:
         temporary.write_text(text, encoding="utf-8", errors="backslashreplace")
+
+
+def is_utf16(start: bytes) -> bool:
+    """True if a file begins with the mark of UTF-16: "Unicode" of Notepad, `>` of PowerShell."""
+    return start.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
 
 
 @contextmanager

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import codecs
 import contextlib
 import re
 import unicodedata
@@ -12,6 +11,7 @@ from pathlib import Path
 
 from utils.data.decoding import EXTENSIONS
 from utils.errors import UserError
+from utils.files import is_utf16
 
 # Characters around names in lists, and invisible characters.
 _QUOTES = "\"'`\u201c\u201d\u2018\u2019 \t"
@@ -65,14 +65,15 @@ def spellings(images: Collection[str]) -> dict[str, str]:
     number_of = Counter(last)
     known = {end: name for end, name in zip(last, images) if number_of[end] == 1}
     known.update((name, name) for name in images)
+    for spelling, name in list(known.items()):  # as a line of a list is read
+        known.setdefault(spelling.translate(_UNSEEN).strip(), name)
     return known
 
 
 def _read_text(path: Path) -> tuple[str, bool]:
     """The text of a list, and whether its encoding is certain."""
     data = path.read_bytes()
-    marked = data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))  # Notepad's "Unicode"
-    for encoding in ("utf-16",) if marked else ("utf-8-sig", "gb18030"):
+    for encoding in ("utf-16",) if is_utf16(data) else ("utf-8-sig", "gb18030"):
         with contextlib.suppress(UnicodeDecodeError):
             text = data.decode(encoding).translate(_UNSEEN)
             return unicodedata.normalize("NFC", text), encoding != "gb18030"

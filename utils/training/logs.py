@@ -24,7 +24,7 @@ from pathlib import Path
 from statistics import fmean
 
 from utils.errors import UserError
-from utils.files import write_text
+from utils.files import is_utf16, write_text
 
 METRICS = ("pixAcc", "mIoU", "Pd", "Fa", "fscore")
 MONTHS = ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec")
@@ -142,7 +142,8 @@ def read_log(path: str | Path) -> list[EpochRecord]:
     """Reads a log of ours, of the official PyTorch code or a similar one, or of `_PEERS`.
 
     Other lines are skipped, and scores may be missing. An incomplete value at the end of the file
-    is dropped. If an epoch appears twice (a resumed run), the later one counts.
+    is dropped. If an epoch appears twice (a resumed run), the later one counts. If the first epoch
+    appears again, a new run was added to the log, and only that run counts.
 
     Returns:
         The records, sorted by epoch.
@@ -152,7 +153,9 @@ def read_log(path: str | Path) -> list[EpochRecord]:
     """
     path = Path(path)
     try:
-        text = path.read_text(encoding="utf-8", errors="replace")
+        with open(path, "rb") as file:
+            encoding = "utf-16" if is_utf16(file.read(2)) else "utf-8"
+        text = path.read_text(encoding, errors="replace")
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror}); check the path") from error
     lines = text.split("\n")
@@ -160,19 +163,24 @@ def read_log(path: str | Path) -> list[EpochRecord]:
         lines[-1] = lines[-1].rstrip("0123456789.")
 
     records: dict[int, EpochRecord] = {}
+
+    def add(record: EpochRecord) -> None:
+        if record.epoch <= min(records, default=0):
+            records.clear()
+        records[record.epoch] = record
+
     record, losses = None, []
     for line in lines:
-        if re.search(r"\bbest\b", line, re.IGNORECASE):
-            continue
+        line = re.split(r"\bbest\b", line, maxsplit=1, flags=re.IGNORECASE)[0]
         for stamp, epoch, loss in _EPOCH.findall(line):
             record = EpochRecord(int(epoch), float(loss), stamp)
-            records[record.epoch] = record
+            add(record)
         found, first = _peer_line(line)
         if found:
             epoch = int(found["epoch"]) + 1 - first
             if record is None or record.epoch != epoch:
                 record, losses = EpochRecord(epoch, math.nan, found["time"]), []
-                records[epoch] = record
+                add(record)
             losses.append(float(found.get("loss", math.nan)))
             record.loss = fmean(losses)
         if record is not None:
