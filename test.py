@@ -45,7 +45,7 @@ from utils.data.sources import ImageSource
 from utils.data.video import ClipSource, is_clip
 from utils.datasets import load_split
 from utils.errors import UserError
-from utils.paths import Paths
+from utils.paths import Paths, PredictionPaths
 from utils.predict import predict_split
 from utils.predict.frames import THRESHOLD, FrameOptions, predict_frames
 from utils.predict.memory import check_memory
@@ -92,6 +92,11 @@ def predict_own_images(args: argparse.Namespace) -> None:
         raise UserError("--overlay_video: one process writes it; leave out mpirun")
     thresholds = {model_name: threshold_of(args, path) for model_name, path in weights.items()}
     folder = args.output or Paths(args.output_dir).predictions(input_name(args.input))
+    for model_name in weights:
+        paths = PredictionPaths(folder, model_name)
+        if paths.mat.exists() and not paths.detections(".json").exists():
+            raise UserError(f"{folder}: holds maps of {model_name} without detections, as of a "
+                            "test list; name another folder with --output, or remove this one")
     run = runtime.start(args.device, args.precision)
     print(run.describe())
     if run.device == "cpu":
@@ -181,6 +186,12 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
                      "tile"):
             if getattr(args, flag) is not parser.get_default(flag):
                 parser.error(f"--{flag} goes with --input")
+    else:
+        for flag in ("skip_bad", "batch_size"):
+            if getattr(args, flag) is not parser.get_default(flag):
+                parser.error(f"--{flag} does not go with --input")
+        if args.dataset_names and args.dataset_names[1:]:
+            parser.error("--dataset_name: names the weights for --input; give one")
     return args
 
 

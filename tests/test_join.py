@@ -53,6 +53,16 @@ def test_nothing_is_left_where_a_source_is_refused(tmp_path, sources, prepare_sc
                         ((first, other), "A: several sources have this name")):
         assert complaint(prepare_script, *given, "--name", "BOTH").startswith(says)
         assert not list((tmp_path / "data").glob("*"))
-    prepare_script(first, second, "--name", "BOTH")
+    clash = write_sample_dataset(tmp_path / "A_my", 2, 1, 32)
+    for kind in ("images", "masks"):  # A_my + sample_0001, A + my_sample_0001
+        (first / kind / "sample_0001.png").rename(first / kind / "my_sample_0001.png")
+    (first / "train.txt").write_text("my_sample_0001\nsample_0002\n")
+    assert "A_my_sample_0001.png: would be the name of an image of A_my and of " in complaint(
+        prepare_script, first, clash, "--name", "BOTH")
+    dotted = write_sample_dataset(tmp_path / ".hid", 2, 1, 32)
+    assert complaint(prepare_script, second, dotted, "--name", "BOTH").startswith(".hid: would be")
+    assert not list((tmp_path / "data").glob("*"))
+    built = second.rename(tmp_path / "built")  # no name of ours is in the way
+    prepare_script(first, built, "--name", "BOTH")
     assert "BOTH: exists already; remove it" in complaint(
-        prepare_script, first, second, "--name", "BOTH")
+        prepare_script, first, built, "--name", "BOTH")

@@ -337,6 +337,22 @@ def test_flags_that_do_nothing_are_refused(predicts, capsys):
         with pytest.raises(SystemExit) as stop:
             predicts(*flags)
         assert stop.value.code == 2 and f"{flags[0]} goes with --input" in capsys.readouterr().err
+    for flags in (["--skip_bad"], ["--batch_size", "3"], ["--dataset_name", "A", "B"]):
+        with pytest.raises(SystemExit):
+            predicts("--input", "x", *flags)
+        assert flags[0] in capsys.readouterr().err.splitlines()[-1]
+    with pytest.raises(SystemExit):
+        predicts("--dataset_name", "data/A")
+    assert "data/A: must be the name of a folder in --dataset_dir" in capsys.readouterr().err
+
+
+def test_predictions_of_a_test_list_are_not_replaced(tmp_path, predicts):
+    Image.fromarray(scene()[0]).save(tmp_path / "a.png")
+    maps = tmp_path / "out" / "mat" / UNET
+    maps.mkdir(parents=True)
+    with pytest.raises(UserError, match="out: holds maps of L2SKNet_UNet without detections"):
+        predicts("--input", tmp_path / "a.png", "--output", tmp_path / "out")
+    assert not list(maps.iterdir())
 
 
 def test_a_model_of_which_there_are_no_weights(tmp_path, monkeypatch):
@@ -486,6 +502,30 @@ def test_a_stack_is_predicted_page_by_page(tmp_path, predicts, capsys):
     rows = read_table(tmp_path / "found" / "detections" / f"{UNET}.csv")
     assert [row["file"] for row in rows] == [
         f"{name}.tif" for name in (names[0], names[1], names[3]) for _ in range(2)]
+
+
+def test_a_smaller_copy_of_a_page_is_no_page(tmp_path):
+    path = tmp_path / "a.tif"
+    for small, expected in ((False, 2), (True, 1)):
+        with tifffile.TiffWriter(path) as file:
+            file.write(np.full((40, 40), 9, np.uint8))
+            file.write(np.zeros((20, 20), np.uint8), subfiletype=int(small))
+        assert len(pages([path])) == expected
+    np.testing.assert_array_equal(read_gray(path), np.full((40, 40), 9))
+
+
+def test_of_a_file_that_breaks_off_the_pages_before_are_read(tmp_path):
+    path = tmp_path / "a.tif"
+    with tifffile.TiffWriter(path) as file:
+        for level in range(5):
+            file.write(np.full((40, 40), level, np.uint8))
+    path.write_bytes(path.read_bytes()[:-2500])
+    *whole, last = pages([path])
+    assert 1 < len(whole) < 5
+    for level, page in enumerate(whole[:-1]):
+        np.testing.assert_array_equal(read_gray(page), np.full((40, 40), level))
+    with pytest.raises(UserError, match=f"^{path} page {len(whole) + 1}: cannot be read"):
+        read_gray(last)
 
 
 def test_pages_are_read_one_at_a_time_and_a_damaged_one_is_named(tmp_path):

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import shutil
 import stat
+import subprocess
+import sys
 import zipfile
 
 import numpy as np
@@ -16,6 +18,9 @@ from test_datasets import assert_rows, relay, rename, soften, write
 import cal_metrics
 import prepare_dataset
 from utils.data.decoding import KINDS
+from utils.data.images import read_gray
+from utils.data.layouts import layout_of
+from utils.data.pairs import read_pairs
 from utils.data.prepare import prepare
 from utils.datasets import load_splits
 from utils.errors import UserError
@@ -246,7 +251,7 @@ def test_irdst_through_all_scripts(tmp_path):
 
 def test_masks_of_the_same_ratio_are_fitted_by_choice(tmp_path, prepare_script):
     source = tmp_path / "set"
-    write(source, [(22, 33), (16, 16), (16, 20)])
+    write(source, [(22, 33), (16, 16), (16, 20), (16, 16)])
     Image.fromarray(np.kron(np.asarray(Image.open(source / "masks" / "00.png")),
                             np.ones((2, 2), np.uint8))[:40, :59]).save(source / "masks" / "00.png")
     Image.new("L", (40, 30)).save(source / "masks" / "02.png")
@@ -256,7 +261,7 @@ def test_masks_of_the_same_ratio_are_fitted_by_choice(tmp_path, prepare_script):
     output = prepare_script(source, "--name", "B", "--fit_masks")
     assert "masks brought to the size of their image: 1: 00 (59x40 to 33x22)\n" in output
     assert f"{source}/masks/02.png: the mask is 40x30 but the image is 20x16" in output
-    assert sorted(sum(lists(tmp_path, "B"), [])) == ["00", "01"]
+    assert sorted(sum(lists(tmp_path, "B"), [])) == ["00", "01", "03"]
     mask = np.asarray(Image.open(tmp_path / "data" / "B" / "masks" / "00.png"))
     assert mask.shape == (22, 33) and set(np.unique(mask)) == {0, 255}
     assert "was prepared before" in prepare_script(source, "--name", "B", "--fit_masks")
@@ -374,7 +379,79 @@ def test_sources_without_one_dataset(tmp_path, irstd):
     for path in (irstd / "IRSTD1k_Label").iterdir():
         path.write_bytes(b"no picture")
     assert refused(tmp_path, irstd).startswith(
-        f"{irstd}: none of its images can be used; the first: {irstd}/IRSTD1k_Label/03.png: cannot")
+        f"{irstd}: no image of the train list can be used; the first: "
+        f"{irstd}/IRSTD1k_Label/03.png: cannot")
+
+
+def test_a_list_without_a_usable_image_is_refused(tmp_path):
+    write(tmp_path / "S", [(8, 8)] * 3)
+    (tmp_path / "S" / "train.txt").write_text("00\n01\n")
+    (tmp_path / "S" / "test.txt").write_text("02\n")
+    (tmp_path / "S" / "masks" / "02.png").write_bytes(b"no picture")
+    assert refused(tmp_path, tmp_path / "S").startswith(
+        f"{tmp_path}/S: no image of the test list can be used; the first: {tmp_path}/S/masks/02")
+
+
+def test_names_that_would_meet_are_refused(tmp_path):
+    """trainval/test_a.png and, of two different a.png, the one on the test list."""
+    for folder, names in (("trainval", ("a", "test_a")), ("test", ("a", "b"))):
+        write(tmp_path / "S" / folder, [(8, 8), (9, 9)])
+        for index, name in enumerate(names):
+            rename(tmp_path / "S" / folder, f"{index:02d}", name)
+        (tmp_path / "S" / folder / "train.txt").unlink()
+    assert "test/images/a.png: would have the name test_a of " in refused(tmp_path, tmp_path / "S")
+
+
+def test_what_is_passed_over_is_named(tmp_path, prepare_script):
+    source = tmp_path / "S"
+    write(source, [(8, 8)] * 4)
+    for kind in ("images", "masks"):
+        (source / kind / "deep" / "b" / "c" / "d" / "e" / "f").mkdir(parents=True)
+    rename(source, "01", "deep/b/c/d/e/f/01")
+    (source / "train.txt").unlink()
+    images = source / "images"
+    shutil.copy(images / "00.png", images / "00.bmp")
+    (images / "c.jp2").write_bytes(b"?")
+    (images / "notes.txt").write_text("no image")
+    shutil.copy(source / "masks" / "00.png", source / "masks" / "zzz.png")
+    (images / "latest").symlink_to(images)
+    printed = prepare_script(source, "--name", "A")
+    assert ("files that are neither such an image nor its mask, left out: 3: images/00.bmp, "
+            "images/c.jp2, masks/zzz.png\n") in printed
+    assert sorted(name for names in lists(tmp_path) for name in names) == [
+        "00", "02", "03", "deep/b/c/d/e/f/01"]
+
+
+def test_names_that_a_list_cannot_hold_are_found(tmp_path, prepare_script):
+    write(tmp_path / "S", [(8, 8)] * 4)
+    for index, name in enumerate(("a ", "b\u200b", "c\u00ad d")):
+        rename(tmp_path / "S", f"{index:02d}", name)
+    (tmp_path / "S" / "train.txt").unlink()
+    prepare_script(tmp_path / "S", "--name", "A")
+    assert sorted(name for names in lists(tmp_path) for name in names) == [
+        "03", "a ", "b\u200b", "c\u00ad d"]
+
+
+def test_images_are_not_all_in_memory_at_once(tmp_path, monkeypatch):
+    write(tmp_path / "S", [(8, 8)] * 40)
+    read, most = [], 0
+    monkeypatch.setattr("utils.data.pairs.read_gray",
+                        lambda path: read.append(path) or read_gray(path))
+    for used, _ in enumerate(read_pairs([f"{i:02d}" for i in range(40)],
+                                        layout_of(tmp_path / "S", "train"), "", num_workers=2)):
+        most = max(most, len(read) - used)
+    assert len(read) == 40 and most <= 2 * 2 + 2
+
+
+def test_sigterm_leaves_no_folder(tmp_path):
+    write(tmp_path / "S", [(8, 8)] * 4)
+    code = ("import os, runpy, signal\n"
+            "from utils.data import prepare\n"
+            "prepare._write = lambda *_: os.kill(os.getpid(), signal.SIGTERM)\n"
+            "runpy.run_path('prepare_dataset.py', run_name='__main__')")
+    done = subprocess.run([sys.executable, "-c", code, str(tmp_path / "S"), "--name", "A",
+                           "--dataset_dir", str(tmp_path / "data")], cwd=ROOT)
+    assert done.returncode == 130 and not list((tmp_path / "data").iterdir())
 
 
 @pytest.mark.parametrize("name", ["../evil.png", "/tmp/evil.png", "a/../../evil.txt", "..\\e.png"])
@@ -396,7 +473,17 @@ def test_a_zip_with_links_or_damage(tmp_path, irstd):
         link.external_attr = (stat.S_IFLNK | 0o777) << 16
         archive.writestr(link, "/etc")
     assert "its file images is a link" in refused(tmp_path, path)
-    for content in (whole[:-400], b"no zip", b"", whole[:200] + b"\0" * 60 + whole[260:]):
+    packed = []
+    for method in (zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA):
+        with zipfile.ZipFile(path, "w", method) as archive:
+            archive.writestr("images/a.png", bytes(range(256)) * 40)
+        data = bytearray(path.read_bytes())
+        data[60:90] = bytes(30)
+        packed.append(bytes(data))
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("images/\u00e4.png", b"")
+    packed.append(path.read_bytes().replace("\u00e4".encode(), b"\xff\xff"))
+    for content in (whole[:-400], b"no zip", b"", whole[:200] + b"\0" * 60 + whole[260:], *packed):
         path.write_bytes(content)
         text = refused(tmp_path, path)
         assert text.startswith(f"{path}: ") and ("download it anew" in text or "no dataset" in text)

@@ -7,6 +7,7 @@ import logging
 import sys
 import threading
 from collections.abc import Iterator, Sequence
+from itertools import count
 from pathlib import Path
 from typing import NamedTuple
 
@@ -28,6 +29,7 @@ _MODES = {"1": "L", "L": "L", "LA": "LA", "La": "LA", "RGBA": "RGBA", "RGBa": "R
 _FORMATS = ("PNG", "BMP", "TIFF", "JPEG", "GIF", "WEBP", "PPM")
 
 # Tags of a TIFF.
+_SUBFILE, _NO_FRAME = 0xFE, 5  # bits of a smaller copy and of a mask
 _WIDTH, _HEIGHT, _BITS, _PHOTOMETRIC, _ORIENTATION = 0x100, 0x101, 0x102, 0x106, 0x112
 _SAMPLES, _PLANES, _EXTRA, _SAMPLE_FORMAT = 0x115, 0x11C, 0x152, 0x153
 _WHITE_IS_ZERO, _UNSIGNED, _SIGNED, _ALPHA = 0, 1, 2, (1, 2)
@@ -65,7 +67,7 @@ class Picture(NamedTuple):
 
 
 class _Stored(NamedTuple):
-    """The shape of a picture in its file, and the operation that undoes Pillow's rotation.
+    """A picture in its file: its shape, the operation that undoes Pillow's rotation, and its page.
 
     Pillow rotates a TIFF by its orientation tag, and may remove the tag then.
     """
@@ -73,13 +75,14 @@ class _Stored(NamedTuple):
     height: int
     width: int
     back: Image.Transpose | None = None
+    page: int = 0
 
     @classmethod
-    def of(cls, image: Image.Image) -> _Stored:
+    def of(cls, image: Image.Image, page: int = 0) -> _Stored:
         if image.format != "TIFF":
             return cls(image.height, image.width)
         tags = image.tag_v2
-        return cls(tags[_HEIGHT], tags[_WIDTH], _BACK.get(tags.get(_ORIENTATION)))
+        return cls(tags[_HEIGHT], tags[_WIDTH], _BACK.get(tags.get(_ORIENTATION)), page)
 
     def restore(self, image: Image.Image) -> Image.Image:
         return image if self.back is None else image.transpose(self.back)
@@ -132,8 +135,10 @@ def _decode_file(path: Path) -> Picture:
             if image.format == "PNG":  # decoding alone would accept damaged pixels
                 image.verify()
         with _header(path) as image:
-            # A camera's JPEG may carry a preview as its second frame.
-            frames = 1 if image.format in ("JPEG", "MPO") else getattr(image, "n_frames", 1)
+            if image.format == "TIFF":
+                frames = len(list(_stored_pages(path)))
+            else:  # a camera's JPEG may carry a preview as its second frame
+                frames = 1 if image.format in ("JPEG", "MPO") else getattr(image, "n_frames", 1)
             picture = _by_pillow(image, path, 0, _Stored.of(image))
     if frames > 1:
         stacks = " (test.py --input takes TIFFs of several pages)" * (picture.format == "TIFF")
@@ -264,12 +269,13 @@ class Page:
     def __init__(self, stack: _Stack, index: int):
         self.stack, self.index = stack, index
         self.suffix, self.parent = stack.path.suffix, stack.path.parent
-        digits = max(4, len(str(len(stack.stored))))
-        self.stem = f"{stack.path.stem}_{index + 1:0{digits}d}"
+        digits = max(4, len(str(stack.stored[-1].page + 1)))
+        self.number = stack.stored[index].page + 1
+        self.stem = f"{stack.path.stem}_{self.number:0{digits}d}"
         self.name = self.stem + self.suffix
 
     def __str__(self) -> str:
-        return f"{self.stack.path} page {self.index + 1}"
+        return f"{self.stack.path} page {self.number}"
 
 
 class _Stack:
@@ -284,13 +290,14 @@ class _Stack:
         self._lock = threading.Lock()  # threads read ahead, and the file has one position
 
     def decode(self, index: int) -> Picture:
+        page = self.stored[index].page
         with self._lock:
             if not self._image and _only_tifffile_reads(self.path):
-                return _by_tifffile(self.path, index)
+                return _by_tifffile(self.path, page)
             try:
                 self._image = self._image or _header(self.path)
-                self._image.seek(index)
-                return _by_pillow(self._image, self.path, index, self.stored[index])
+                self._image.seek(page)
+                return _by_pillow(self._image, self.path, page, self.stored[index])
             finally:
                 if self._image and index + 1 == len(self.stored):
                     self._image.close()
@@ -298,13 +305,19 @@ class _Stack:
 
 
 def pages(files: Sequence[Path]) -> list[Path | Page]:
-    """The files, with each TIFF of several pages replaced by its pages."""
+    """The files, with each TIFF of several pages replaced by its pages.
+
+    The last page of a TIFF that breaks off is one that cannot be decoded.
+    """
     found: list[Path | Page] = []
     for file in files:
         stored: list[_Stored] = []
         if file.suffix.lower() in (".tif", ".tiff"):
-            with contextlib.suppress(Exception):  # `decode` will say what is wrong
-                stored = list(_stored_pages(file))
+            try:
+                for page in _stored_pages(file):
+                    stored.append(page)
+            except Exception:  # of any kind; `decode` will say what is wrong
+                stored += [_Stored(0, 0, None, page.page + 1) for page in stored[-1:]]
         stack = _Stack(file, stored)
         found += [Page(stack, index) for index in range(len(stored))] if stored[1:] else [file]
     return found
@@ -314,19 +327,27 @@ def pages(files: Sequence[Path]) -> list[Path | Page]:
 
 
 def _stored_pages(path: Path) -> Iterator[_Stored]:
-    """Yields an entry per page of a TIFF, or one for another picture; raises any exception."""
+    """Yields an entry per page of a TIFF, or one for another picture; raises any exception.
+
+    Smaller copies of a page and masks are left out.
+    """
     if _only_tifffile_reads(path):
         import tifffile
 
         with tifffile.TiffFile(path) as file:
-            for page in file.pages:
-                yield _Stored(page.imagelength, page.imagewidth)
+            for index, page in enumerate(file.pages):
+                if not index or not page.subfiletype & _NO_FRAME:
+                    yield _Stored(page.imagelength, page.imagewidth, None, index)
         return
     with _header(path) as image:
         yield _Stored.of(image)
-        for index in range(1, image.n_frames if image.format == "TIFF" else 1):
-            image.seek(index)
-            yield _Stored.of(image)
+        for index in count(1) if image.format == "TIFF" else ():
+            try:
+                image.seek(index)
+            except EOFError:
+                return
+            if not image.tag_v2.get(_SUBFILE, 0) & _NO_FRAME:
+                yield _Stored.of(image, index)
 
 
 def read_size(path: str | Path | Page) -> tuple[int, int] | None:

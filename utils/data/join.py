@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from utils.data.find import SPLITS
+from utils.data.layouts import hidden
 from utils.data.writing import REPORT, workplace, write_lists
 from utils.errors import UserError, listed
 from utils.files import write_text
@@ -28,13 +29,17 @@ def join(
         The reports, and how many images each source adds to each list.
 
     Raises:
-        UserError: two sources have one name, something is at `target` already, or as `prepare`.
+        UserError: two sources have one name, or two images would have; something is at `target`
+            already; or as `prepare`.
     """
     names = [source.stem if source.is_file() else source.resolve().name for source in sources]
     twice = sorted({name for name in names if names.count(name) > 1})
     if twice:
         raise UserError(f"{listed(twice)}: several sources have this name, so the names of their "
                         "images would clash; rename one")
+    for name in filter(hidden, names):
+        raise UserError(f"{name}: would begin the names of images, which would be hidden files; "
+                        "rename this source")
     if os.path.lexists(target):
         raise UserError(f"{target}: exists already; remove it, or take another --name")
     with workplace(target) as work:
@@ -42,11 +47,14 @@ def join(
         lists: dict[str, list[str]] = {split: [] for split in SPLITS}
         counts: dict[str, list[str]] = {split: [] for split in SPLITS}
         for name, source in zip(names, sources):
-            part = work / name
+            part = work / "parts" / name
             report += f"== {name}\n{prepare(source, part)}"
             for kind in ("images", "masks"):
                 for file in [path for path in (part / kind).rglob("*") if not path.is_dir()]:
                     place = built / kind / f"{name}_{file.relative_to(part / kind)}"
+                    if os.path.lexists(place):
+                        raise UserError(f"{place.relative_to(built / kind)}: would be the name of "
+                                        f"an image of {name} and of another source; rename {name}")
                     place.parent.mkdir(parents=True, exist_ok=True)
                     file.rename(place)
             for split in SPLITS:

@@ -61,8 +61,6 @@ LISTS = {
 # masks/train/.
 SPLIT_FOLDERS = {"train": ("trainval", "train"), "test": ("test", "val", "valid")}
 
-DEPTH = 4  # levels of folders below the images' folder that may hold images
-
 
 class Layout(NamedTuple):
     """Where one list of a dataset has its files.
@@ -171,7 +169,7 @@ def index_files(folder: Path, extensions: Sequence[str] = EXTENSIONS) -> dict[st
     if not folder.is_dir():
         raise UserError(f"{folder}: no such folder; a dataset holds images/, masks/, train.txt and "
                         "test.txt")
-    files = [file for file in _walk(folder) if file.suffix.lower() in extensions]
+    files = [file for file in walk(folder) if file.suffix.lower() in extensions]
     files.sort(key=lambda file: (-extensions.index(file.suffix.lower()), file.name))
     names = (file.relative_to(folder).with_suffix("").as_posix() for file in files)
     return {unicodedata.normalize("NFC", name): file for name, file in zip(names, files)}
@@ -182,13 +180,19 @@ def hidden(name: str) -> bool:
     return name.startswith((".", "__MACOSX"))
 
 
-def _walk(folder: Path, depth: int = DEPTH) -> Iterator[Path]:
-    """Yields the files of a folder and its subfolders, without hidden files."""
+def walk(folder: Path, seen: frozenset[Path] = frozenset()) -> Iterator[Path]:
+    """Yields the files of a folder and its subfolders, without hidden files.
+
+    Args:
+        seen: the folders above; a link to one of them is not followed, which would go round.
+    """
+    seen |= {folder.resolve()}
     with os.scandir(folder) as entries:
         for entry in entries:
             if hidden(entry.name):
                 continue
+            path = Path(entry.path)
             if not entry.is_dir():
-                yield Path(entry.path)
-            elif depth:
-                yield from _walk(Path(entry.path), depth - 1)
+                yield path
+            elif path.resolve() not in seen:
+                yield from walk(path, seen)

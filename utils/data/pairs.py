@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
+from utils.data.ahead import read_ahead
 from utils.data.decoding import KINDS, read_orientation
 from utils.data.images import read_gray, read_levels, resize_mask
 from utils.data.layouts import Layout
@@ -74,9 +75,11 @@ def read_pairs(
                 _fit(pair, fit_masks)
         return pair
 
-    with ThreadPoolExecutor(max(1, num_workers)) as pool:
-        yield from tqdm(pool.map(read, names), title, len(names), unit="image", leave=False,
-                        disable=None)  # None: no bar in a log file
+    workers = max(1, num_workers)
+    with ThreadPoolExecutor(workers) as pool:
+        for _, pair in tqdm(read_ahead(pool, names, read, 2 * workers), title, len(names),
+                            unit="image", leave=False, disable=None):  # None: no bar in a log file
+            yield pair.result()
 
 
 def _read(

@@ -20,11 +20,15 @@ from utils.data.contrast import Contrast, measure_contrast
 from utils.data.decoding import read_orientation
 from utils.data.find import NOTHING_GIVEN, SHOWN, Found, Given, find
 from utils.data.images import binary, has_grey, read_levels, resize_mask
+from utils.data.layouts import walk
 from utils.data.pairs import Pair, describe_sizes, read_pairs
 from utils.data.writing import REPORT, workplace, write_lists
 from utils.data.zips import unpack
 from utils.errors import UserError, listed
 from utils.files import link_or_copy, write_text
+
+# Files of these kinds beside images are lists and notes.
+TEXTS = (".txt", ".json", ".xml", ".csv", ".md", ".db", ".ini")
 
 
 def prepare(
@@ -73,10 +77,10 @@ def prepare(
                 pairs[split] = [_check(pair, made.problems.get(pair.files[0])) for pair in read]
             good = {split: [pair for pair in checked if not pair.problems]
                     for split, checked in pairs.items()}
-            if not any(good.values()):
-                first = next(chain(*pairs.values()))
-                raise UserError(f"{source}: none of its images can be used; the first: "
-                                f"{first.problems[0]}")
+            for split, checked in pairs.items():
+                if checked and not good[split]:
+                    raise UserError(f"{source}: no image of the {split} list can be used; the "
+                                    f"first: {checked[0].problems[0]}")
             lists = _write(built, good, {"images": copy,
                                          "masks": copy or given.annotations is not None})
             text = "".join(f"{line}\n" for line in _report(source, found, pairs, lists))
@@ -156,7 +160,10 @@ def _write(
     for split, part in good.items():
         lists[split] = [pair.name if len(images[pair.name]) == 1 else f"{split}_{pair.name}"
                         for pair in part]
-        pairs.update(zip(lists[split], part))
+        for name, pair in zip(lists[split], part):
+            if pairs.setdefault(name, pair).files[0] != pair.files[0]:
+                raise UserError(f"{pair.files[0]}: would have the name {name} of "
+                                f"{pairs[name].files[0]}; rename one")
     for name, pair in pairs.items():
         for kind, file in zip(("images", "masks"), pair.files):
             place = folder / kind / f"{name}{file.suffix}"
@@ -205,6 +212,9 @@ def _report(
     unlisted = set(found.layouts["train"].image_files()).difference(*found.names.values())
     if unlisted and len(folders) == 1:
         yield f"on no list, left out: {listed(sorted(unlisted), SHOWN)}"
+    passed = sorted(_passed_over(found))
+    if passed:
+        yield _counted("files that are neither such an image nor its mask, left out", passed)
     grey = [pair.name for pair in good if pair.grey]
     yield f"masks with grey values, target above half of full scale: {len(grey)}"
     fitted = [pair.fitted for pair in good if pair.fitted]
@@ -225,6 +235,21 @@ def _report(
     yield f"pairs left out: {len(bad)}"
     yield from (f"  {line}" for pair in bad for line in pair.problems)
     yield "written: " + ", ".join(f"{len(names)} on {split}.txt" for split, names in lists.items())
+
+
+def _passed_over(found: Found) -> set[str]:
+    """Files in the folders of images and masks that no pair has, as the report shows them."""
+    used, there = set(), set()
+    for layout in found.layouts.values():
+        images = layout.image_files()
+        used.update(images.values())
+        folders = {layout.images}
+        if layout.masks.is_dir():
+            used.update(layout.mask_files([*images]).values())
+            folders.add(layout.masks)
+        there.update(file for folder in folders for file in walk(folder)
+                     if file.suffix.lower() not in TEXTS)
+    return {str(found.shown(file)) for file in there - used}
 
 
 def _counted(what: str, names: Sequence[str]) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import lzma
 import shutil
 import stat
 import zipfile
@@ -45,7 +46,10 @@ def unpack(archive: Path, folder: Path) -> str:
             for info in tqdm(members, "unpacking", unit="file", leave=False, disable=None):
                 entry = f": {info.filename}"
                 opened.extract(info, folder)
-    except (zipfile.BadZipFile, zlib.error, RuntimeError, NotImplementedError, EOFError) as error:
+    except (zipfile.BadZipFile, zlib.error, lzma.LZMAError, UnicodeError, RuntimeError,
+            NotImplementedError, EOFError, OSError) as error:
+        if getattr(error, "errno", None):  # of the system; that of a damaged bzip2 has none
+            raise
         reason = " ".join(str(error).split()) or type(error).__name__
         raise UserError(f"{archive}{entry}: cannot be unpacked as a zip ({reason}); download it "
                         "anew, or unpack it yourself and name the folder") from error

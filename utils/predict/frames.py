@@ -18,6 +18,7 @@ from tqdm import tqdm
 
 from evaluation import THRESHOLD
 from utils import runtime
+from utils.data.ahead import read_ahead
 from utils.data.images import stretch, to_float
 from utils.data.sources import ImageSource, InputFrame
 from utils.data.video import ClipSource, clip_writer
@@ -145,7 +146,8 @@ def predict_frames(
             raise
         own.seconds = time.perf_counter() - began
         outcome = _merge(ranks.gather(own), source.order())
-        if outcome.frames and ranks.is_main():
+        # Without frames nothing is written, but lists of an earlier run are replaced.
+        if ranks.is_main() and (outcome.frames or paths.detections(".json").exists()):
             save_lists(outcome)
     except OSError as error:  # not from reading, which names the image and goes on
         raise UserError(f"{folder}: the results cannot be written ({error.strerror or error}); "
@@ -200,7 +202,8 @@ def _stream(
         most = 1 if options.tile else AT_ONCE["cuda" if runtime.on_gpu() else "cpu"]
         own = ranks.subset()
         frames = islice(source, own.start, None, own.step)
-        reading = _read_ahead(pool, frames, max(workers, most), options.stretch)
+        reading = read_ahead(pool, frames, lambda frame: frame.read(options.stretch),
+                             max(workers, most))
         bar = tqdm(reading, paths.model_name, source.count and len(range(source.count)[own]),
                    unit="image", disable=None)
         for group in _in_batches(bar, most, outcome.problems):
@@ -245,15 +248,3 @@ def _in_batches(
             group = []
     if group:
         yield group
-
-
-def _read_ahead(
-    pool: ThreadPoolExecutor, frames: Iterable[InputFrame], ahead: int, any_range: bool,
-) -> Iterator[tuple[InputFrame, Future]]:
-    """Yields frame and future image, while the images after it are being read."""
-    waiting: deque[tuple[InputFrame, Future]] = deque()
-    for frame in frames:
-        waiting.append((frame, pool.submit(frame.read, any_range)))
-        if len(waiting) > ahead:
-            yield waiting.popleft()
-    yield from waiting

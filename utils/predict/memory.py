@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
@@ -15,10 +16,14 @@ FIXED = 200_000_000  # bytes that a prediction takes for an image of any size
 def free_bytes() -> int | None:
     """Free memory of this machine within its container's limit; None if unknown."""
     free = []
-    with contextlib.suppress(OSError, IndexError, ValueError):  # "max" stands for no limit
+    # "max" stands for no limit.
+    with contextlib.suppress(OSError, IndexError, TypeError, ValueError):
         available = Path("/proc/meminfo").read_text().split("MemAvailable:")[1]
         free.append(1024 * int(available.split()[0]))
-        free.append(int(Path("/sys/fs/cgroup/memory.max").read_text()))
+        group = Path("/sys/fs/cgroup")
+        limit = int((group / "memory.max").read_text())
+        cached = re.search(r"^inactive_file (\d+)$", (group / "memory.stat").read_text(), re.M)
+        free.append(limit - int((group / "memory.current").read_text()) + int(cached[1]))
     return min(free, default=None)
 
 
