@@ -30,7 +30,6 @@ def main(argv: "list[str] | None" = None) -> int:
     import argparse
     import time
 
-    from utils.errors import UserError
     from utils.paths import Paths
 
     parser = argparse.ArgumentParser(
@@ -41,17 +40,13 @@ def main(argv: "list[str] | None" = None) -> int:
     began = time.monotonic()
     root = Path(environment.ROOT)
     demo = root / "demo"
-    try:
-        dataset = make_dataset(root / "data", demo / "data")
-        common = ["--dataset_dir", "demo/data", "--dataset_name", dataset, "--output_dir", "demo"]
-        device = ["--device", args.device]
-        run("run_train.py", *common, *device, *TRAINING)
-        run("run_evaluate.py", *common, *device)
-        run("loss_curves.py", *common)
-        draw_detections(demo, dataset)
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+    dataset = make_dataset(root / "data", demo / "data")
+    common = ["--dataset_dir", "demo/data", "--dataset_name", dataset, "--output_dir", "demo"]
+    device = ["--device", args.device]
+    run("run_train.py", *common, *device, *TRAINING)
+    run("run_evaluate.py", *common, *device)
+    run("loss_curves.py", *common)
+    draw_detections(demo, dataset)
 
     print(f"\nDone in {(time.monotonic() - began) / 60:.1f} minutes. Look at:")
     for pattern, what in (
@@ -135,6 +130,9 @@ def run(script: str, *arguments: object) -> None:
 
 
 if __name__ == "__main__":
-    if not {"-h", "--help"} & set(sys.argv):
-        environment.reexec()
-    sys.exit(main())
+    if {"-h", "--help"} & set(sys.argv):
+        sys.exit(main())
+    environment.reexec()
+    from utils import cli
+
+    cli.run(main)

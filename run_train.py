@@ -4,7 +4,8 @@
     python run_train.py --lr 5e-4 --epochs 400 --stop_after 55     # 55 minutes in all
 
 train_device0.py trains each model in its own process; the flags are those of train_device0.py. If
-the settings differ from the last run's, a new run begins and the old run is moved aside. If a model
+the recipe or --threshold differs from the last run's, a new run begins and the old run is moved
+aside. If a model
 fails, the others are still trained; the summary at the end and the exit status report it.
 """
 
@@ -69,7 +70,7 @@ def parse(argv: Sequence[str] | None) -> Namespace:
 def status_of(args: Namespace, dataset_name: str, model_name: str) -> RunStatus:
     """The status of the run that the flags ask for."""
     last = last_run(args.output_dir, dataset_name, model_name)
-    return run_status(last, recipe_values(vars(args)))
+    return run_status(last, recipe_values(vars(args)), args.threshold)
 
 
 def training_command(

@@ -4,7 +4,8 @@
     python train_device0.py --model_name L2SKNet_UNet --resume      # go on where it stopped
 
 After each epoch it scores the test list and writes the log and `last.npz`, and `best.npz` if mIoU
-is the best so far. Ctrl-C, SIGTERM and --stop_after finish the step and save.
+is the best so far. Ctrl-C, SIGTERM and --stop_after finish the step and save. With several models
+--resume goes on with those that have a checkpoint, and begins the others.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from utils.recipe import recipe_values
 from utils.runtime import start
 from utils.training.run import TrainingOptions, train
 from utils.training.stop import StopRequest
+from utils.training.store import Store
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -27,6 +29,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     if args.weights and args.resume:
         raise UserError("--weights: begins a new run; leave out --weights or --resume")
     cli.check_weights(args.weights, args.model_names)
+    runs = [(dataset_name, model_name) for dataset_name in args.dataset_names
+            for model_name in args.model_names]
+    if args.resume == "" or args.resume not in (None, "last") and len(runs) > 1:
+        raise UserError(f"--resume {args.resume}: must be the checkpoint of one run; name one "
+                        "--model_name and one --dataset_name, or leave out the path")
     cli.refuse_bf16(args.precision)
     recipe = recipe_values(vars(args))
     options = TrainingOptions(args.dataset_dir, args.output_dir, args.num_workers, args.eval_every,
@@ -34,11 +41,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     runtime = start(args.device, args.precision)
     with StopRequest(args.stop_after) as stop:
         print(runtime.describe())
-        for dataset_name in args.dataset_names:
-            for model_name in args.model_names:
-                if not train(model_name, dataset_name, recipe, options, stop, args.resume,
-                             args.weights):
-                    return stop.status
+        for dataset_name, model_name in runs:
+            resume = args.resume
+            if len(runs) > 1 and not Store(args.output_dir, dataset_name, model_name).newest_run():
+                resume = None  # the runs before were interrupted before this one had begun
+            if not train(model_name, dataset_name, recipe, options, stop, resume, args.weights):
+                return stop.status
     return 0
 
 

@@ -6,6 +6,7 @@ import contextlib
 import csv
 import importlib.util
 import io
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -90,20 +91,24 @@ def refused(script, folder, *flags):
     return result.stderr[result.stderr.index("error: "):]
 
 
-def signalled(number, after, script, folder, *flags):
+def signalled(number, after, script, folder, *flags, group=False):
     """Runs a script and sends it a signal once it has printed a line that begins with `after`.
+
+    Args:
+        group: True sends the signal to the script and to all processes that it has started.
 
     Returns:
         The exit status and all that it printed, errors included.
     """
     process = subprocess.Popen(command(script, folder, *flags), cwd=ROOT, text=True,
-                               stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+                               stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+                               start_new_session=True)
     output = ""
     with process:
         for line in process.stdout:
             output += line
             if line.startswith(after):
-                process.send_signal(number)
+                os.killpg(process.pid, number) if group else process.send_signal(number)
                 break
         else:
             raise AssertionError(f"no line begins with {after!r}:\n{output}")

@@ -29,7 +29,7 @@ COMMANDS = [[path.name] for path in sorted(ROOT.glob("*.py"))
             if path.name not in ("demo.py", "run_tests.py")]
 COMMANDS += [["-m", name] for name in (
     "alignment", "benchmarks.against_pytorch", "benchmarks.definitions", "benchmarks.faults",
-    "benchmarks.parity")]
+    "benchmarks.parity", "utils.runtime")]
 
 
 @pytest.mark.parametrize("command", COMMANDS, ids=" ".join)

@@ -92,6 +92,10 @@ def test_paths_with_a_space_are_refused_before_anything_is_made(tmp_path, monkey
     assert run.stderr == (f"error: {project}: Jittor cannot compile in a folder whose path has a "
                           "space; move the project\n")
     assert not (project / ".venv").exists()
+    for odd in "()&;|'":
+        with pytest.raises(UserError, match="whose path has the character [^ ]; move it"):
+            environment.check_path(f"/home/L2SKNet{odd}1", "move it")
+    environment.check_path("/home/\u7ea2\u5916/L2SKNet-main_1.0", "move it")
     monkeypatch.setattr(environment.sys, "prefix", "/a b/.venv")
     with pytest.raises(UserError, match="^/a b/.venv: Jittor cannot compile"):
         environment.check_python()

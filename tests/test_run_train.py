@@ -90,6 +90,19 @@ def test_sigterm_is_passed_on_and_the_training_saves(place):
     assert not last(place, FPN).exists()
 
 
+def test_a_signal_to_the_whole_group_is_one_request(place):
+    """As `timeout` and batch systems send it: to run_train.py and to its training."""
+    returned, output = signalled(signal.SIGTERM, "epoch 2/", "run_train.py", place,
+                                 "--model_name", UNET, *SMALL, "--epochs", 500, group=True)
+    assert returned == 143 and "all of it saved" in output
+
+
+def test_sigint_to_run_train_alone_reaches_the_training(place):
+    returned, output = signalled(signal.SIGINT, "epoch 2/", "run_train.py", place,
+                                 "--model_name", UNET, *SMALL, "--epochs", 500)
+    assert returned == 130 and "all of it saved" in output
+
+
 # Which command
 
 
@@ -132,6 +145,8 @@ def test_what_is_resumed_and_what_begins_anew(place):
     assert status(FPN_1D, "--lr", 5e-4) is RunStatus.NEW  # the old one is kept aside
     assert status(UNET, "--batch_size", 4) is RunStatus.NEW
     assert status(UNET, "--precision", "float32") is RunStatus.FINISHED
+    assert status(UNET, "--threshold", 0.5) is RunStatus.FINISHED
+    assert status(UNET, "--threshold", 0.3) is RunStatus.NEW
     assert status(FPN) is RunStatus.NEW
     last(place, UNET).write_bytes(b"damaged")
     assert status(UNET) is RunStatus.NEW  # its training will say so

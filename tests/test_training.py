@@ -84,7 +84,10 @@ def beside(place, folder):
 
 def log_text(place, model_name, number=-1):
     """The log of a model, its time stamps left out."""
-    path = sorted((place / "out" / "log").glob(f"Tiny_{model_name}_*.txt"))[number]
+    return untimed(sorted((place / "out" / "log").glob(f"Tiny_{model_name}_*.txt"))[number])
+
+
+def untimed(path):
     return re.sub(r"^[A-Z][a-z]{2} [ \d]\d \d\d:\d\d:\d\d ", "", path.read_text(), flags=re.M)
 
 
@@ -302,6 +305,8 @@ def test_a_run_begins_from_weights(whole, other, tmp_path):
         (("--resume", "--weights", path), "--weights: begins a new run; leave out --weights or "),
         (("--weights", tmp_path / "none.npz"), f"{tmp_path / 'none.npz'}: no such file"),
         (("--model_name", *MODELS, "--weights", path), f"{path}: weights are of one network"),
+        (("--model_name", *MODELS, "--resume", path), f"--resume {path}: must be the checkpoint"),
+        (("--resume", ""), "--resume : must be the checkpoint of one run"),
     ):
         assert says in refusal(other, "--model_name", UNET, *words)
 
@@ -321,6 +326,32 @@ def test_a_run_resumed_from_a_path_has_its_best_weights(whole, other, tmp_path):
     assert (f"{alone.with_name('best.npz')}: does not hold the best weights so far, of epoch "
             f"{best.epoch}; ") in output
     assert not (checkpoints(without, UNET) / "best.npz").exists()
+
+
+def test_of_several_runs_those_without_a_checkpoint_begin(whole, tmp_path):
+    place = beside(whole[0], tmp_path)
+    first, second = MODELS
+    shutil.copytree(checkpoints(whole[0], first), checkpoints(place, first))
+    output = trains(place, "--model_name", first, second, "--resume", "--stop_after", 1e-9)
+    assert f"resumed after epoch {EPOCHS}" in output and "stopped in epoch 1 after" in output
+    assert (checkpoints(place, second) / "last.npz").is_file()
+
+
+def test_an_older_checkpoint_of_a_run_does_not_replace_the_newer(whole, tmp_path):
+    place = beside(whole[0], tmp_path)
+    shutil.copytree(whole[0] / "out", place / "out")
+    folder = checkpoints(place, UNET)
+    older = Path(shutil.copy(folder / "before.npz", tmp_path / "older.npz"))
+    log = log_text(place, UNET)
+    epochs = len(read_meta(older)["history"])
+    assert epochs < EPOCHS
+    output = trains(place, "--model_name", UNET, "--resume", older, "--stop_after", 1e-9)
+    (earlier,) = folder.glob("earlier_*")
+    assert f"the checkpoints of an earlier run are now in {earlier}" in output
+    assert len(read_meta(earlier / "last.npz")["history"]) == EPOCHS
+    (copy,) = earlier.glob("*.txt")
+    assert untimed(copy) == log
+    assert len(read_meta(folder / "last.npz")["history"]) == epochs
 
 
 def test_a_run_goes_on_with_its_images_and_threshold_only(whole, tmp_path):

@@ -8,6 +8,7 @@ import io
 import os
 import platform
 import re
+import signal
 import sys
 import time
 import traceback
@@ -50,6 +51,7 @@ def make_parser(
         without_effect: names of the common flags that the script ignores, e.g. "seed"; --help
             lists them in a group of their own. "device" also moves --precision there.
     """
+    doc = doc or ""  # python -OO
     module = re.search(r"python -m \S+", doc)  # else argparse would call it __main__.py
     parser = argparse.ArgumentParser(
         prog=module and module[0], description=doc, allow_abbrev=False,
@@ -67,6 +69,7 @@ def make_parser(
     )
     place("dataset_names").add_argument(
         "--dataset_name", "--dataset_names", dest="dataset_names", default=[DATASET], nargs="+",
+        type=dataset_name,
         metavar="DATASET", help=f"names of folders in --dataset_dir; default {DATASET}",
     )
     place("dataset_dir").add_argument(
@@ -84,6 +87,15 @@ def make_parser(
         metavar="N", help="threads that decode images; default 4",
     )
     return parser
+
+
+def dataset_name(text: str) -> str:
+    """An argparse type: the name of a folder, without the slash with which a shell completes it."""
+    name = text.rstrip("/")
+    if "/" in name or name in ("", ".", ".."):
+        raise argparse.ArgumentTypeError(f"{text}: must be the name of a folder in --dataset_dir; "
+                                         "give the folder above it as --dataset_dir")
+    return name
 
 
 def add_skip_bad(parser: Flags) -> None:
@@ -265,7 +277,7 @@ def run(main: Callable[[], int | None], many: bool = False) -> NoReturn:
         if ranks.size() > 1:
             os._exit(1)
         sys.stderr.close()
-        status = 0
+        status = 128 + signal.SIGPIPE
     except OSError as error:  # no space, no permission
         line = f"error: {error}"
         if error.filename and error.strerror:

@@ -12,6 +12,7 @@ import ctypes.util
 import hashlib
 import importlib.util
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -104,9 +105,11 @@ def end_script(error: UserError) -> None:
 
 
 def check_path(path: str, cure: str) -> None:
-    """Raises a UserError if a path has a space: Jittor cannot compile there."""
-    if len(path.split()) > 1:
-        raise UserError(f"{path}: Jittor cannot compile in a folder whose path has a space; {cure}")
+    """Raises a UserError if a path has a character that Jittor does not quote in its commands."""
+    odd = re.search(r"[\s()&;|<>'\"`$\\]", path)
+    if odd:
+        what = "a space" if odd[0].isspace() else f"the character {odd[0]}"
+        raise UserError(f"{path}: Jittor cannot compile in a folder whose path has {what}; {cure}")
 
 
 def commit() -> str:
@@ -152,6 +155,11 @@ def ensure(*more: str) -> str:
             os.symlink("lib", os.path.join(VENV, "lib64"))
         except OSError:  # venv would fail at this link, and copies all other files
             os.mkdir(os.path.join(VENV, "lib64"))
+    programs = os.path.join(VENV, "bin")
+    for name in os.listdir(programs) if os.path.isdir(programs) else ():
+        path = os.path.join(programs, name)
+        if os.path.islink(path) and not os.path.exists(path):  # of a Python that is gone
+            os.remove(path)
     base = getattr(sys, "_base_executable", sys.executable)  # .venv's own python may run this
     if _run([base, "-m", "venv", VENV]):
         raise UserError(f"`{base} -m venv {VENV}` failed, see above; remove that folder first")

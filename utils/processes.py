@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
 import signal
 import subprocess
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from types import FrameType
@@ -26,8 +29,8 @@ def run(
 
     def handle(number: int, _: FrameType | None) -> None:
         received.append(number)
-        if number == signal.SIGTERM:  # Ctrl-C reaches the child by itself
-            process.terminate()
+        if number == signal.SIGTERM or not _in_a_terminal():  # its Ctrl-C reaches the child too
+            process.send_signal(number)
 
     before = {n: signal.signal(n, handle) for n in (signal.SIGINT, signal.SIGTERM)}
     try:
@@ -36,3 +39,10 @@ def run(
         for number, handler in before.items():
             signal.signal(number, handler)
     return status, received[0] if received else None
+
+
+def _in_a_terminal() -> bool:
+    """True if this process is in the foreground of a terminal."""
+    with contextlib.suppress(OSError):
+        return os.tcgetpgrp(sys.stdin.fileno()) == os.getpgrp()
+    return False

@@ -1,11 +1,11 @@
 """Imports Jittor, after preparing what it expects of the machine. No other code imports it.
 
-    from utils.runtime import start, jt
+    from utils.runtime import start
     runtime = start("auto")         # "cpu" and "cuda" demand that device, "auto" takes any
     print(runtime.describe())
+    from utils.runtime import jt    # Jittor; this line starts it too, on $L2SKNET_DEVICE or "auto"
 
-Importing this package does nothing. `jt` is Jittor, started on first use (on $L2SKNET_DEVICE or
-"auto") unless `start` was called before.
+Importing this package does nothing else.
 
     python -m utils.runtime         # reports the machine, and checks the operators
 """

@@ -232,7 +232,8 @@ def _import_jittor(home: Path, toolkit: cuda.Toolkit | None) -> ModuleType:
     # Jittor, and each Python that it starts, writes a $JITTOR_HOME other than $HOME into
     # $HOME/.cache/jittor/config.json, for all later runs. So both variables are equal while it is
     # imported: then it writes nothing, and the user's home may be read-only.
-    user_home, variables = Path.home(), {"HOME": str(home), "JITTOR_HOME": str(home)}
+    user_home = Path(os.path.expanduser("~"))
+    variables = {"HOME": str(home), "JITTOR_HOME": str(home)}
     quiet = os.environ.get("log_v", "0") == "0"
     if quiet:
         variables["log_silent"] = "1"

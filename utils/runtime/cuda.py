@@ -206,7 +206,7 @@ def _sites():
     prefixes = [os.environ.get("VIRTUAL_ENV"), os.environ.get("CONDA_PREFIX"), sys.base_prefix]
     for found in filter(None, map(shutil.which, names)):
         prefixes += [Path(found).parent.parent, Path(os.path.realpath(found)).parent.parent]
-    prefixes += ["/usr/local", Path.home() / ".local"]
+    prefixes += ["/usr/local", Path(os.path.expanduser("~"), ".local")]
     sites = [Path(folder) for folder in sys.path if folder]
     for prefix in filter(None, prefixes):
         for kind in ("site-packages", "dist-packages"):

@@ -26,7 +26,11 @@ def jittor_home() -> Path:
     with contextlib.suppress(OSError, ValueError):
         config = Path(user_home, ".cache", "jittor", "config.json").read_text()
         remembered = json.loads(config).get("JITTOR_HOME")
-    home = os.path.abspath(os.environ.get("JITTOR_HOME") or remembered or user_home)
+    chosen = os.environ.get("JITTOR_HOME") or remembered or user_home
+    if chosen == "~":  # neither $HOME nor an entry in /etc/passwd
+        raise UserError("this user has no home folder, where Jittor could keep its compiled code; "
+                        "export JITTOR_HOME=/tmp/jittor-$USER")
+    home = os.path.abspath(chosen)
     check_path(home, "export JITTOR_HOME=/tmp/jittor-$USER")
     cache = Path(home, ".cache", "jittor")
     try:

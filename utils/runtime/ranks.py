@@ -17,11 +17,9 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Sequence
-from itertools import chain, zip_longest
+from itertools import accumulate, chain, zip_longest
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-
-import numpy as np
 
 from utils.errors import UserError
 from utils.files import write_text
@@ -83,8 +81,8 @@ def all_sum(x: jt.Var, after: jt.Var | None = None) -> jt.Var:
 def all_sums(arrays: Sequence[jt.Var]) -> list[jt.Var]:
     """Σ of each array over all ranks, in one message; all arrays have one type."""
     flat = all_sum(_jittor().concat([x.reshape(-1) for x in arrays]))
-    ends = np.cumsum([x.numel() for x in arrays])
-    return [flat[end - x.numel() : end].reshape(x.shape) for x, end in zip(arrays, ends.tolist())]
+    ends = accumulate(x.numel() for x in arrays)
+    return [flat[end - x.numel() : end].reshape(x.shape) for x, end in zip(arrays, ends)]
 
 
 def gather(value: Any) -> list[Any]:
@@ -115,6 +113,8 @@ def check_same(value: Any, what: str) -> None:
 
 
 def _broadcast(content, root):
+    import numpy as np  # here: without the packages `python -m utils.runtime` says what is missing
+
     mpi = _jittor().mpi
     length = np.array([len(content)])
     mpi.broadcast(length, root)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import time
 from types import FrameType
@@ -10,7 +11,11 @@ from utils.runtime import ranks
 
 
 class StopRequest:
-    """Records Ctrl-C, SIGTERM and the end of the given time; a second signal ends the process.
+    """Records Ctrl-C, SIGTERM and the end of the given time.
+
+    A signal that comes more than two seconds after the first ends the process. Until then it may be
+    the same request: `timeout` and batch systems signal the script that started this one too, which
+    passes the signal on.
 
     Under mpirun a request to one rank stops all ranks. SIGUSR1 is a request too there, because
     mpirun passes it on and does not end the ranks itself.
@@ -37,9 +42,11 @@ class StopRequest:
             signal.signal(number, handler)
 
     def _handle(self, number: int, _: FrameType | None) -> None:
-        self.signal = number
-        for other in self.signals:
-            signal.signal(other, signal.SIG_DFL)
+        if self.signal is None:
+            self.signal, self.signalled = number, time.monotonic()
+        elif time.monotonic() - self.signalled > 2:
+            signal.signal(number, signal.SIG_DFL)
+            os.kill(os.getpid(), number)
 
     def requested(self) -> bool:
         """True if the run is to stop; all ranks call this together and get one answer."""

@@ -28,6 +28,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
+from evaluation import THRESHOLD
 from utils.checkpoint.weights import (
     OPTIMIZER,
     find_not_finite,
@@ -226,15 +227,22 @@ class Store:
                 print(f"{saved.damaged}; going on from the checkpoint before, {saved.path}")
             if state.history or state.losses:
                 print(f"resumed after epoch {state.epochs_done} and {len(state.losses)} batches")
-            if state.history:  # the log may have been lost
-                write_log(self.log_path(state), state.history, state.describe())
         started = self.started()
-        if started not in (None, state.started):
+        if started == state.started and saved:  # of this run, but ahead of an older checkpoint
+            newest = self.newest_run()
+            moves = newest is not None and newest.progress > saved.progress
+        else:
+            moves = started is not None
+        if moves:
             earlier = self.folder / f"earlier_{started}"
             earlier.mkdir(parents=True, exist_ok=True)
             for path in self.folder.glob("*.npz"):
                 path.replace(earlier / path.name)
+            if started == state.started and self.log_path(state).is_file():
+                shutil.copy(self.log_path(state), earlier)
             print(f"the checkpoints of an earlier run are now in {earlier}")
+        if state.history:  # the log may have been lost
+            write_log(self.log_path(state), state.history, state.describe())
         if state.best and not self.best.is_file():
             self._copy_best(saved.path.with_name(BEST), state)
 
@@ -299,14 +307,16 @@ class RunStatus(enum.Enum):
     FINISHED = enum.auto()
 
 
-def run_status(last: Mapping[str, Any], given: Mapping[str, Any]) -> RunStatus:
-    """Compares a recipe with what the last checkpoint says.
+def run_status(
+    last: Mapping[str, Any], given: Mapping[str, Any], threshold: float = THRESHOLD
+) -> RunStatus:
+    """Compares a recipe, and the threshold of scores, with what the last checkpoint says.
 
     Args:
         last: from `last_run`, or anything with its `recipe`, `history` and `scheduler`.
         given: values for the fields of `Recipe`; None (or no entry) is a flag that was not given.
     """
-    if last:
+    if last and last.get("conditions", {}).get("threshold", threshold) == threshold:
         with contextlib.suppress(UserError):  # a given value differs from that run's
             epochs = resolve_recipe(given, recipe_of(last)).epochs
             return RunStatus.FINISHED if len(last["history"]) >= epochs else RunStatus.RESUME
