@@ -6,8 +6,8 @@
     python loss_curves.py DRPCA-Net/log.txt                  # also logs of DNANet and MSHNet
 
 Writes loss_curves/<framework>/<model>_loss_curve.png (loss on a linear and on a log scale, and
-mIoU), and of several models loss_curves/<framework>/nudt_sirst_comparison.png, all together; with
---labels loss_curves/<framework>/plain_augment_comparison.png instead.
+mIoU), and of several of the four models loss_curves/<framework>/nudt_sirst_comparison.png, all
+together; with --labels loss_curves/<framework>/plain_augment_comparison.png instead.
 """
 
 from __future__ import annotations

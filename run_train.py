@@ -5,8 +5,8 @@
 
 train_device0.py trains each model in its own process; the flags are those of train_device0.py. If
 the recipe or --threshold differs from the last run's, a new run begins and the old run is moved
-aside. If a model
-fails, the others are still trained; the summary at the end and the exit status report it.
+aside. If a model fails, the others are still trained; the summary at the end and the exit status
+report it.
 """
 
 from __future__ import annotations

@@ -94,9 +94,11 @@ def predict_own_images(args: argparse.Namespace) -> None:
     folder = args.output or Paths(args.output_dir).predictions(input_name(args.input))
     for model_name in weights:
         paths = PredictionPaths(folder, model_name)
-        if paths.mat.exists() and not paths.detections(".json").exists():
-            raise UserError(f"{folder}: holds maps of {model_name} without detections, as of a "
-                            "test list; name another folder with --output, or remove this one")
+        if paths.mat.exists() and not (paths.detections(".json").exists()
+                                       or paths.overlay.exists()):
+            raise UserError(f"{folder}: holds maps of {model_name} without detections and "
+                            "overlays, as of a test list; name another folder with --output, or "
+                            "remove it")
     run = runtime.start(args.device, args.precision)
     print(run.describe())
     if run.device == "cpu":

@@ -41,10 +41,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     runtime = start(args.device, args.precision)
     with StopRequest(args.stop_after) as stop:
         print(runtime.describe())
+        begun = [run for run in runs if args.resume and Store(args.output_dir, *run).newest_run()]
         for dataset_name, model_name in runs:
             resume = args.resume
-            if len(runs) > 1 and not Store(args.output_dir, dataset_name, model_name).newest_run():
-                resume = None  # the runs before were interrupted before this one had begun
+            if begun and (dataset_name, model_name) not in begun:
+                print(f"{model_name} on {dataset_name}: has no checkpoint, and begins")
+                resume = None
             if not train(model_name, dataset_name, recipe, options, stop, resume, args.weights):
                 return stop.status
     return 0

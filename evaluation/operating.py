@@ -93,9 +93,9 @@ def threshold_for(
 ) -> Threshold:
     """The smallest threshold whose Fa is at most `wanted`.
 
-    Thresholds at which mIoU is less than half of its best are passed over. There regions have grown
-    together, in the end over the whole image, and such a region has no false pixels if its centroid
-    lies on a target.
+    Thresholds below the first at which mIoU is half of its best are passed over. There regions have
+    grown together, in the end over the whole image, and such a region has no false pixels if its
+    centroid lies on a target.
 
     A higher threshold may have a higher Fa again: a region that shrinks to one end of its target
     does not match it any longer, and then is a false alarm.

@@ -52,7 +52,7 @@ def test_defaults_are_those_of_the_page():
     args = parse()
     assert args.model_names == ["L2SKNet_UNet"] and args.dataset_names == ["NUDT-SIRST"]
     assert args.dataset_dir == ROOT / "data" and args.output_dir == ROOT
-    assert (args.device, args.threshold, args.num_workers) == ("auto", 0.5, 4)
+    assert (args.device, args.threshold, args.num_workers) == ("auto", None, 4)
     assert (args.eval_every, args.stop_after, args.resume) == (1, None, None)
     # None: the value of the run that is resumed, else of Recipe.
     assert {getattr(args, name) for name in FIELDS} == {None}

@@ -173,6 +173,8 @@ def test_of_two_runs_in_one_log_the_newer_counts(read):
 def test_an_epoch_that_its_line_calls_the_best_is_read(read):
     (record,) = read("Epoch 3 loss: 0.5 mIoU: 0.1 (best) mIoU: 0.9\n")
     assert (record.epoch, record.loss, record.mIoU) == (3, 0.5, 0.1)
+    for line in ("Saved epoch 2, loss: 0.4 as best\n", "End: epoch 1, loss: 0.5 best\n"):
+        assert read(TEXT + line) == read(TEXT)
 
 
 def test_a_log_that_powershell_wrote_is_read(tmp_path):

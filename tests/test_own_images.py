@@ -350,9 +350,12 @@ def test_predictions_of_a_test_list_are_not_replaced(tmp_path, predicts):
     Image.fromarray(scene()[0]).save(tmp_path / "a.png")
     maps = tmp_path / "out" / "mat" / UNET
     maps.mkdir(parents=True)
-    with pytest.raises(UserError, match="out: holds maps of L2SKNet_UNet without detections"):
+    with pytest.raises(UserError, match="out: holds maps of L2SKNet_UNet without detections and"):
         predicts("--input", tmp_path / "a.png", "--output", tmp_path / "out")
     assert not list(maps.iterdir())
+    (tmp_path / "out" / "overlay" / UNET).mkdir(parents=True)  # as a run that was killed leaves it
+    predicts("--input", tmp_path / "a.png", "--output", tmp_path / "out")
+    assert len(list(maps.iterdir())) == 1
 
 
 def test_a_model_of_which_there_are_no_weights(tmp_path, monkeypatch):

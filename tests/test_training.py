@@ -334,7 +334,10 @@ def test_of_several_runs_those_without_a_checkpoint_begin(whole, tmp_path):
     shutil.copytree(checkpoints(whole[0], first), checkpoints(place, first))
     output = trains(place, "--model_name", first, second, "--resume", "--stop_after", 1e-9)
     assert f"resumed after epoch {EPOCHS}" in output and "stopped in epoch 1 after" in output
+    assert f"{second} on Tiny: has no checkpoint, and begins" in output
     assert (checkpoints(place, second) / "last.npz").is_file()
+    assert "nothing to resume" in refusal(beside(whole[0], tmp_path / "none"), "--model_name",
+                                          *MODELS, "--resume")
 
 
 def test_an_older_checkpoint_of_a_run_does_not_replace_the_newer(whole, tmp_path):
@@ -346,12 +349,18 @@ def test_an_older_checkpoint_of_a_run_does_not_replace_the_newer(whole, tmp_path
     epochs = len(read_meta(older)["history"])
     assert epochs < EPOCHS
     output = trains(place, "--model_name", UNET, "--resume", older, "--stop_after", 1e-9)
-    (earlier,) = folder.glob("earlier_*")
+    (earlier,) = folder.glob(f"earlier_*_{EPOCHS}_0")
     assert f"the checkpoints of an earlier run are now in {earlier}" in output
     assert len(read_meta(earlier / "last.npz")["history"]) == EPOCHS
     (copy,) = earlier.glob("*.txt")
     assert untimed(copy) == log
     assert len(read_meta(folder / "last.npz")["history"]) == epochs
+    # A second time: what was moved before stays.
+    trains(place, "--model_name", UNET, "--resume", older, "--stop_after", 1e-9)
+    assert len(read_meta(earlier / "last.npz")["history"]) == EPOCHS
+    best = best_epochs([EpochRecord(**one) for one in read_meta(older)["history"]])["mIoU"]
+    found = len(read_meta(earlier / "best.npz")["history"]) == best.epoch
+    assert (folder / "best.npz").is_file() == found
 
 
 def test_a_run_goes_on_with_its_images_and_threshold_only(whole, tmp_path):

@@ -197,6 +197,7 @@ def add_batch_size(parser: Flags) -> None:
 def add_training(parser: Flags, resume: bool = True) -> None:
     """Adds the flags of training; without --resume and --weights if `resume` is False."""
     add_threshold(parser)
+    parser.set_defaults(threshold=None)  # that of the resumed run, or the default
     add_skip_bad(parser)
     add_recipe(parser, *(name for name in FIELDS if name != "seed"))  # all scripts have --seed
     add_evaluation(parser)

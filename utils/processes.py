@@ -43,6 +43,6 @@ def run(
 
 def _in_a_terminal() -> bool:
     """True if this process is in the foreground of a terminal."""
-    with contextlib.suppress(OSError):
+    with contextlib.suppress(OSError, AttributeError, ValueError):  # no standard input
         return os.tcgetpgrp(sys.stdin.fileno()) == os.getpgrp()
     return False

@@ -329,7 +329,7 @@ def pages(files: Sequence[Path]) -> list[Path | Page]:
 def _stored_pages(path: Path) -> Iterator[_Stored]:
     """Yields an entry per page of a TIFF, or one for another picture; raises any exception.
 
-    Smaller copies of a page and masks are left out.
+    Later pages that are smaller copies or masks are left out.
     """
     if _only_tifffile_reads(path):
         import tifffile
@@ -353,7 +353,8 @@ def _stored_pages(path: Path) -> Iterator[_Stored]:
 def read_size(path: str | Path | Page) -> tuple[int, int] | None:
     """Height and width from the file's header alone; None if the header cannot be read."""
     if isinstance(path, Page):
-        return path.stack.stored[path.index][:2]
+        height, width = path.stack.stored[path.index][:2]
+        return (height, width) if height else None  # none of a page that broke off
     with contextlib.suppress(Exception), contextlib.closing(_stored_pages(Path(path))) as stored:
         return next(stored)[:2]
     return None

@@ -46,17 +46,19 @@ def join(
         built, report = work / "built", ""
         lists: dict[str, list[str]] = {split: [] for split in SPLITS}
         counts: dict[str, list[str]] = {split: [] for split in SPLITS}
+        taken: set[Path] = set()  # names of the sources before
         for name, source in zip(names, sources):
             part = work / "parts" / name
             report += f"== {name}\n{prepare(source, part)}"
             for kind in ("images", "masks"):
                 for file in [path for path in (part / kind).rglob("*") if not path.is_dir()]:
                     place = built / kind / f"{name}_{file.relative_to(part / kind)}"
-                    if os.path.lexists(place):
+                    if place.with_suffix("") in taken:
                         raise UserError(f"{place.relative_to(built / kind)}: would be the name of "
                                         f"an image of {name} and of another source; rename {name}")
                     place.parent.mkdir(parents=True, exist_ok=True)
                     file.rename(place)
+            taken |= {path.with_suffix("") for path in built.rglob("*")}
             for split in SPLITS:
                 path = part / f"{split}.txt"
                 own = path.read_text("utf-8").splitlines() if path.is_file() else []

@@ -180,13 +180,15 @@ def hidden(name: str) -> bool:
     return name.startswith((".", "__MACOSX"))
 
 
-def walk(folder: Path, seen: frozenset[Path] = frozenset()) -> Iterator[Path]:
+def walk(folder: Path, above: frozenset[Path] = frozenset()) -> Iterator[Path]:
     """Yields the files of a folder and its subfolders, without hidden files.
 
+    A link to a folder above is not followed, which would go round.
+
     Args:
-        seen: the folders above; a link to one of them is not followed, which would go round.
+        above: the folders from which this function has come to `folder`.
     """
-    seen |= {folder.resolve()}
+    seen = above | {folder.resolve(), *folder.resolve().parents}
     with os.scandir(folder) as entries:
         for entry in entries:
             if hidden(entry.name):

@@ -65,9 +65,9 @@ def spellings(images: Collection[str]) -> dict[str, str]:
     number_of = Counter(last)
     known = {end: name for end, name in zip(last, images) if number_of[end] == 1}
     known.update((name, name) for name in images)
-    for spelling, name in list(known.items()):  # as a line of a list is read
-        known.setdefault(spelling.translate(_UNSEEN).strip(), name)
-    return known
+    read = {name: name.translate(_UNSEEN).strip() for name in images}  # as a line of a list is read
+    number_of = Counter(read.values())
+    return {**{line: name for name, line in read.items() if number_of[line] == 1}, **known}
 
 
 def _read_text(path: Path) -> tuple[str, bool]:

@@ -214,7 +214,8 @@ def _report(
         yield f"on no list, left out: {listed(sorted(unlisted), SHOWN)}"
     passed = sorted(_passed_over(found))
     if passed:
-        yield _counted("files that are neither such an image nor its mask, left out", passed)
+        yield _counted("files that are no image of the dataset and no mask of one, left out",
+                       passed)
     grey = [pair.name for pair in good if pair.grey]
     yield f"masks with grey values, target above half of full scale: {len(grey)}"
     fitted = [pair.fitted for pair in good if pair.fitted]

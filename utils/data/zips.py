@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import lzma
 import shutil
 import stat
 import zipfile
@@ -15,6 +14,11 @@ from tqdm import tqdm
 from utils.data.decoding import EXTENSIONS
 from utils.data.layouts import hidden
 from utils.errors import UserError
+
+try:
+    from lzma import LZMAError
+except ImportError:  # a Python that was built without it
+    LZMAError = EOFError
 
 _KEPT = (*EXTENSIONS, ".txt", ".json", ".xml")
 _UTF_8 = 0x800  # the flag of an entry whose name is in UTF-8
@@ -46,7 +50,7 @@ def unpack(archive: Path, folder: Path) -> str:
             for info in tqdm(members, "unpacking", unit="file", leave=False, disable=None):
                 entry = f": {info.filename}"
                 opened.extract(info, folder)
-    except (zipfile.BadZipFile, zlib.error, lzma.LZMAError, UnicodeError, RuntimeError,
+    except (zipfile.BadZipFile, zlib.error, LZMAError, UnicodeError, RuntimeError,
             NotImplementedError, EOFError, OSError) as error:
         if getattr(error, "errno", None):  # of the system; that of a damaged bzip2 has none
             raise

@@ -122,8 +122,8 @@ def find_predictions(
     """The predictions for all names in a folder; of one name .mat before .npy before .png.
 
     Args:
-        all_names: other names of the list, which may have predictions too; of several suffixes
-            that fit `names`, the one that fits most of these is taken.
+        all_names: all names of the list; of several suffixes that fit `names`, the one that fits
+            most of these is taken.
 
     Raises:
         UserError: there is no such folder, or predictions are missing; says which.
@@ -168,8 +168,8 @@ def _check_folder(folder: Path) -> None:
         return
     others = []
     with contextlib.suppress(OSError):  # no folder above it either, or one that is not readable
-        others = sorted(path.name for path in folder.parent.iterdir()
-                        if path.is_dir() and index_files(path, SUFFIXES))
+        others = sorted(path.name for path in folder.parent.iterdir() if path.is_dir()
+                        and any(file.suffix in SUFFIXES for file in path.iterdir()))
     raise UserError(f"{folder}: no predictions of {folder.name} here; predict with test.py first"
                     + (f" (there are some of {', '.join(others)})" if others else ""))
 
@@ -257,7 +257,8 @@ def read_predictions(split: ImageList, folder: str | Path, rows: Sequence[int]) 
         if not (low >= 0 and high <= 1):  # also NaN
             raise UserError(f"{files[name]}: holds values from {low} to {high}; save "
                             "probabilities, 0 to 1")
-    check_scale(max((prediction.max() for prediction in maps), default=0), folder)
+    if len(maps) > 1:  # a single map of 8 bits may be as dark
+        check_scale(max(prediction.max() for prediction in maps), folder)
     return maps
 
 

@@ -60,10 +60,10 @@ SIZE_NOTE = (
     "is the mean over the targets of the IoU with the matched region, 0 for a missed target."
 )
 FA_NOTES = [
-    "threshold: the smallest whose strict Fa on this list is at most the wanted Fa, where mIoU is "
-    "at least half of its best, of "
-    f"{len(operating.GRID)} thresholds from {operating.GRID[0]:f} to {operating.GRID[-1]:f}, which "
-    "are closest to each other near 0 and 1.",
+    "threshold: the smallest whose strict Fa on this list is at most the wanted Fa, of "
+    f"{len(operating.GRID)} thresholds from {operating.GRID[0]:f} to {operating.GRID[-1]:f}, "
+    "without those below the first at which mIoU is half of its best. They are closest to each "
+    "other near 0 and 1.",
     f"{operating.PERCENTILES[0]} % to {operating.PERCENTILES[1]} %: percentiles of that threshold "
     f"over {operating.RESAMPLES} sets of as many images drawn from this list with replacement; "
     "none: no threshold is high enough.",

@@ -171,7 +171,10 @@ def read_log(path: str | Path) -> list[EpochRecord]:
 
     record, losses = None, []
     for line in lines:
-        line = re.split(r"\bbest\b", line, maxsplit=1, flags=re.IGNORECASE)[0]
+        line, *best = re.split(r"\bbest\b", line, maxsplit=1, flags=re.IGNORECASE)
+        if best and any(int(epoch) <= max(records, default=0)
+                        for _, epoch, _ in _EPOCH.findall(line)):
+            continue  # of an epoch that is known already
         for stamp, epoch, loss in _EPOCH.findall(line):
             record = EpochRecord(int(epoch), float(loss), stamp)
             add(record)

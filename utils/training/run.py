@@ -28,7 +28,8 @@ class TrainingOptions:
         num_workers: threads that decode images.
         eval_every: the test list is scored after every `eval_every`-th epoch.
         eval_last: it is also scored after each of the last `eval_last` epochs.
-        threshold: a pixel above it counts as target.
+        threshold: a pixel above it counts as target; None: that of the resumed run, or
+            `THRESHOLD`.
         skip_bad: True leaves out images and masks that cannot be used; False refuses them.
     """
 
@@ -37,7 +38,7 @@ class TrainingOptions:
     num_workers: int = 4
     eval_every: int = 1
     eval_last: int = 1
-    threshold: float = THRESHOLD
+    threshold: float | None = None
     skip_bad: bool | None = False
 
     def evaluates(self, epoch: int, epochs: int) -> bool:
@@ -71,6 +72,9 @@ def train(
     store = Store(options.output_dir, dataset_name, model_name)
     saved = store.find(resume) if resume else None
     recipe = resolve_recipe(given, saved and saved.recipe)
+    if options.threshold is None:
+        conditions = saved.meta.get("conditions", {}) if saved else {}
+        options = dataclasses.replace(options, threshold=conditions.get("threshold", THRESHOLD))
     state = TrainingState(model_name, dataset_name, recipe, saved, weights)
     splits = load_splits(options.dataset_dir, dataset_name, num_workers=options.num_workers,
                          skip_bad=options.skip_bad)

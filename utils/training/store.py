@@ -9,8 +9,9 @@ What `train_device0.py` does with the files of an earlier run:
     bad or -      whole         as above                           goes on from before.npz, says so
     bad           bad or -      refuses                            refuses
 
-With --resume, a flag that differs from the run's recipe is refused. `run_train.py` adds --resume by
-`run_status`: where such a flag differs, it begins a run.
+With --resume, a flag that differs from the run's recipe is refused. With --resume and the path of
+an older checkpoint of this run, the newer files move to earlier_<time>_<epochs>_<steps>/.
+`run_train.py` adds --resume by `run_status`: where such a flag differs, it begins a run.
 """
 
 from __future__ import annotations
@@ -22,13 +23,12 @@ import os
 import re
 import shutil
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from evaluation import THRESHOLD
 from utils.checkpoint.weights import (
     OPTIMIZER,
     find_not_finite,
@@ -227,34 +227,41 @@ class Store:
                 print(f"{saved.damaged}; going on from the checkpoint before, {saved.path}")
             if state.history or state.losses:
                 print(f"resumed after epoch {state.epochs_done} and {len(state.losses)} batches")
-        started = self.started()
-        if started == state.started and saved:  # of this run, but ahead of an older checkpoint
-            newest = self.newest_run()
-            moves = newest is not None and newest.progress > saved.progress
-        else:
-            moves = started is not None
-        if moves:
-            earlier = self.folder / f"earlier_{started}"
-            earlier.mkdir(parents=True, exist_ok=True)
-            for path in self.folder.glob("*.npz"):
-                path.replace(earlier / path.name)
-            if started == state.started and self.log_path(state).is_file():
-                shutil.copy(self.log_path(state), earlier)
-            print(f"the checkpoints of an earlier run are now in {earlier}")
+        started, bests = self.started(), [saved.path.with_name(BEST)] if saved else []
+        if started not in (None, state.started):
+            self._move_aside(f"earlier_{started}")
+        elif saved and (newest := self.newest_run()) and newest.progress > saved.progress:
+            # An older checkpoint of this run: what the run has done since is kept.
+            epochs, steps = newest.progress
+            earlier = self._move_aside(f"earlier_{started}_{epochs}_{steps}", self.log_path(state))
+            bests.append(earlier / BEST)
+            self.save_last(state)
         if state.history:  # the log may have been lost
             write_log(self.log_path(state), state.history, state.describe())
         if state.best and not self.best.is_file():
-            self._copy_best(saved.path.with_name(BEST), state)
+            self._copy_best(bests, state)
 
-    def _copy_best(self, path: Path, state: TrainingState) -> None:
-        """Copies the best weights that lie beside a checkpoint of another folder, if any."""
-        meta = read_meta(path) if path.is_file() else {}
-        if meta.get("started") == state.started and len(meta["history"]) == state.best.epoch:
-            with atomic_path(self.best, durable=True) as temporary:
-                shutil.copyfile(path, temporary)
-        else:
-            print(f"{path}: does not hold the best weights so far, of epoch {state.best.epoch}; "
-                  "there is no best.npz until an epoch is better")
+    def _move_aside(self, name: str, log: Path | None = None) -> Path:
+        """Moves all checkpoints into a folder of this name, and copies a log there."""
+        earlier = self.folder / name
+        earlier.mkdir(parents=True, exist_ok=True)
+        for path in self.folder.glob("*.npz"):
+            path.replace(earlier / path.name)
+        if log and log.is_file():
+            shutil.copy(log, earlier)
+        print(f"the checkpoints of an earlier run are now in {earlier}")
+        return earlier
+
+    def _copy_best(self, paths: Sequence[Path], state: TrainingState) -> None:
+        """Copies the best weights of this run from the first of these files that holds them."""
+        for path in paths:
+            meta = read_meta(path) if path.is_file() else {}
+            if meta.get("started") == state.started and len(meta["history"]) == state.best.epoch:
+                with atomic_path(self.best, durable=True) as temporary:
+                    shutil.copyfile(path, temporary)
+                return
+        print(f"{paths[0]}: does not hold the best weights so far, of epoch {state.best.epoch}; "
+              "there is no best.npz until an epoch is better")
 
     def save_last(self, state: TrainingState) -> None:
         """Writes last.npz, all that `--resume` needs; the last.npz before becomes before.npz.
@@ -302,21 +309,22 @@ class Store:
 class RunStatus(enum.Enum):
     """How a training that the user asks for relates to the last checkpoint."""
 
-    NEW = enum.auto()  # there is no checkpoint, or it has another recipe
+    NEW = enum.auto()  # there is no checkpoint, or it has another recipe or threshold
     RESUME = enum.auto()  # the checkpoint has epochs left
     FINISHED = enum.auto()
 
 
 def run_status(
-    last: Mapping[str, Any], given: Mapping[str, Any], threshold: float = THRESHOLD
+    last: Mapping[str, Any], given: Mapping[str, Any], threshold: float | None = None
 ) -> RunStatus:
     """Compares a recipe, and the threshold of scores, with what the last checkpoint says.
 
     Args:
         last: from `last_run`, or anything with its `recipe`, `history` and `scheduler`.
         given: values for the fields of `Recipe`; None (or no entry) is a flag that was not given.
+        threshold: in the same way.
     """
-    if last and last.get("conditions", {}).get("threshold", threshold) == threshold:
+    if last and threshold in (None, last.get("conditions", {}).get("threshold", threshold)):
         with contextlib.suppress(UserError):  # a given value differs from that run's
             epochs = resolve_recipe(given, recipe_of(last)).epochs
             return RunStatus.FINISHED if len(last["history"]) >= epochs else RunStatus.RESUME
