@@ -260,8 +260,9 @@ def run(main: Callable[[], int | None], many: bool = False) -> NoReturn:
     # File names may hold bytes that are not UTF-8.
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")
-    # Pillow warns at half the largest size that `utils.data.images` reads.
-    warnings.filterwarnings("ignore", "Image size .* decompression bomb")
+    # Pillow warns at half the largest size that `utils.data.images` reads, and of a damaged TIFF
+    # before its error, which names the file.
+    warnings.filterwarnings("ignore", "Image size .* decompression bomb|Corrupt EXIF data")
     if not ranks.is_main():
         sys.stdout = sys.stderr = open(os.devnull, "w")
     status, line = 2, ""
