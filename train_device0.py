@@ -41,7 +41,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     runtime = start(args.device, args.precision)
     with StopRequest(args.stop_after) as stop:
         print(runtime.describe())
-        begun = [run for run in runs if args.resume and Store(args.output_dir, *run).newest_run()]
+        begun = runs
+        if args.resume and len(runs) > 1:
+            begun = [run for run in runs if Store(args.output_dir, *run).newest_run()]
         for dataset_name, model_name in runs:
             resume = args.resume
             if begun and (dataset_name, model_name) not in begun:
