@@ -136,7 +136,8 @@ def _decode_file(path: Path) -> Picture:
                 image.verify()
         with _header(path) as image:
             if image.format == "TIFF":
-                frames = len(list(_stored_pages(path)))
+                frames = len(list(_stored_in(image)))
+                image.seek(0)
             else:  # a camera's JPEG may carry a preview as its second frame
                 frames = 1 if image.format in ("JPEG", "MPO") else getattr(image, "n_frames", 1)
             picture = _by_pillow(image, path, 0, _Stored.of(image))
@@ -340,14 +341,19 @@ def _stored_pages(path: Path) -> Iterator[_Stored]:
                     yield _Stored(page.imagelength, page.imagewidth, None, index)
         return
     with _header(path) as image:
-        yield _Stored.of(image)
-        for index in count(1) if image.format == "TIFF" else ():
-            try:
-                image.seek(index)
-            except EOFError:
-                return
-            if not image.tag_v2.get(_SUBFILE, 0) & _NO_FRAME:
-                yield _Stored.of(image, index)
+        yield from _stored_in(image)
+
+
+def _stored_in(image: Image.Image) -> Iterator[_Stored]:
+    """`_stored_pages` of a picture that Pillow has opened; seeks to its last page."""
+    yield _Stored.of(image)
+    for index in count(1) if image.format == "TIFF" else ():
+        try:
+            image.seek(index)
+        except EOFError:
+            return
+        if not image.tag_v2.get(_SUBFILE, 0) & _NO_FRAME:
+            yield _Stored.of(image, index)
 
 
 def read_size(path: str | Path | Page) -> tuple[int, int] | None:

@@ -241,7 +241,7 @@ def _report(
 def _passed_over(found: Found) -> set[str]:
     """Files in the folders of images and masks that no pair has, as the report shows them."""
     used, there = set(), set()
-    for layout in found.layouts.values():
+    for layout in {layout._replace(list=None) for layout in found.layouts.values()}:
         images = layout.image_files()
         used.update(images.values())
         folders = {layout.images}

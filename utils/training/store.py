@@ -218,9 +218,10 @@ class Store:
     def _begin(self, state: TrainingState, saved: SavedRun | None) -> None:
         for path in (self.best, self.last, self.log_path(state)):
             remove_leftovers(path)
+        newest = self.newest_run() if saved else None
         if saved:
-            newest = self.newest_run() if saved.damaged or self.last_is_whole else saved
-            if newest and newest.progress != saved.progress:
+            was_newest = saved.damaged or self.last_is_whole
+            if newest and was_newest and newest.progress != saved.progress:
                 raise UserError(f"{saved.path}: another process went on with this run while this "
                                 "one was starting; run the command again")
             if saved.damaged:
@@ -230,7 +231,7 @@ class Store:
         started, bests = self.started(), [saved.path.with_name(BEST)] if saved else []
         if started not in (None, state.started):
             self._move_aside(f"earlier_{started}")
-        elif saved and (newest := self.newest_run()) and newest.progress > saved.progress:
+        elif newest and newest.progress > saved.progress:
             # An older checkpoint of this run: what the run has done since is kept.
             epochs, steps = newest.progress
             earlier = self._move_aside(f"earlier_{started}_{epochs}_{steps}", self.log_path(state))
