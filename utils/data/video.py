@@ -132,21 +132,15 @@ def _decoded(
 ) -> Iterator[av.VideoFrame | None]:
     """Yields the decoded frames, and None for data that cannot be decoded."""
     error = require_av(stream).error.FFmpegError
-    packets = container.demux(stream)
-    while True:
-        try:
-            packet = next(packets, None)
-        except error:  # the file cannot be read any further
-            yield None
-            return
-        if packet is None:
-            return
-        try:
-            frames = packet.decode()
-        except error:
-            yield None
-            continue
-        yield from frames
+    try:
+        for packet in container.demux(stream):
+            try:
+                frames = packet.decode()
+            except error:
+                frames = [None]
+            yield from frames
+    except error:  # the file cannot be read any further
+        yield None
 
 
 def _read(frame: av.VideoFrame, any_range: bool) -> np.ndarray:
