@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 from PIL import Image
@@ -109,26 +108,17 @@ def draw_mask(image: np.ndarray, drawn: Drawn) -> np.ndarray:
     return mask
 
 
-class Made(NamedTuple):
-    """The masks of a dataset that has annotations.
-
-    Attributes:
-        layouts: list → its files, with the made masks.
-        notes: lines of the report.
-        problems: image's file → why it has no mask.
-    """
-
-    layouts: dict[str, Layout]
-    notes: list[str]
-    problems: dict[Path | None, str]
-
-
-def make_masks(found: Found, folder: Path) -> Made:
-    """Makes the masks of a dataset that has annotations.
+def make_masks(
+    found: Found, folder: Path
+) -> tuple[dict[str, Layout], dict[Path | None, str]]:
+    """Makes the masks of a dataset that has annotations, and adds to the notes of the report.
 
     Args:
         found: the dataset; the layouts' `masks` are the files or folders of the annotations.
         folder: the masks go there, into a folder per list.
+
+    Returns:
+        List → its files, with the made masks; and image's file → why it has no mask.
 
     Raises:
         UserError: as `read_annotations`.
@@ -161,13 +151,14 @@ def make_masks(found: Found, folder: Path) -> Made:
     boxes = [box for _, own in made.values() for box in own]
     points = sum(box.left == box.right for box in boxes)
     empty = [name for name, own in made.values() if not own]
-    return Made(layouts, [
+    found.notes.extend([
         f"masks made from {kind}: {len(boxes) - points} boxes and {points} points in "
         f"{len(made) - len(empty)} images",
         f"  rule: 8-connected pixels of at least {FRACTION:g} of the highest contrast to the plane "
         f"through the ring of {RING} pixels around the box",
         f"  images without box or point, so without target: {len(empty)}{': ' * bool(empty)}"
-        f"{listed(empty, SHOWN)}"], problems)
+        f"{listed(empty, SHOWN)}"])
+    return layouts, problems
 
 
 def _check_names(found: Found, images: Mapping[Path, Collection[str]]) -> None:

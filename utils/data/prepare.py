@@ -15,7 +15,7 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image
 
-from utils.data.boxes import Made, make_masks
+from utils.data.boxes import make_masks
 from utils.data.contrast import Contrast, measure_contrast
 from utils.data.decoding import read_orientation
 from utils.data.find import NOTHING_GIVEN, SHOWN, Found, Given, find
@@ -66,15 +66,13 @@ def prepare(
             found = find(folder, source, fraction, seed, given, redraw)
             if encoding:
                 found.notes.append(f"names of files in the zip: {encoding}")
-            made = Made(found.layouts, [], {})
+            layouts, unmade, pairs = found.layouts, {}, {}
             if given.annotations:
-                made = make_masks(found, work / "masks")
-            found.notes.extend(made.notes)
-            pairs = {}
+                layouts, unmade = make_masks(found, work / "masks")
             for split, names in found.names.items():
-                read = read_pairs(names, made.layouts[split], f"reading {split}", num_workers,
+                read = read_pairs(names, layouts[split], f"reading {split}", num_workers,
                                   fit_masks=fit_masks)
-                pairs[split] = [_check(pair, made.problems.get(pair.files[0])) for pair in read]
+                pairs[split] = [_check(pair, unmade.get(pair.files[0])) for pair in read]
             good = {split: [pair for pair in checked if not pair.problems]
                     for split, checked in pairs.items()}
             for split, checked in pairs.items():
