@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections import Counter, defaultdict
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
 from itertools import chain
 from pathlib import Path
 from typing import NamedTuple
@@ -60,8 +60,7 @@ class Found(NamedTuple):
 
 
 def find(
-    folder: Path, source: Path, fraction: float, seed: int, given: Given = NOTHING_GIVEN,
-    redraw: bool = True,
+    folder: Path, source: Path, fraction: float, seed: int, given: Given, redraw: bool
 ) -> Found:
     """Finds the dataset at or below a folder, and makes the lists that it lacks.
 
@@ -218,14 +217,12 @@ def _make_lists(
                        f"{cut} train, {len(rest) - cut} test")
 
 
-def _names_by_folder(names: Sequence[str]) -> Mapping[str, list[str]]:
-    """List → names in its folder of `SPLIT_FOLDERS`; empty if a name is in no folder."""
-    inside = defaultdict(list)
-    for name in names:
-        first, separator, _ = name.partition("/")
-        inside[first if separator else ""].append(name)
-    if "" in inside:
-        return {}
-    own = {split: [place for place in places if place in inside]
-           for split, places in SPLIT_FOLDERS.items()}
-    return {split: inside[places[0]] for split, places in own.items() if places}
+def _names_by_folder(names: Sequence[str]) -> dict[str, list[str]]:
+    """List → names in its first folder of `SPLIT_FOLDERS`; empty if a name is in no folder."""
+    own: dict[str, list[str]] = {}
+    for split, places in SPLIT_FOLDERS.items():
+        for place in places:
+            inside = [name for name in names if name.startswith(f"{place}/")]
+            if inside:
+                own.setdefault(split, inside)
+    return own if all("/" in name for name in names) else {}
