@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
 from utils.data.decoding import EXTENSIONS, KINDS, Page, decode
-from utils.data.layouts import FOLDERS
+from utils.data.layouts import FOLDERS, walk
 from utils.errors import UserError, listed
 from utils.paths import is_result
 
@@ -228,24 +227,12 @@ def list_images(path: str | Path) -> list[Path]:
     if not path.is_dir():
         raise UserError(f"{path}: no such image or folder; check the path")
 
-    def refuse(error: OSError) -> None:  # else os.walk would pass over a locked folder in silence
-        raise UserError(f"{error.filename}: cannot be read ({error.strerror}); change its "
-                        "permissions")
+    def left_out(folder: Path) -> bool:
+        return is_result(folder) or any(
+            folder.name == masks and (folder.parent / images).is_dir() for images, masks in FOLDERS)
 
-    found, seen = [], set()
-    for place, folders, names in os.walk(path, onerror=refuse, followlinks=True):
-        here = Path(place)
-        if here.resolve() in seen:  # a link to a folder above would go round for ever
-            folders.clear()
-            continue
-        seen.add(here.resolve())
-        of_masks = [masks for images, masks in FOLDERS if images in folders]
-        folders[:] = [name for name in folders
-                      if not name.startswith(".") and not is_result(here / name)
-                      and name not in of_masks]
-        # Other systems leave files such as "._NAME.png" beside the real ones.
-        found += [here / name for name in names if not name.startswith(".")
-                  and (here / name).suffix.lower() in EXTENSIONS and (here / name).is_file()]
+    found = [file for file in walk(path, left_out)
+             if file.suffix.lower() in EXTENSIONS and file.is_file()]
     if not found:
         raise UserError(f"{path}: no image in this folder or below; it must hold files of type "
                         f"{KINDS}")

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import unicodedata
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -180,12 +180,16 @@ def hidden(name: str) -> bool:
     return name.startswith((".", "__MACOSX"))
 
 
-def walk(folder: Path, above: frozenset[Path] = frozenset()) -> Iterator[Path]:
+def walk(
+    folder: Path, left_out: Callable[[Path], bool] = lambda folder: False,
+    above: frozenset[Path] = frozenset(),
+) -> Iterator[Path]:
     """Yields the files of a folder and its subfolders, without hidden files.
 
     A link to a folder above is not followed, which would go round.
 
     Args:
+        left_out: True for subfolders to leave out.
         above: the folders from which this function has come to `folder`.
     """
     seen = above | {folder.resolve(), *folder.resolve().parents}
@@ -196,5 +200,5 @@ def walk(folder: Path, above: frozenset[Path] = frozenset()) -> Iterator[Path]:
             path = Path(entry.path)
             if not entry.is_dir():
                 yield path
-            elif path.resolve() not in seen:
-                yield from walk(path, seen)
+            elif path.resolve() not in seen and not left_out(path):
+                yield from walk(path, left_out, seen)
