@@ -59,7 +59,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         __doc__, without_effect=("model_names", "dataset_names", "device"))
     parser.add_argument("source", type=Path, metavar="SOURCE", nargs="+",
                         help="a folder, or a .zip; several are joined")
-    parser.add_argument("--name", required=True, help="the name of the new folder in --dataset_dir")
+    parser.add_argument("--name", required=True, type=cli.dataset_name,
+                        help="the name of the new folder in --dataset_dir")
     parser.add_argument("--copy", action="store_true", help="copy the files; default: link them")
     parser.add_argument("--split", type=FRACTION, default=0.5, metavar="SHARE",
                         help="fraction of images for training, if there are no lists; default 0.5")
@@ -80,9 +81,6 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--masks_from", type=Path, metavar="PATH",
                         help="COCO .json, or folder of YOLO .txt or VOC .xml, to make masks from")
     args = parser.parse_args(argv)
-    if not args.name or Path(args.name).name != args.name or args.name.startswith("."):
-        raise UserError(f"--name {args.name}: must be a plain folder name; leave out '/' and a "
-                        "leading '.'")
     if args.masks_from and (args.masks or args.fit_masks or args.mask_suffix):
         raise UserError(f"--masks_from {args.masks_from}: makes the masks; leave out --masks, "
                         "--mask_suffix and --fit_masks")

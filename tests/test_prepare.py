@@ -17,7 +17,6 @@ from scripts import ROOT, assert_written, complaint, prints, succeeds
 from test_datasets import assert_rows, relay, rename, soften, write
 
 import cal_metrics
-import prepare_dataset
 from utils.data.decoding import KINDS
 from utils.data.images import read_gray
 from utils.data.layouts import layout_of
@@ -492,10 +491,12 @@ def test_a_zip_with_links_or_damage(tmp_path, irstd):
         assert text.startswith(f"{path}: ") and ("download it anew" in text or "no dataset" in text)
 
 
-def test_names_that_are_no_folder(tmp_path, irstd):
+def test_names_that_are_no_folder(prepare_script, capsys):
     for name in ("../X", "a/b", ".hidden", "", "."):
-        with pytest.raises(UserError, match="must be a plain folder name; leave out"):
-            prepare_dataset.main([str(irstd), "--name", name, "--dataset_dir", str(tmp_path)])
+        with pytest.raises(SystemExit):
+            prepare_script("source", "--name", name)
+        assert (f"--name: {name}: must be the name of a folder in --dataset_dir, without '/' and a "
+                "leading '.'") in capsys.readouterr().err
 
 
 def test_boxes_by_hand(tmp_path, irstd, prepare_script):

@@ -92,9 +92,10 @@ def make_parser(
 def dataset_name(text: str) -> str:
     """An argparse type: the name of a folder, without the slash with which a shell completes it."""
     name = text.rstrip("/")
-    if "/" in name or name in ("", ".", ".."):
-        raise argparse.ArgumentTypeError(f"{text}: must be the name of a folder in --dataset_dir; "
-                                         "give the folder above it as --dataset_dir")
+    if not name or "/" in name or name.startswith("."):
+        raise argparse.ArgumentTypeError(
+            f"{text}: must be the name of a folder in --dataset_dir, without '/' and a leading "
+            "'.'; give the folder above it as --dataset_dir")
     return name
 
 
