@@ -99,15 +99,12 @@ def remove_leftovers(path: str | Path) -> None:
                 file.unlink(missing_ok=True)
 
 
-def link_or_copy(file: str | Path, place: str | Path) -> bool:
+def link_or_copy(file: str | Path, place: str | Path) -> None:
     """Makes `place` a symbolic link to `file`, or a copy if the file system has no links.
 
     Args:
         file: the target of the link; a relative path starts from the folder of `place`.
         place: the new name.
-
-    Returns:
-        True for a link, False for a copy.
 
     Raises:
         FileExistsError: `place` exists.
@@ -118,8 +115,6 @@ def link_or_copy(file: str | Path, place: str | Path) -> bool:
         raise
     except OSError:  # exFAT, Google Drive, shared folders: one of half a dozen error numbers
         shutil.copyfile(Path(place).parent / file, place)
-        return False
-    return True
 
 
 @contextmanager
