@@ -35,7 +35,7 @@ from scipy.io import savemat
 from utils import cli
 from utils.checkpoint.torch_files import write_torch_file
 from utils.checkpoint.weights import fitting_weights
-from utils.data.images import read_gray, read_mask
+from utils.data.images import read_gray, read_levels
 from utils.data.synthetic import make_sample, write_sample_dataset
 from utils.errors import UserError
 from utils.predict.prediction_files import read_prediction
@@ -102,7 +102,7 @@ KINDS = {  # name: how a good file is written, how it is read, whether the forma
     "grey.png": (partial(_image, False), read_gray, True),
     "grey.tif": (partial(_image, False), read_gray, False),
     "grey.jpg": (partial(_image, False), read_gray, False),
-    "mask.png": (partial(_image, True), read_mask, True),
+    "mask.png": (partial(_image, True), read_levels, True),
     "weights.npz": (partial(_weights, lambda path, arrays: np.savez(path, **arrays)),
                     _read_weights, True),
     "weights.pth.tar": (partial(_weights, write_torch_file), _read_weights, True),

@@ -74,11 +74,6 @@ def _check_finite(values: np.ndarray, path: Path | Page) -> None:
                             "detectors; give each the mean of its neighbours")
 
 
-def read_mask(path: str | Path) -> np.ndarray:
-    """Reads a mask as H×W uint8 of 0 and 1; rules and errors of `read_levels`."""
-    return binary(read_levels(path))
-
-
 def binary(levels: np.ndarray) -> np.ndarray:
     """0 and 1 from the levels of a mask: target above half of full scale."""
     return (levels > FULL // 2).astype(np.uint8)
