@@ -142,6 +142,15 @@ def masks_of(tmp_path, name):
             for image, mask in zip(split.names, split.masks)}
 
 
+def assert_masks(tmp_path, name):
+    """The masks of a prepared dataset are the pixels of the `TARGETS` by the rule."""
+    found = masks_of(tmp_path, name)
+    assert found.keys() == TARGETS.keys()
+    for image, own in TARGETS.items():
+        truth = sum((blob(*each) >= 0.3 for each in own), np.zeros(SHAPE, bool))
+        np.testing.assert_array_equal(found[image], truth, err_msg=f"{name} {image}")
+
+
 def test_all_formats_give_the_same_masks_and_boxes_come_back(tmp_path, frames, prepare_script):
     (tmp_path / "coco.json").write_text(coco())
     write_all(frames, ".txt", yolo)  # beside the images, as LabelImg writes them
@@ -157,10 +166,7 @@ def test_all_formats_give_the_same_masks_and_boxes_come_back(tmp_path, frames, p
                 ) in output
         assert "pairs left out: 0\n" in output
         assert output.startswith((tmp_path / "data" / name / "prepared.txt").read_text())
-        found = masks_of(tmp_path, name)
-        for image, own in TARGETS.items():
-            truth = sum((blob(*each) >= 0.3 for each in own), np.zeros(SHAPE, bool))
-            np.testing.assert_array_equal(found[image], truth, err_msg=f"{name} {image}")
+        assert_masks(tmp_path, name)
         made = [path for path in (tmp_path / "data" / name / "masks").rglob("*.png")]
         assert len(made) == 3 and not any(path.is_symlink() for path in made)
         assert (tmp_path / "data" / name / "images" / "a.png").is_symlink()
@@ -180,9 +186,7 @@ def test_all_formats_give_the_same_masks_and_boxes_come_back(tmp_path, frames, p
         (tmp_path / "out" / "result" / f"COCO_{split}_boxes.json").rename(boxes / f"{split}.json")
     output = prepare_script(tmp_path / "data" / "COCO", "--name", "AGAIN", "--masks_from", boxes)
     assert "masks made from COCO: 3 boxes" in output and "train list: train.txt" in output
-    before = masks_of(tmp_path, "COCO")
-    for image, mask in masks_of(tmp_path, "AGAIN").items():
-        np.testing.assert_array_equal(mask, before[image])
+    assert_masks(tmp_path, "AGAIN")
 
 
 def test_points_and_a_folder_for_each_list_in_a_zip(tmp_path, frames, prepare_script):
@@ -225,9 +229,7 @@ def test_what_tools_export(tmp_path, frames, prepare_script):
         (tmp_path / f"{name}.json").write_text(content.replace(": 48,", ': "48",'))
     for name in ("confidence", "polygons", "sizes", "text.json"):
         prepare_script(frames, "--name", name, "--images", ".", "--masks_from", tmp_path / name)
-        for image, mask in masks_of(tmp_path, name).items():
-            truth = sum((blob(*each) >= 0.3 for each in TARGETS[image]), np.zeros(SHAPE, bool))
-            np.testing.assert_array_equal(mask, truth, err_msg=f"{name} {image}")
+        assert_masks(tmp_path, name)
     assert "COCO: 0 boxes and 3 points in 2 images\n" in prepare_script(
         frames, "--name", "P", "--images", ".", "--masks_from", tmp_path / "points.json")
 

@@ -69,9 +69,9 @@ def split(tmp_path):
     return load_split(tmp_path, "SET", "train")
 
 
-def refused(tmp_path, split="train", **options):
+def refused(tmp_path, **options):
     with pytest.raises(UserError) as error:
-        load_split(tmp_path, "SET", split, **options)
+        load_split(tmp_path, "SET", "train", **options)
     return str(error.value)
 
 
