@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import re
@@ -404,20 +405,24 @@ def test_predictions_that_are_no_numbers_are_refused_by_name(tmp_path):
     assert not list(tmp_path.iterdir())
 
 
+def interrupt_after(done, monkeypatch):
+    """Interrupts the prediction of frames after `done` frames."""
+    predict_one, calls = frames.predict, itertools.count()  # call 0 is the warm-up
+
+    def interrupted(net, x):
+        if next(calls) > done:
+            raise KeyboardInterrupt
+        return predict_one(net, x)
+
+    monkeypatch.setattr(frames, "predict", interrupted)
+
+
 def test_what_was_found_before_an_interruption_is_kept(weights, monkeypatch, tmp_path):
     files = [tmp_path / f"{index:02}.png" for index in range(12)]
     for file in files:
         Image.fromarray(scene()[0]).save(file)
     options = frames.FrameOptions(num_workers=2, overlays=False)
-    calls, predict_one = [], frames.predict
-
-    def interrupted(net, x):
-        calls.append(x)
-        if len(calls) == 5:  # the warm-up and three frames are done
-            raise KeyboardInterrupt
-        return predict_one(net, x)
-
-    monkeypatch.setattr(frames, "predict", interrupted)
+    interrupt_after(3, monkeypatch)
     with pytest.raises(KeyboardInterrupt):
         frames.predict_frames(UNET, weights, ImageSource(tmp_path), tmp_path / "out", options)
     rows = read_table(tmp_path / "out" / "detections" / f"{UNET}.csv")

@@ -11,10 +11,10 @@ from brightness import GAIN, LEVEL
 from PIL import Image
 from scipy.io import loadmat
 from scripts import assert_written, complaint, needs, read_table
+from test_own_images import interrupt_after
 
 from utils.data.video import ClipSource
 from utils.errors import UserError
-from utils.predict import frames
 
 needs_av = needs("av", requirements="video")
 pytestmark = pytest.mark.usefixtures("cpu")
@@ -162,15 +162,7 @@ def test_bad_clips_and_flags_are_refused_in_one_line(tmp_path, predicts):
 @needs_av
 def test_an_interruption_leaves_no_half_written_file(tmp_path, predicts, monkeypatch):
     clip = save_clip(tmp_path / "clip.mkv", moving())
-    calls, predict = [], frames.predict
-
-    def interrupted(net, x):
-        calls.append(x)
-        if len(calls) == 9:  # after the warm-up and seven frames
-            raise KeyboardInterrupt
-        return predict(net, x)
-
-    monkeypatch.setattr(frames, "predict", interrupted)
+    interrupt_after(7, monkeypatch)
     with pytest.raises(KeyboardInterrupt):
         predicts("--input", clip, "--output", tmp_path / "out", "--overlay_video", "--num_workers",
                  2)
