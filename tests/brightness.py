@@ -10,12 +10,8 @@ from utils.checkpoint.weights import get_weights, load_weights, save_weights
 GAIN, LEVEL = 40.0, 0.5
 
 
-def brightness_net(attention=0.0):
-    """A network that gives sigmoid(GAIN·(2·θ·x − LEVEL)) for a pixel x ≥ 0.
-
-    θ = sigmoid(−attention·mean(x)) is that of the first stage: 1/2 without attention, so that
-    pixels brighter than LEVEL are detected.
-    """
+def brightness_net():
+    """A network that gives sigmoid(GAIN·(x − LEVEL)) for a pixel x ≥ 0."""
     net = build_model("L2SKNet_UNet")
     arrays = {name: np.zeros_like(array) for name, array in get_weights(net).items()}
     for name, array in arrays.items():
@@ -26,10 +22,8 @@ def brightness_net(attention=0.0):
     for name in ("Conv1.conv.0", "Conv1.conv.3", "contrConV_0.0", "Up_conv2.conv.0",
                  "Up_conv2.conv.3"):
         arrays[f"{name}.weight"][0, 0, 1, 1] = 1
-    # W_sum and W cancel, and θ times the centre tap remains.
+    # W_sum and W cancel, and θ, 1/2 without weights, times the centre tap remains.
     arrays["contrast0_3.0.conv.weight"][0, 0, 1, 1] = 2
-    arrays["contrast0_3.0.attn.avg_channel.1.weight"][0, 0] = 1
-    arrays["contrast0_3.0.attn.avg_channel.4.weight"][0, 0] = -attention
     arrays["Conv.weight"][0, 0] = GAIN
     arrays["Conv.bias"][:] = -GAIN * LEVEL
     load_weights(net, arrays)
@@ -38,6 +32,6 @@ def brightness_net(attention=0.0):
 
 
 def save_brightness_weights(path):
-    """Writes the weights without attention."""
+    """Writes its weights."""
     save_weights(brightness_net(), path)
     return path
