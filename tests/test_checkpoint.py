@@ -201,7 +201,6 @@ def test_meta_data_of_another_kind_are_refused(tmp_path, meta):
     for read in (read_meta, read_checkpoint):
         with pytest.raises(UserError, match="not an .npz file of plain arrays, or damaged"):
             read(path)
-    assert read_arrays(path)["a"].sum() == 3
 
 
 def test_the_best_weights_are_found_else_the_last(tmp_path):

@@ -11,7 +11,7 @@ import io
 import json
 import os
 from collections import Counter, OrderedDict
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -93,16 +93,6 @@ def save_weights(
         temporary.write_bytes(content.getbuffer())
 
 
-def read_arrays(path: str | Path) -> dict[str, np.ndarray]:
-    """All entries of an .npz file, name → array; raises what `read_checkpoint` raises."""
-    return _read(path, _arrays)
-
-
-def read_meta(path: str | Path) -> dict[str, Any]:
-    """The `meta` of an .npz file, {} if it has none; raises what `read_checkpoint` raises."""
-    return _read(path, _meta)
-
-
 def read_checkpoint(path: str | Path) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
     """Entries and `meta` of one state of the file, which a training may replace at any time.
 
@@ -110,28 +100,16 @@ def read_checkpoint(path: str | Path) -> tuple[dict[str, np.ndarray], dict[str, 
         UserError: the file is missing, damaged, of another format, would need unpickling, or more
             memory than any checkpoint.
     """
-    return _read(path, lambda file: (_arrays(file), _meta(file)))
-
-
-def _arrays(file):
-    return {name: file[name] for name in file.files}
-
-
-def _meta(file):
-    meta = json.loads(str(file[META])) if META in file.files else {}
-    if not isinstance(meta, dict):
-        raise ValueError("not a dict")
-    return meta
-
-
-def _read(path: str | Path, take: Callable[[np.lib.npyio.NpzFile], Any]) -> Any:
     path = Path(path)
     if not path.is_file():
         raise UserError(f"{path}: no such file; train the model first, or name a checkpoint")
     try:
         with np.load(path, allow_pickle=False) as file:
             check_size(path, sum(entry.file_size for entry in file.zip.infolist()))
-            return take(file)
+            arrays = dict(file)
+        meta = json.loads(str(arrays.get(META, "{}")))
+        if not isinstance(meta, dict):
+            raise ValueError("not a dict")
     except UserError:
         raise
     except Exception as error:  # a damaged file makes the decoders raise nearly anything
@@ -139,6 +117,17 @@ def _read(path: str | Path, take: Callable[[np.lib.npyio.NpzFile], Any]) -> Any:
             f"{path}: not an .npz file of plain arrays, or damaged; "
             "take another file"
         ) from error
+    return arrays, meta
+
+
+def read_arrays(path: str | Path) -> dict[str, np.ndarray]:
+    """All entries of an .npz file, name → array; raises what `read_checkpoint` raises."""
+    return read_checkpoint(path)[0]
+
+
+def read_meta(path: str | Path) -> dict[str, Any]:
+    """The `meta` of an .npz file, {} if it has none; raises what `read_checkpoint` raises."""
+    return read_checkpoint(path)[1]
 
 
 def read_file(path: str | Path) -> tuple[Any, dict[str, Any]]:
