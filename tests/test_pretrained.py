@@ -19,7 +19,7 @@ from utils.errors import UserError
 from utils.paths import Paths
 from utils.predict.maps import load_model
 from utils.report.evaluation_page import versions
-from utils.training.engine import evaluate
+from utils.training.engine import evaluation_steps, merge_counts
 from utils.training.logs import EpochRecord, read_log, write_log
 
 SHIPPED = sorted(pretrained.FOLDER.glob("*/*.npz"))
@@ -175,7 +175,7 @@ def test_pretrained_weights_find_the_targets(model_name, nudt, cpu, tmp_path):
         (folder / kind).symlink_to(nudt / kind)
     weights = pretrained.find_pretrained("NUDT-SIRST", model_name)
     split = load_split(tmp_path, "First", "test")
-    scores = evaluate(load_model(model_name, weights), split, 8).compute()
+    scores = merge_counts(evaluation_steps(load_model(model_name, weights), split, 8)).compute()
     # Rounding on another processor may move a few pixels over the threshold.
     near = {"mIoU": 1e-3, "fscore": 1e-3, "Pd": 1.5 / 130, "Fa": 3e-6}
     said = FIRST[model_name]

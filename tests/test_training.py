@@ -23,7 +23,7 @@ from utils.datasets import load_split
 from utils.errors import UserError
 from utils.files import locked
 from utils.predict.maps import load_model
-from utils.training.engine import evaluate
+from utils.training.engine import evaluation_steps, merge_counts
 from utils.training.logs import METRICS, EpochRecord, best_epochs, read_log, render_log
 
 pytestmark = pytest.mark.usefixtures("cpu")
@@ -127,7 +127,7 @@ def test_best_weights_score_what_the_log_says(whole):
     history = read_meta(checkpoints(whole[0], FPN) / "last.npz")["history"]
     best = best_epochs(EpochRecord(**record) for record in history)["mIoU"]
     split = load_split(whole[0] / "data", "Tiny", "test")
-    scores = evaluate(load_model(FPN, path), split, 2).compute()
+    scores = merge_counts(evaluation_steps(load_model(FPN, path), split, 2)).compute()
     assert read_meta(path)["history"][-1]["epoch"] == best.epoch
     for name in METRICS:
         assert scores[name] == pytest.approx(getattr(best, name), abs=1e-6)

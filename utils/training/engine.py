@@ -127,10 +127,3 @@ def merge_counts(
     evaluator = Evaluator(threshold)
     evaluator.images = ranks.interleave(list(counts))
     return evaluator
-
-
-def evaluate(
-    net: runtime.jt.Module, split: ImageList, batch_size: int, threshold: float = THRESHOLD
-) -> Evaluator:
-    """The evaluator with the scores of the whole test list."""
-    return merge_counts(evaluation_steps(net, split, batch_size, threshold), threshold)
