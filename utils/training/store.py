@@ -177,17 +177,8 @@ class Store:
         self.last_is_whole = saved.path == self.last
         return saved
 
-    def started(self) -> str | None:
-        """The time at which the run in this folder began; None without checkpoints.
-
-        If only an unreadable best.npz is left, its modification time.
-
-        Raises:
-            UserError: there are checkpoints, and none can be read.
-        """
-        run = self.newest_run()
-        if run:
-            return run.meta["started"]
+    def _started_by_best(self) -> str | None:
+        """The time at which the run of best.npz began, else when it was written; None without."""
         if not self.best.is_file():
             return None
         with contextlib.suppress(UserError, KeyError, TypeError):
@@ -218,7 +209,8 @@ class Store:
     def _begin(self, state: TrainingState, saved: SavedRun | None) -> None:
         for path in (self.best, self.last, self.log_path(state)):
             remove_leftovers(path)
-        newest = self.newest_run() if saved else None
+        newest, bests = self.newest_run(), []
+        started = newest.meta["started"] if newest else self._started_by_best()
         if saved:
             was_newest = saved.damaged or self.last_is_whole
             if newest and was_newest and newest.progress != saved.progress:
@@ -228,10 +220,10 @@ class Store:
                 print(f"{saved.damaged}; going on from the checkpoint before, {saved.path}")
             if state.history or state.losses:
                 print(f"resumed after epoch {state.epochs_done} and {len(state.losses)} batches")
-        started, bests = self.started(), [saved.path.with_name(BEST)] if saved else []
+            bests.append(saved.path.with_name(BEST))
         if started not in (None, state.started):
             self._move_aside(f"earlier_{started}")
-        elif newest and newest.progress > saved.progress:
+        elif saved and newest and newest.progress > saved.progress:
             # An older checkpoint of this run: what the run has done since is kept.
             epochs, steps = newest.progress
             earlier = self._move_aside(f"earlier_{started}_{epochs}_{steps}", self.log_path(state))
