@@ -85,9 +85,7 @@ class EpochRecord:
 
 def log_time(seconds: float | None = None) -> str:
     """Local time as `Aug  2 04:31:35`, in English in any locale; the present by default."""
-    now = time.localtime(seconds)
-    clock = f"{now.tm_hour:02d}:{now.tm_min:02d}:{now.tm_sec:02d}"
-    return f"{MONTHS[now.tm_mon - 1]} {now.tm_mday:2d} {clock}"
+    return time.asctime(time.localtime(seconds))[4:19]  # knows no locale
 
 
 def best_epochs(records: Iterable[EpochRecord]) -> dict[str, EpochRecord]:
