@@ -32,8 +32,8 @@ FOLDER = cli.ROOT / "model" / "pretrained"
 REAL = "REAL"  # a dataset joined from several; its weights are for frames of any camera
 # The table of thresholds in a card, as cal_metrics.py --fa prints it.
 FA_HEADINGS = ["wanted Fa", "threshold", "Fa", "Pd", "mIoU", "5 % to 95 %"]
-CARD_METRICS = (("mIoU", "{:.4f}"), ("pixAcc", "{:.4f}"), ("fscore", "{:.4f}"), ("Pd", "{:.4f}"),
-           ("Fa", "{:.3g}"))
+CARD_COLUMNS = {**dict.fromkeys(("loss", "mIoU", "pixAcc", "fscore", "Pd"), "{:.4f}"),
+                "Fa": "{:.3g}"}
 
 
 def find_pretrained(dataset_name: str, model_name: str) -> Path | None:
@@ -159,15 +159,14 @@ def make_card(
     lines = [f"# {best['model']} on {best['dataset']}", ""]
     lines += [remark, ""] if remark else []
     lines += ["| | |", "|---|---|", *(f"| {name} | {value} |" for name, value in rows), ""]
-    lines += ["| checkpoint | loss | " + " | ".join(name for name, _ in CARD_METRICS) + " |",
-              "|---|---|" + "---|" * len(CARD_METRICS)]
+    lines += ["| checkpoint | " + " | ".join(CARD_COLUMNS) + " |",
+              "|---|" + "---|" * len(CARD_COLUMNS)]
     newest = [record for record in last["history"] if record["mIoU"] is not None][-NEWEST:]
     groups = [(f"this file, the best by mIoU (epoch {at_best['epoch']})", [at_best]),
               (f"the last epoch ({at_last['epoch']})", [at_last])]
     if len(newest) > 1:
-        epochs = [f"{record['epoch']}" for record in (newest[0], newest[-1])]
-        groups.append((f"mean ± standard deviation of {len(newest)} (epochs "
-                       f"{' to '.join(epochs)})", newest))
+        groups.append((f"mean ± standard deviation of {len(newest)} "
+                       f"(epochs {newest[0]['epoch']} to {newest[-1]['epoch']})", newest))
     for name, records in groups:
         lines.append(_row(name, records))
         if all(record.get("strict") for record in records):
@@ -179,7 +178,7 @@ def make_card(
 def _row(name: str, records: Sequence[Mapping[str, Any]]) -> str:
     """A line of the card: the values of one record, or mean and deviation of several."""
     cells = []
-    for key, form in (("loss", "{:.4f}"), *CARD_METRICS):
+    for key, form in CARD_COLUMNS.items():
         values = [record[key] for record in records]
         cell = "–" if None in values else form.format(np.mean(values))
         if len(values) > 1 and None not in values:
