@@ -12,10 +12,10 @@ from scripts import SIZE, SMALL, checkpoints, run, signalled, succeeds
 
 import run_train
 from utils import cli
-from utils.checkpoint.weights import read_meta
 from utils.data.synthetic import write_sample_dataset
+from utils.recipe import Recipe
 from utils.runtime import start
-from utils.training.store import RunStatus
+from utils.training.store import RunStatus, read_run
 
 UNET, FPN, UNET_1D, FPN_1D = "L2SKNet_UNet", "L2SKNet_FPN", "L2SKNet_1D_UNet", "L2SKNet_1D_FPN"
 RECIPE = {"batch_size": 2, "image_size": SIZE, "epochs": 1}
@@ -61,46 +61,33 @@ def test_skips_resumes_and_survives_a_failure(place):
         FPN: ("failed (2)", "-"), UNET: ("finished before", "1/1"), FPN_1D: ("done", "1/1")}
     assert "resumed after epoch 0 and 1 batches" in result.stdout
     assert last(place, UNET).read_bytes() == finished
-    assert read_meta(last(place, FPN_1D))["recipe"] == {
-        "batch_size": 2, "epochs": 1, "lr": 1e-3, "seed": 42, "image_size": SIZE,
-        "milestones": [1, 1], "augment": False, "crop": 0, "soft_masks": False,
-        "target_crops": 0.0, "scale": 1.0, "photometric": False}
-    record = read_meta(last(place, FPN_1D))["history"][-1]
-    assert f"1/1  {record['mIoU']:.4f}   1 {record['Pd']:.4f}" in result.stdout
+    resumed = read_run(last(place, FPN_1D))
+    (record,) = resumed.history
+    assert resumed.recipe == Recipe(**RECIPE)
+    assert f"1/1  {record.mIoU:.4f}   1 {record.Pd:.4f}" in result.stdout
 
 
 def test_the_time_is_shared_out(place):
     output = succeeds("run_train.py", place, "--model_name", UNET, FPN_1D, *SMALL,
                       "--epochs", 500, "--milestones", 1, 1, "--stop_after", 0.03)
-    meta = read_meta(last(place, UNET))
+    epochs = len(read_run(last(place, UNET)).history)
     assert states(output) == {
-        UNET: ("to be resumed", f"{len(meta['history'])}/500"), FPN_1D: ("not begun", "0/1")}
-    assert len(meta["history"]) >= 1 and "resumed after epoch 1 and 0 batches" in output
+        UNET: ("to be resumed", f"{epochs}/500"), FPN_1D: ("not begun", "0/1")}
+    assert epochs >= 1 and "resumed after epoch 1 and 0 batches" in output
 
 
-def test_sigterm_is_passed_on_and_the_training_saves(place):
-    returned, output = signalled(signal.SIGTERM, "epoch 2/", "run_train.py", place,
-                                 "--model_name", UNET, FPN, *SMALL, "--epochs", 500)
-    assert returned == 143
-    stopped = re.search(r"stopped in epoch (\d+) after (\d) of 2 batches", output)
+@pytest.mark.parametrize(("number", "group"), [
+    (signal.SIGTERM, False), (signal.SIGINT, False), (signal.SIGTERM, True)])
+def test_a_signal_stops_the_training_which_saves(place, number, group):
+    """Sent to run_train.py alone, or to its training too, as `timeout` and batch systems do."""
+    returned, output = signalled(number, "epoch 2/", "run_train.py", place, "--model_name", UNET,
+                                 FPN, *SMALL, "--epochs", 500, group=group)
+    assert returned == 128 + number
+    stopped = re.search(r"stopped in epoch (\d+) after (\d) of 2 batches, all of it saved", output)
     done = f"{int(stopped[1]) - 1}/500"
     assert states(output) == {UNET: ("stopped", done), FPN: ("not begun", "-")}
-    meta = read_meta(last(place, UNET))
-    assert len(meta["history"]) == int(stopped[1]) - 1 and len(meta["losses"]) == int(stopped[2])
+    assert read_run(last(place, UNET)).progress == (int(stopped[1]) - 1, int(stopped[2]))
     assert not last(place, FPN).exists()
-
-
-def test_a_signal_to_the_whole_group_is_one_request(place):
-    """As `timeout` and batch systems send it: to run_train.py and to its training."""
-    returned, output = signalled(signal.SIGTERM, "epoch 2/", "run_train.py", place,
-                                 "--model_name", UNET, *SMALL, "--epochs", 500, group=True)
-    assert returned == 143 and "all of it saved" in output
-
-
-def test_sigint_to_run_train_alone_reaches_the_training(place):
-    returned, output = signalled(signal.SIGINT, "epoch 2/", "run_train.py", place,
-                                 "--model_name", UNET, *SMALL, "--epochs", 500)
-    assert returned == 130 and "all of it saved" in output
 
 
 # Which command
