@@ -24,11 +24,11 @@ class StopAt:
         return self.calls == self.call
 
 
-def train_tiny(model_name, folder, given, stop_at=None, resume=None, **options):
+def train_tiny(model_name, folder, given, stop_at=None, resume=None):
     """Trains on folder/data/Tiny, output to folder/out; returns whether it came to its end."""
+    options = TrainingOptions(folder / "data", folder / "out")
     with contextlib.redirect_stdout(io.StringIO()):
-        return train(model_name, DATASET, given, TrainingOptions(folder / "data", folder / "out",
-                     **options), StopAt(stop_at), resume)
+        return train(model_name, DATASET, given, options, StopAt(stop_at), resume)
 
 
 def begin(model_name, output_dir, given, resume=None, dataset_name=DATASET):

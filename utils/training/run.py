@@ -72,10 +72,10 @@ def train(
     store = Store(options.output_dir, dataset_name, model_name)
     saved = store.find(resume) if resume else None
     recipe = resolve_recipe(given, saved and saved.recipe)
-    if options.threshold is None:
-        conditions = saved.meta.get("conditions", {}) if saved else {}
-        options = dataclasses.replace(options, threshold=conditions.get("threshold", THRESHOLD))
     state = TrainingState(model_name, dataset_name, recipe, saved, weights)
+    if options.threshold is None:
+        threshold = state.conditions.get("threshold", THRESHOLD)
+        options = dataclasses.replace(options, threshold=threshold)
     splits = load_splits(options.dataset_dir, dataset_name, num_workers=options.num_workers,
                          skip_bad=options.skip_bad)
     steps = num_train_batches(splits[0], recipe)
