@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from itertools import cycle
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -82,23 +82,14 @@ def save_curves(
             legend_above(axes, title, columns)
 
 
-class Curve(NamedTuple):
-    """The points of a curve, and the point at the threshold of the tables."""
-
-    x: np.ndarray
-    y: np.ndarray
-    dot: tuple[float, float]
+# The points of a curve, x and y, and the point (x, y) at the threshold of the tables.
+Curve = tuple[np.ndarray, np.ndarray, tuple[float, float]]
 
 
 def _roc(evaluator: Evaluator) -> Curve:
     fpr, tpr = evaluator.roc()
     # To (0, 0), where no pixel is lit.
     return _with_dot(np.append(fpr, 0), np.append(tpr, 0), evaluator)
-
-
-def _positive_roc(evaluator: Evaluator) -> Curve:
-    fpr, tpr = evaluator.roc()
-    return _with_dot(np.where(fpr > 0, fpr, np.nan), tpr, evaluator)
 
 
 def _recall_precision(evaluator: Evaluator) -> Curve:
@@ -109,20 +100,19 @@ def _recall_precision(evaluator: Evaluator) -> Curve:
 
 def _with_dot(x: np.ndarray, y: np.ndarray, evaluator: Evaluator) -> Curve:
     at = round(200 * evaluator.threshold)  # of the 201 thresholds of the official ROC
-    return Curve(x, y, (x[at], y[at]))
+    return x, y, (x[at], y[at])
 
 
 def _pd_fa(evaluator: Evaluator) -> Curve:
     """Empty, but for the dot, if the evaluator has no grid."""
     sweep, strict = evaluator.sweep(), evaluator.compute()["strict"]
-    return Curve(np.where(sweep.fa > 0, sweep.fa, np.nan), sweep.pd,
-                 (strict["Fa"] or np.nan, strict["Pd"]))
+    return sweep.fa, sweep.pd, (strict["Fa"], strict["Pd"])
 
 
 # Title, labels of x and y, scale of x, and the function that gives the curve of an `Evaluator`.
 SCORE_CURVES = (
     ("ROC", "False-alarm rate (background pixels)", "Targets hit", "linear", _roc),
-    ("ROC, log", "False-alarm rate, log scale", "", "log", _positive_roc),
+    ("ROC, log", "False-alarm rate, log scale", "", "log", _roc),
     ("Precision-recall", "Recall of pixels", "Precision of pixels", "linear", _recall_precision),
     ("Pd-Fa, strict", "Fa, log scale", "Pd", "log", _pd_fa),
 )
@@ -144,6 +134,8 @@ def save_score_curves(
         for axis, (title, xlabel, ylabel, scale, points) in zip(axes, SCORE_CURVES):
             for (name, evaluator), style in zip(evaluators.items(), cycle(STYLES)):
                 x, y, dot = points(evaluator)
+                if scale == "log":  # which has no zero
+                    x, dot = np.where(x > 0, x, np.nan), (dot[0] or np.nan, dot[1])
                 scores = evaluator.compute()
                 axis.plot(x, y, **style, label=f"{name} (AUC {scores['AUC']:.4f}, F-score "
                           f"{scores['fscore']:.4f})")
