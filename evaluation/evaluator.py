@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -124,16 +125,14 @@ class Evaluator:
         Raises:
             ValueError: no image has been added.
         """
-        absolute = pixel.PixelCounts(*self._total("absolute"))
-        relative = pixel.PixelCounts(*self._total("relative"))
+        absolute, hiou_counts = self._total("absolute"), self._total("hiou")
         pixels = sum(absolute)
         n_iou = float(np.mean([image.iou for image in self.images]))
-        hiou_counts = hiou.HiouCounts(*self._total("hiou"))
         return {
             "mIoU": pixel.iou(absolute),
             # The official code divides float32 tensors here; to be equal to it, so do we.
             "pixAcc": pixel.ratio(np.float32(absolute.tp), np.float32(absolute.tp + absolute.fn)),
-            **_pixel_scores(relative),
+            **_pixel_scores(self._total("relative")),
             **_region_scores(self._total("comparable"), pixels),
             "AUC": roc.auc(*self.roc()),
             "nIoU": n_iou,
@@ -150,7 +149,7 @@ class Evaluator:
 
     def error_analysis(self) -> dict[str, dict[str, float]]:
         """What the two factors of the strict hIoU consist of (`hiou.error_analysis`)."""
-        return hiou.error_analysis(hiou.HiouCounts(*self._total("hiou")))
+        return hiou.error_analysis(self._total("hiou"))
 
     def roc(self, strict: bool = False) -> tuple[np.ndarray, np.ndarray]:
         """fpr (background pixels) and tpr (targets): 201 points each, threshold 0 first.
@@ -177,10 +176,9 @@ class Evaluator:
         Raises:
             ValueError: no image has been added.
         """
-        total = sizes.SizeCounts(*self._total("sizes"))
         return {name: {"targets": int(count), "Pd": pixel.ratio(detected, count),
                        "IoU": pixel.ratio(iou, count)}
-                for name, count, detected, iou in zip(sizes.BINS, *total)}
+                for name, count, detected, iou in zip(sizes.BINS, *self._total("sizes"))}
 
     def sweep(self) -> operating.Sweep:
         """Strict Pd, Fa and mIoU at each threshold of `grid`.
@@ -199,10 +197,12 @@ class Evaluator:
         return operating.threshold_for(self._all("sweep"), self.grid, fa)
 
     def _roc_counts(self, strict: bool) -> roc.RocCounts:
-        return roc.RocCounts(*self._total("strict_roc" if strict else "roc"))
+        return self._total("strict_roc" if strict else "roc")
 
-    def _total(self, kind: str) -> list:
-        return [sum(parts) for parts in zip(*self._all(kind))]
+    def _total(self, kind: str) -> Any:
+        """The sums over all images of one field of `ImageCounts`, in the field's own type."""
+        counts = self._all(kind)
+        return type(counts[0])(*map(sum, zip(*counts)))
 
     def _all(self, kind: str) -> list:
         if not self.images:
@@ -261,8 +261,7 @@ def _pixel_scores(counts: pixel.PixelCounts) -> dict[str, float]:
     }
 
 
-def _region_scores(total: list, pixels: int) -> dict[str, float]:
-    counts = pd_fa.RegionCounts(*total)
+def _region_scores(counts: pd_fa.RegionCounts, pixels: int) -> dict[str, float]:
     return {
         "Pd": pixel.ratio(counts.detected, counts.targets),
         "Fa": pixel.ratio(counts.false_pixels, pixels),

@@ -94,11 +94,8 @@ def hiou(counts: HiouCounts, phantoms: bool = False) -> float:
     The package counts one false region more for each image in which nothing is detected, and one
     missed target more for each image that has none.
     """
-    errors = error_analysis(counts)
-    if phantoms:
-        objects = sum(counts[:5]) + counts.phantoms
-        return ratio(counts.matched, objects) * errors["segmentation"]["IoU"]
-    return errors["localisation"]["IoU"] * errors["segmentation"]["IoU"]
+    objects = sum(counts[:5]) + (counts.phantoms if phantoms else 0)
+    return ratio(counts.matched, objects) * ratio(counts.iou, counts.matched)
 
 
 def error_analysis(counts: HiouCounts) -> dict[str, dict[str, float]]:
