@@ -70,7 +70,7 @@ def predict_and_score(
 ) -> ModelScores:
     """Predicts the test list with one model, scores it, writes the report of that model."""
     meta = read_meta(weights)  # now: a training may replace the file while we predict
-    predict_split(model_name, weights, split, args.output_dir, split.dataset, args.batch_size)
+    predict_split(model_name, weights, split, args.output_dir, args.batch_size)
     folder = PredictionPaths(Paths(args.output_dir).predictions(split.dataset), model_name).mat
     model = score_predictions(split, folder, args.threshold, meta)
     _, files = save_report(args.output_dir, split, model_name, model)

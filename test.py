@@ -74,8 +74,8 @@ def predict_test_lists(args: argparse.Namespace) -> None:
         folder = Paths(args.output_dir).predictions(dataset_name)
         for model_name, path in chosen.items():
             print(f"{split.describe()}, {model_name} with {path}, to {folder}")
-            predict_split(model_name, path, split, args.output_dir, dataset_name,
-                          args.batch_size, ranks.subset())
+            predict_split(model_name, path, split, args.output_dir, args.batch_size,
+                          ranks.subset())
 
 
 def predict_own_images(args: argparse.Namespace) -> None:
@@ -183,17 +183,12 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.set_defaults(threshold=None, dataset_names=None)
     args = parser.parse_args(argv)
     cli.check_weights(args.weights, args.model_names)
-    if not args.input:
-        for flag in ("output", "threshold", "fa", "stretch", "no_overlay", "overlay_video", "boxes",
-                     "tile"):
-            if getattr(args, flag) is not parser.get_default(flag):
-                parser.error(f"--{flag} goes with --input")
-    else:
-        for flag in ("skip_bad", "batch_size"):
-            if getattr(args, flag) is not parser.get_default(flag):
-                parser.error(f"--{flag} does not go with --input")
-        if args.dataset_names and args.dataset_names[1:]:
-            parser.error("--dataset_name: names the weights for --input; give one")
+    for flag in ("skip_bad", "batch_size") if args.input else (
+            "output", "threshold", "fa", "stretch", "no_overlay", "overlay_video", "boxes", "tile"):
+        if getattr(args, flag) is not parser.get_default(flag):
+            parser.error(f"--{flag} {'does not go' if args.input else 'goes'} with --input")
+    if args.input and args.dataset_names and args.dataset_names[1:]:
+        parser.error("--dataset_name: names the weights for --input; give one")
     return args
 
 

@@ -84,13 +84,12 @@ def predict_split(
     weights: str | Path,
     split: ImageList,
     output_dir: str | Path,
-    dataset_name: str,
     batch_size: int = 8,
     subset: slice = slice(None),
 ) -> None:
     """Predicts the images of a list, and writes a .png and a .mat for each.
 
-    The files are `<output_dir>/result/<dataset_name>/{img,mat}/<model_name>/NAME`.
+    The files are `<output_dir>/result/<split.dataset>/{img,mat}/<model_name>/NAME`.
 
     Args:
         weights: a file of weights.
@@ -101,7 +100,7 @@ def predict_split(
         UserError: the weights do not fit.
     """
     net = load_model(model_name, weights)
-    folder = Paths(output_dir).predictions(dataset_name)
+    folder = Paths(output_dir).predictions(split.dataset)
     with tqdm(total=len(split), desc=model_name, unit="image", disable=None) as bar:
         for indices, x in test_batches(split, batch_size, subset):
             for index, probability in zip(indices, predict(net, x)):
