@@ -1,8 +1,8 @@
-"""Reads arrays of real numbers from MATLAB's files, after a check of their headers.
+"""Reads an array of real numbers from a MATLAB file.
 
 SciPy unpacks whatever a file claims, and crashes Python on cells nested a thousand deep and on an
-unknown type of numbers. So it reads only the array that is asked for, and only if shape, class and
-type of numbers are good.
+unknown type of numbers. So it reads one array only: the caller has checked shape and class, which
+`whosmat` tells without unpacking, and `read_array` checks the type of the numbers.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
-from scipy.io import loadmat, whosmat
+from scipy.io import loadmat
 
 REAL_CLASSES = ("double", "single", "logical",
         *(f"{kind}{size}" for kind in ("int", "uint") for size in (8, 16, 32, 64)))
@@ -22,17 +22,6 @@ _START = 128  # bytes before the first element of a MATLAB 5 file
 _PACKED = 15  # the type of a compressed element
 _NUMBERS = (1, 2, 3, 4, 5, 6, 7, 9, 12, 13)  # the types of numbers, int8 to uint64
 _HEADER = 2**16  # bytes that hold the header of an array
-
-
-def describe_arrays(path: Path) -> dict[str, tuple[tuple[int, ...], str]]:
-    """Name → shape and MATLAB's class of each array in a file.
-
-    Raises:
-        NotImplementedError: a MATLAB 7.3 file.
-        Exception: of nearly any kind, the file is damaged.
-    """
-    return {name: (shape, kind) for name, shape, kind in whosmat(path)
-            if not name.startswith("__")}
 
 
 def read_array(path: Path, name: str) -> np.ndarray:

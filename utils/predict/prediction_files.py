@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 import numpy as np
 from PIL import Image
-from scipy.io import savemat
+from scipy.io import savemat, whosmat
 
 from utils.data.images import read_gray, to_float
 from utils.data.layouts import index_files
@@ -20,7 +20,7 @@ from utils.datasets import ImageList
 from utils.errors import UserError, listed
 from utils.files import atomic_path
 from utils.paths import Paths, PredictionPaths
-from utils.predict.mat_files import REAL_CLASSES, describe_arrays, read_array
+from utils.predict.mat_files import REAL_CLASSES, read_array
 
 KEY = "T"  # the name of the probabilities in a .mat, as in the official code
 SUFFIXES = (".mat", ".npy", ".png")
@@ -208,7 +208,8 @@ def read_prediction(path: str | Path) -> np.ndarray:
 
 def _read_mat(path: Path) -> np.ndarray:
     try:
-        found = describe_arrays(path)
+        found = {name: (shape, kind) for name, shape, kind in whosmat(path)
+                 if not name.startswith("__")}
     except NotImplementedError as error:
         raise UserError(f"{path}: a MATLAB 7.3 file; save it with -v7") from error
     if KEY not in found and len(found) != 1:
