@@ -66,31 +66,26 @@ def capture_stages(net: runtime.jt.Module, image: np.ndarray) -> list[Stage]:
     """
     from model.ops.layout import leave
 
-    parts: dict[Any, runtime.jt.Module] = {}
-    for level, stage in enumerate(net.stages):
-        for index, (kernel, norm) in enumerate(stage.branches):
-            parts.update({(level, index, "LLSKM"): kernel, (level, index, "theta"): kernel.attn,
-                          (level, index, "norm"): norm})
-        if stage.merge is not None:
-            parts[level] = stage.merge
+    parts = [part for stage in net.stages for kernel, norm in stage.branches
+             for part in (kernel, kernel.attn, norm)]
+    parts += [stage.merge for stage in net.stages if stage.merge is not None]
 
     def array(variable):
         return leave(variable).numpy()[0]
 
     net.eval()
-    with runtime.jt.no_grad(), keep_calls(parts) as calls:
+    with runtime.jt.no_grad(), keep_calls({part: part for part in parts}) as calls:
         net(runtime.jt.array(image[None, None]))
         stages = []
-        for level, stage in enumerate(net.stages):
+        for stage in net.stages:
             branches = []
-            for index, (kernel, _) in enumerate(stage.branches):
-                (before, _), response = calls[level, index, "LLSKM"]
-                _, theta = calls[level, index, "theta"]
-                _, output = calls[level, index, "norm"]
+            for kernel, norm in stage.branches:
+                (before, _), response = calls[kernel]
+                (_, theta), (_, output) = calls[kernel.attn], calls[norm]
                 branches.append(Branch(
                     getattr(kernel, "dilation", 1), theta.numpy().reshape(-1), array(response),
                     array(output), *_kernels(kernel, theta)))
-            after = branches[-1].output if stage.merge is None else array(calls[level][1])
+            after = branches[-1].output if stage.merge is None else array(calls[stage.merge][1])
             stages.append(Stage(array(before), branches, after))
     return stages
 
