@@ -62,21 +62,21 @@ def predict_tiles(net: runtime.jt.Module, image: np.ndarray, tile: int) -> np.nd
         H×W float32 probabilities.
     """
     result = np.empty_like(image)
-    for top, bottom, first_row, last_row in _tile_spans(image.shape[0], tile):
-        for left, right, first_column, last_column in _tile_spans(image.shape[1], tile):
-            part = predict(net, image[None, None, top:bottom, left:right])[0]
-            result[first_row:last_row, first_column:last_column] = part[
-                first_row - top : last_row - top, first_column - left : last_column - left]
+    for rows, taken_rows, inner_rows in _tile_spans(image.shape[0], tile):
+        for columns, taken_columns, inner_columns in _tile_spans(image.shape[1], tile):
+            part = predict(net, image[None, None, rows, columns])[0]
+            result[taken_rows, taken_columns] = part[inner_rows, inner_columns]
     return result
 
 
-def _tile_spans(size: int, tile: int) -> list[tuple[int, int, int, int]]:
-    """Start and stop of each tile along one axis, and of the pixels that are taken from it."""
+def _tile_spans(size: int, tile: int) -> list[tuple[slice, slice, slice]]:
+    """Each tile along one axis, the pixels that are taken from it, and where it has them."""
     overlap = tile // 4
     count = max(1, -(-(size - overlap) // (tile - overlap)))
     starts = np.linspace(0, max(size - tile, 0), count).astype(int)
     cuts = [0, *(starts[1:] + starts[:-1] + tile) // 2, size]
-    return [(start, min(start + tile, size), *cuts[i : i + 2]) for i, start in enumerate(starts)]
+    return [(slice(start, start + tile), slice(first, last), slice(first - start, last - start))
+            for start, first, last in zip(starts, cuts, cuts[1:])]
 
 
 def predict_split(
