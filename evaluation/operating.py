@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
+from scipy import ndimage
 
 from . import pd_fa
 
@@ -67,8 +68,9 @@ def sweep_counts(
     steps, target = np.array(thresholds, pred.dtype), targets.labels > 0
     detected, false_pixels = np.zeros((2, len(steps)), int)
     lit, lit_target = _above(pred, steps), _above(pred[target], steps)
-    # Nothing is lit outside this box, so that regions need not be looked for there.
-    box, offset = _box(pred > steps[0]) if len(steps) and lit[0] else ((), (0, 0))
+    if len(steps) and lit[0]:  # nothing is lit outside this box: regions are looked for in it
+        (box,) = ndimage.find_objects((pred > steps[0]).astype(np.uint8))
+        offset = box[0].start, box[1].start
     for step in range(np.count_nonzero(lit)):
         if step and lit[step] == lit[step - 1]:  # the pixels of the step before
             detected[step], false_pixels[step] = detected[step - 1], false_pixels[step - 1]
@@ -126,10 +128,3 @@ def _above(values: np.ndarray, steps: np.ndarray) -> np.ndarray:
     """How many of the values are above each of the rising steps."""
     values = np.sort(values[values > steps.min(initial=np.inf)])
     return len(values) - np.searchsorted(values, steps, side="right")
-
-
-def _box(lit: np.ndarray) -> tuple[tuple[slice, slice], tuple[int, int]]:
-    """The smallest box around all lit pixels, as slices, and its first row and column."""
-    rows, columns = (np.flatnonzero(lit.any(axis=axis)) for axis in (1, 0))
-    box = slice(rows[0], rows[-1] + 1), slice(columns[0], columns[-1] + 1)
-    return box, (int(rows[0]), int(columns[0]))
