@@ -287,8 +287,7 @@ def test_a_threshold_that_lights_up_the_whole_image_is_not_taken():
     mask = squares((14, 14, 5))
     rng = np.random.default_rng(0)
     pred = np.where(mask > 0, 0.9, rng.uniform(0.02, 0.03, mask.shape)).astype(np.float32)
-    evaluator = Evaluator(grid=operating.GRID)
-    evaluator.update(pred, mask.astype(np.uint8))
+    evaluator = evaluated((pred, mask), grid=operating.GRID)
     sweep, (step, spread) = evaluator.sweep(), evaluator.threshold_for(1e-6)
     assert sweep.fa[0] == 0 and sweep.fa.max() > 0
     assert sweep.iou[step] == 1 and 0.03 < sweep.thresholds[step] < 0.04
@@ -297,18 +296,17 @@ def test_a_threshold_that_lights_up_the_whole_image_is_not_taken():
 
 def test_the_threshold_for_a_wanted_fa_by_hand():
     grid = (0.1, 0.3, 0.5, 0.7)
-    evaluator = Evaluator(grid=grid)
     # Two false pixels up to 0.4, and one that is up to 0.6: Fa of 3, 3, 1, 0 pixels of 1024.
-    evaluator.update(squares((10, 10, 2)) + 0.4 * squares((0, 0, 1), (5, 5, 1))
-                     + 0.6 * squares((20, 20, 1)), TWO)
+    pred = TWO + 0.4 * squares((0, 0, 1), (5, 5, 1)) + 0.6 * squares((20, 20, 1))
+    evaluator = evaluated((pred, TWO), grid=grid)
     np.testing.assert_allclose(evaluator.sweep().fa * 1024, [3, 3, 1, 0])
     for wanted, step in ((3, 0), (2.9, 2), (1, 2), (0.9, 3), (0, 3)):
         found = evaluator.threshold_for(wanted / 1024)
         assert found == (step, (grid[step],) * 2)  # one image: all draws are equal
     # 16 pixels that belong to a target until the strongest half is alone, too far from its middle.
-    evaluator, pred = Evaluator(grid=grid), 0.4 * LONG
+    pred = 0.4 * LONG
     pred[10, 2:10] = 0.8
-    evaluator.update(pred, LONG)
+    evaluator = evaluated((pred, LONG), grid=grid)
     np.testing.assert_allclose(evaluator.sweep().fa * 1024, [0, 0, 8, 8])
     assert evaluator.threshold_for(7 / 1024).step == 0
     evaluator = evaluated((TWO, BLANK), grid=grid)
