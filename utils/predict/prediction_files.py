@@ -67,20 +67,16 @@ def prediction_folders(
     Raises:
         UserError: names and folders do not go together.
     """
-    if folders and len(dataset_names) > 1:
-        raise UserError(f"--pred {folders[0]}: is of one dataset; name it with --dataset_name")
-    if folders and models and len(folders) == 1 and (
-        len(models) > 1 or (folders[0] / models[0]).is_dir()
-    ):
-        folders = [folders[0] / model for model in models]
-    if not models:
-        models = [Path(os.path.abspath(folder)).name for folder in folders] if folders else (
-            default_models)
-    if folders and len(models) != len(folders):
-        raise UserError(
-            f"--pred: {len(folders)} folders but {len(models)} of --model_name; give each folder "
-            "one name"
-        )
+    if folders:
+        if len(dataset_names) > 1:
+            raise UserError(f"--pred {folders[0]}: is of one dataset; name it with --dataset_name")
+        if models and len(folders) == 1 and (len(models) > 1 or (folders[0] / models[0]).is_dir()):
+            folders = [folders[0] / model for model in models]
+        models = models or [Path(os.path.abspath(folder)).name for folder in folders]
+        if len(models) != len(folders):
+            raise UserError(f"--pred: {len(folders)} folders but {len(models)} of --model_name; "
+                            "give each folder one name")
+    models = models or default_models
     repeated = [name for name, count in Counter(models).items() if count > 1]
     if repeated:
         raise UserError(f"{repeated[0]}: several models of this name; give each a --model_name")
