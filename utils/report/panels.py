@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from math import ceil
 from pathlib import Path
 from typing import NamedTuple
@@ -103,9 +102,21 @@ def detection_figure(
         zoom_on_errors: enlarges the object with the most wrong pixels; otherwise, and if nothing
             is wrong, the largest target.
     """
+    columns = ["image", "ground truth", *examples.predictions]
     # A row is as high as its panels: images of all shapes may meet in one figure.
     heights = [size * min(image.shape[0] / image.shape[1], 2) for image in examples.images]
-    with _panels(paths, examples, size, heights, 0.5 if title else 0.25) as (figure, grid):
+    head, foot = 0.5 if title else 0.25, 0.35  # title and legend
+    width, height = size * len(columns) + 0.25, sum(heights) + head + foot
+    with new_figure(paths, (width, height), {}) as figure:
+        grid = figure.subplots(len(heights), len(columns), squeeze=False,
+                               gridspec_kw={"height_ratios": heights})
+        figure.subplots_adjust(left=0.2 / width, right=0.995, wspace=0.04, hspace=0.04,
+                               top=1 - head / height, bottom=foot / height)
+        for axes, column in zip(grid[0], columns):
+            axes.set_title(column, fontsize=8, pad=4)
+        for axes, name in zip(grid[:, 0], examples.names):
+            axes.annotate(name, (-0.03, 0.5), xycoords="axes fraction", fontsize=7, rotation=90,
+                          ha="right", va="center")
         for row, image, mask, *maps in zip(grid, examples.images, examples.masks,
                                            *examples.predictions.values()):
             target = mask > 0
@@ -126,28 +137,7 @@ def detection_figure(
         figure.legend(handles=[Line2D([], [], ls=style, color=color, label=label)
                                for label, color, style in LEGEND],
                       loc="lower center", ncol=4, fontsize=8, frameon=False)
-        figure.suptitle(title, fontsize=9, y=1 - 0.08 / figure.get_figheight(), va="top")
-
-
-@contextmanager
-def _panels(
-    paths: Sequence[Path], examples: Examples, width: float, heights: Sequence[float], head: float,
-) -> Iterator[tuple]:
-    """Yields a figure and its axes, a row per image, with a legend's space below; in inches."""
-    columns = ["image", "ground truth", *examples.predictions]
-    foot = 0.35
-    size = width * len(columns) + 0.25, sum(heights) + head + foot
-    with new_figure(paths, size, {}) as figure:
-        grid = figure.subplots(len(heights), len(columns), squeeze=False,
-                               gridspec_kw={"height_ratios": heights})
-        for axis, column in zip(grid[0], columns):
-            axis.set_title(column, fontsize=8, pad=4)
-        for axis, name in zip(grid[:, 0], examples.names):
-            axis.annotate(name, (-0.03, 0.5), xycoords="axes fraction", fontsize=7, rotation=90,
-                          ha="right", va="center")
-        figure.subplots_adjust(left=0.2 / size[0], right=0.995, wspace=0.04, hspace=0.04,
-                               top=1 - head / size[1], bottom=foot / size[1])
-        yield figure, grid
+        figure.suptitle(title, fontsize=9, y=1 - 0.08 / height, va="top")
 
 
 def region_rings(regions: Regions, color: str, dashed: bool = False) -> list[Ring]:
