@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import scripts
+from brightness import GAIN, LEVEL
 from PIL import Image
 from scipy.io import loadmat
 
@@ -90,3 +91,11 @@ def test_results_have_the_name_of_the_folder_or_file(tmp_path, monkeypatch):
     assert input_name(tmp_path / "run.1" / "x.png") == "x"
     monkeypatch.chdir(tmp_path / "run.1")
     assert input_name(".") == "run.1"
+
+
+def test_a_test_list_with_weights_by_name(place, weights):
+    output = scripts.prints(scripts.load("test.py").main, place, "--weights", weights)
+    assert f"{MODEL} with {weights}, to " in output and "not trained here" not in output
+    x = to_float(read_gray(place / "data" / "Tiny" / "images" / "3.png"))
+    _, probability = written(place / "out", "Tiny", "3")
+    np.testing.assert_allclose(probability, 1 / (1 + np.exp(-GAIN * (x - LEVEL))), atol=1e-4)
