@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-import abc
+import contextlib
 import importlib.util
+import re
 import statistics
 import subprocess
 import sys
 import tempfile
+import time
 from argparse import Namespace
 from collections.abc import Mapping
 from importlib import metadata
@@ -16,7 +18,6 @@ from typing import NamedTuple
 
 import numpy as np
 
-from benchmarks.measuring import most_resident_bytes, seconds_of
 from utils.cli import ROOT
 from utils.data.images import to_float
 from utils.data.synthetic import make_sample
@@ -85,8 +86,8 @@ ON_GPU = {"default": "TF32 in convolutions, float32 in matrix products", "tf32":
 Weights = Mapping[str, np.ndarray]  # official name → array
 
 
-class Side(abc.ABC):
-    """One framework in its process.
+class Side:
+    """One framework in its process. Its subclasses predict, and all but `OnnxRuntime` train.
 
     Attributes:
         device: "cpu" or "cuda".
@@ -105,21 +106,24 @@ class Side(abc.ABC):
         images, masks = map(np.stack, zip(*samples))
         self.x, self.mask = to_float(images)[:, None], masks[:, None].astype(np.float32)
 
-    @abc.abstractmethod
     def load(self, weights: Weights, train: bool) -> None:
         """Takes weights over, makes a new optimiser, and is ready to train or to predict."""
+        raise NotImplementedError
 
-    @abc.abstractmethod
     def train_step(self) -> None:
         """Trains on `x` and `mask`; returns when all is computed."""
+        raise NotImplementedError
 
-    @abc.abstractmethod
     def predict(self, x: np.ndarray) -> np.ndarray:
         """N×1×H×W images → N×H×W probabilities."""
+        raise NotImplementedError
 
-    @abc.abstractmethod
     def peak(self) -> int | None:
         """The largest memory so far in bytes; None if the system does not tell."""
+        with contextlib.suppress(OSError, TypeError):  # getrusage has the parent's in it
+            status = Path("/proc/self/status").read_text()
+            return 1024 * int(re.search(r"^VmHWM:\s*(\d+)", status, re.M)[1])
+        return None
 
     def prepare(self, key: str, weights: Weights) -> None:
         """Loads the weights and repeats the measure until it is steady."""
@@ -135,7 +139,12 @@ class Side(abc.ABC):
         """The median seconds of the calls of a measure."""
         call = {"step": self.train_step, "latency": lambda: self.predict(self.x[:1]),
                 "throughput": lambda: self.predict(self.x)}[key]
-        return statistics.median(seconds_of(call) for _ in range(calls))
+        seconds = []
+        for _ in range(calls):
+            began = time.perf_counter()
+            call()
+            seconds.append(time.perf_counter() - began)
+        return statistics.median(seconds)
 
 
 class Ours(Side):
@@ -190,7 +199,7 @@ class Ours(Side):
     def peak(self) -> int | None:
         if self.device == "cuda":
             return self.jt.core.get_mem_info().total_cuda_used
-        return most_resident_bytes()
+        return super().peak()
 
 
 class PyTorch(Side):
@@ -261,7 +270,7 @@ class PyTorch(Side):
     def peak(self) -> int | None:
         if self.device == "cuda":  # the pool, of which Jittor tells the size as well
             return self.torch.cuda.max_memory_reserved()
-        return most_resident_bytes()
+        return super().peak()
 
 
 class OnnxRuntime(Side):
@@ -309,11 +318,5 @@ class OnnxRuntime(Side):
     def load(self, weights: Weights, train: bool) -> None:
         pass  # `prepare` has done it
 
-    def train_step(self) -> None:
-        raise NotImplementedError("a runtime of ONNX does not train")
-
     def predict(self, x: np.ndarray) -> np.ndarray:
         return self.run(x)[:, 0]
-
-    def peak(self) -> None:
-        return None

@@ -107,7 +107,7 @@ TRAINING = ("train_device0.py", "run_train.py")
 
 @pytest.mark.parametrize("script", [
     *TRAINING, "test.py", "cal_metrics.py", "run_evaluate.py", "loss_curves.py", "qualitative.py",
-    "utils/checkpoint/pretrained.py", "benchmarks/cost.py"])
+    "utils/checkpoint/pretrained.py"])
 def test_help_is_quick_and_says_which_flags_have_no_effect(script):
     """They are those whose values the script does not look at."""
     common = vars(cli.make_parser("doc").parse_args([]))
