@@ -18,10 +18,15 @@ from typing import NamedTuple
 
 import numpy as np
 
+from model import build_model, soft_iou_loss
+from utils import runtime
+from utils.checkpoint.weights import get_weights, load_weights
 from utils.cli import ROOT
 from utils.data.images import to_float
 from utils.data.synthetic import make_sample
 from utils.errors import UserError
+from utils.optim import Adam
+from utils.predict.maps import predict, to_predict
 
 
 class Measure(NamedTuple):
@@ -151,14 +156,10 @@ class Ours(Side):
     """This project's code, as its scripts run it with `precision`."""
 
     def __init__(self, name: str, args: Namespace, device: str, precision: str):
-        from utils import runtime
-
         running = runtime.start(device, precision)
         runtime.set_seed(args.seed)
         super().__init__(args)
-        from model import build_model
-
-        self.jt, self.device = runtime.jt, running.device
+        self.device = running.device
         self.net = build_model(name)
         self.description = running.describe()
         if self.device == "cuda":
@@ -166,39 +167,28 @@ class Ours(Side):
 
     def weights(self, path: Path | None) -> dict[str, np.ndarray]:
         """The weights of a file, or the initial ones for None: official name → array."""
-        from utils.checkpoint.weights import get_weights, load_weights
-
         if path:
             load_weights(self.net, path)
         return get_weights(self.net)
 
     def load(self, weights: Weights, train: bool) -> None:
-        from utils.checkpoint.weights import load_weights
-        from utils.optim import Adam
-
         load_weights(self.net, weights)
         self.net.train()  # eval() stops the gradients, and Adam takes no parameter without
         self.optimizer = Adam(self.net.parameters(), self.args.lr)
         if not train:
-            from utils.predict.maps import to_predict
-
             self.fast = to_predict(self.net)
 
     def train_step(self) -> None:
-        from model import soft_iou_loss
-
-        jt = self.jt
+        jt = runtime.jt
         self.optimizer.step(soft_iou_loss(self.net(jt.array(self.x)), jt.array(self.mask)))
         jt.sync_all(True)
 
     def predict(self, x: np.ndarray) -> np.ndarray:
-        from utils.predict.maps import predict
-
         return predict(self.fast, x)
 
     def peak(self) -> int | None:
         if self.device == "cuda":
-            return self.jt.core.get_mem_info().total_cuda_used
+            return runtime.jt.core.get_mem_info().total_cuda_used
         return super().peak()
 
 
@@ -213,8 +203,8 @@ class PyTorch(Side):
                             "install its build for CUDA")
         torch.manual_seed(args.seed)
         super().__init__(args)
+        from alignment import twin
         from alignment.torch_compare import describe, set_precision
-        from alignment.twin import build_twin
 
         set_precision(args.precision)
         torch.backends.cudnn.benchmark = way.benchmark
@@ -222,9 +212,9 @@ class PyTorch(Side):
             import torch._inductor.config
 
             torch._inductor.config.freezing = True
-        self.torch, self.device, self.name, self.way = torch, device, name, way
+        self.torch, self.twin, self.device, self.name, self.way = torch, twin, device, name, way
         self.layout = torch.channels_last if way.channels_last else torch.preserve_format
-        self.net = build_twin(name).to(device, memory_format=self.layout)
+        self.net = twin.build_twin(name).to(device, memory_format=self.layout)
         self.run = torch.compile(self.net, dynamic=False) if way.compile else self.net
         self.description = f"{describe(device)}, {way.describe()}"
         if device == "cuda":
@@ -240,9 +230,7 @@ class PyTorch(Side):
         super().prepare(key, weights)
 
     def load(self, weights: Weights, train: bool) -> None:
-        from alignment.twin import load_weights
-
-        load_weights(self.net, weights)
+        self.twin.load_weights(self.net, weights)
         self.net.train(train)
         self.optimizer = self.torch.optim.Adam(self.net.parameters(), self.args.lr)
 
@@ -254,10 +242,8 @@ class PyTorch(Side):
             return self.run(self._on_device(x)).float()
 
     def train_step(self) -> None:
-        from alignment.twin import soft_iou_loss
-
         self.optimizer.zero_grad()
-        soft_iou_loss(self._forward(self.x), self._on_device(self.mask)).backward()
+        self.twin.soft_iou_loss(self._forward(self.x), self._on_device(self.mask)).backward()
         self.optimizer.step()
         if self.device == "cuda":
             self.torch.cuda.synchronize()
