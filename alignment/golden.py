@@ -15,7 +15,7 @@ import numpy as np
 
 from model import soft_iou_loss
 from utils import runtime  # Jittor starts where it is used: PyTorch's twin reads this as well
-from utils.checkpoint.weights import get_weights, load_weights
+from utils.checkpoint.weights import get_weights, load_weights, read_arrays
 
 NUMBERS = Path(__file__).parent / "numbers"
 
@@ -34,8 +34,7 @@ Errors = tuple[float, float]  # ours, and official float32's
 
 def load(model_name: str) -> dict[str, np.ndarray]:
     """The fixture of a network: name → array."""
-    with np.load(NUMBERS / f"{model_name}.npz") as file:
-        return {name: file[name] for name in file.files}
+    return read_arrays(NUMBERS / f"{model_name}.npz")
 
 
 def _rng(name):
@@ -162,11 +161,10 @@ def errors(fixture: Fixture, shape: str, results: Results) -> dict[str, Errors]:
     gradients": the largest norm where the truth is zero, at biases before a batch norm.
     """
     found = {}
-    for name, key in (("evaluation output", "eval"), ("training output", "train")):
+    for name, key in (("evaluation output", "eval"), ("training output", "train"),
+                      ("loss", "loss")):
         if key in results:
-            found[name] = _output_errors(f"{shape}/{key}", fixture, results[key])
-    if "loss" in results:
-        found["loss"] = _largest_errors(f"{shape}/loss", fixture, results["loss"])
+            found[name] = _largest_errors(f"{shape}/{key}", fixture, results[key])
     if "grad_norms" in results:
         both, truth = _with_official("grad_norms", fixture, shape, results)
         zero = truth < 1e-9
@@ -180,13 +178,9 @@ def errors(fixture: Fixture, shape: str, results: Results) -> dict[str, Errors]:
     return found
 
 
-def _output_errors(key, fixture, output):
-    if f"f64/{key}_sub8" in fixture:  # only every eighth row and column is stored
-        return _largest_errors(f"{key}_sub8", fixture, output[..., ::8, ::8])
-    return _largest_errors(key, fixture, output)
-
-
 def _largest_errors(key, fixture, ours):
+    if f"f64/{key}_sub8" in fixture:  # only every eighth row and column is stored
+        key, ours = f"{key}_sub8", ours[..., ::8, ::8]
     truth = fixture[f"f64/{key}"]
     return tuple(np.abs(a.astype(np.float64) - truth).max() for a in (ours, fixture[key]))
 

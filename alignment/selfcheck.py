@@ -19,6 +19,7 @@ from pathlib import Path
 
 import numpy as np
 from scipy.ndimage import zoom
+from scipy.special import expit
 
 from alignment import golden
 from model import MODEL_NAMES, build_model, soft_iou_loss
@@ -73,12 +74,8 @@ def _scaled(x, weight, bias, slope, mean, std):
     return np.where(z > 0, z, slope * z)
 
 
-def _sigmoid(x):
-    return 1 / (1 + np.exp(-x))
-
-
 def _attention(pooled, w1, g1, b1, w2, g2, b2):
-    return _sigmoid(_norm(_conv(_norm(_conv(pooled, w1), g1, b1, 0), w2), g2, b2, 1))
+    return expit(_norm(_conv(_norm(_conv(pooled, w1), g1, b1, 0), w2), g2, b2, 1))
 
 
 def _llskm(x, w, theta, dilation):
@@ -167,7 +164,9 @@ class Check:
         expected = np.asarray(self.reference(*exact))
         if any(output.shape != expected.shape for output in outputs):
             return np.inf, np.inf
-        worst, step, pull = 0, 1e-6, _pull(expected.shape)
+        largest = max(np.abs(expected).max(), 1e-30)
+        forward = [np.abs(output - expected).max() / largest for output in outputs]
+        backward, step, pull = [], 1e-6, _pull(expected.shape)
         for i, found in 3 * list(enumerate(gradients)):  # one direction may miss an error
             direction = self.rng.standard_normal(exact[i].shape)
             ahead, back = (
@@ -176,9 +175,8 @@ class Check:
             )
             for gradient in found:
                 error = abs((gradient * direction).sum() - (ahead - back) / (2 * step))
-                error /= max(np.linalg.norm(gradient), 1e-30)
-                worst = max(worst, error if np.isfinite(error) else np.inf)
-        return max(_difference(output, expected) for output in outputs), worst
+                backward.append(error / max(np.linalg.norm(gradient), 1e-30))
+        return _worst(forward), _worst(backward)
 
     def allowed(self, tf32: bool) -> float:
         """The largest difference allowed."""
@@ -216,7 +214,7 @@ class NetworkCheck:
                     part.append(golden.share_of_bound(kind, errors, shape))
                 elif kind not in ("gradient, largest", "zero gradients"):
                     part.append(errors[0])
-        return tuple(float(np.max(np.nan_to_num(part, nan=np.inf))) for part in (forward, backward))
+        return _worst(forward), _worst(backward)
 
     def allowed(self, tf32: bool) -> float:
         """The largest share or error allowed."""
@@ -338,9 +336,9 @@ def operator_checks() -> list[Check]:
         Check("padding", lambda x: resize.pad_to_multiple(x, 8),
               lambda x: np.pad(x, ((0, 0), (0, 0), (0, 5), (0, 3)), "edge"), (4, 16, 27, 21),
               activations=0),
-        Check("sigmoid", elementwise.probability, _sigmoid, x),
+        Check("sigmoid", elementwise.probability, expit, x),
         Check("SoftIoU", lambda p, g: soft_iou_loss(jt.sigmoid(p), jt.sigmoid(g)),
-              lambda p, g: np.array([_soft_iou(_sigmoid(p), _sigmoid(g))]),
+              lambda p, g: np.array([_soft_iou(expit(p), expit(g))]),
               (4, 1, 24, 20), (4, 1, 24, 20), activations=0),
         Check("Adam, three steps", adam, _adam, 500, 500, 500, 500, activations=0,
               backward=False),
@@ -353,12 +351,9 @@ def _pull(shape):
     return np.random.default_rng(7).standard_normal(shape)
 
 
-def _difference(a, b):
-    """The largest difference, relative to the largest number; infinite for NaN."""
-    if a.shape != b.shape:
-        return np.inf
-    value = np.abs(a - b).max() / max(np.abs(b).max(), 1e-30)
-    return value if np.isfinite(value) else np.inf
+def _worst(errors):
+    """The largest error; infinite if one is NaN."""
+    return float(np.nan_to_num(errors, nan=np.inf, posinf=np.inf).max(initial=0))
 
 
 def run_checks(tf32: bool, checks: Sequence[Check | NetworkCheck]) -> list[str]:

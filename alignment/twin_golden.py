@@ -2,7 +2,7 @@
 
     python -m alignment.twin_golden          # in a process of its own: PyTorch and Jittor clash
 
-Prints {model: {precision: {shape: {name: [of the twin, of official float32]}}}}, the errors of
+Prints {model: {precision: {name: [of the twin, of official float32]}}}, the errors of
 `golden.errors`; `parameters` are the counts of the twin and of the official network.
 """
 
@@ -18,12 +18,12 @@ from alignment.twin import NETWORKS, build_twin, load_weights, soft_iou_loss
 SHAPE = "2x64x64"
 
 
-def results(name: str, precision: str, fixture: golden.Fixture, shape: str) -> golden.Results:
+def results(name: str, precision: str, fixture: golden.Fixture) -> golden.Results:
     """One evaluation, then one forward and backward pass in training mode."""
     dtype = torch.float64 if precision == "float64" else torch.float32
     net = build_twin(name, dropout=False).to(dtype)
     load_weights(net, golden.weights(fixture))
-    size = tuple(map(int, shape.split("x")))
+    size = tuple(map(int, SHAPE.split("x")))
     x, mask = (torch.from_numpy(make(*size)).to(dtype) for make in (golden.images, golden.masks))
 
     net.eval()
@@ -37,7 +37,7 @@ def results(name: str, precision: str, fixture: golden.Fixture, shape: str) -> g
     parameters, buffers = dict(net.named_parameters()), dict(net.named_buffers())
     for key, tensors in (("grad", {key: p.grad for key, p in parameters.items()}),
                          ("buffer", buffers)):
-        names = fixture[f"{shape}/{key}_keys"]
+        names = fixture[f"{SHAPE}/{key}_keys"]
         found[f"{key}_norms"] = golden.norms(tensors[str(name)].numpy() for name in names)
     return found
 
@@ -53,9 +53,8 @@ def main() -> None:
         counts = sum(p.numel() for p in build_twin(name).parameters())
         report[name] = {"parameters": [counts, int(fixture["trainable_all"])]}
         for precision in ("float64", "float32"):
-            found = golden.errors(fixture, SHAPE, results(name, precision, fixture, SHAPE))
-            report[name][precision] = {
-                SHAPE: {key: list(map(float, pair)) for key, pair in found.items()}}
+            found = golden.errors(fixture, SHAPE, results(name, precision, fixture))
+            report[name][precision] = {key: list(map(float, pair)) for key, pair in found.items()}
     print(json.dumps(report))
 
 

@@ -30,9 +30,9 @@ def test_the_twin_is_the_official_network():
     for model, found in report.items():
         ours, official = found["parameters"]
         assert ours == official, model
-        for name, (error, _) in found["float64"]["2x64x64"].items():
+        for name, (error, _) in found["float64"].items():
             assert error < 1e-10, f"{model} {name}"
-        for name, (error, official) in found["float32"]["2x64x64"].items():
+        for name, (error, official) in found["float32"].items():
             assert error < 2 * official, f"{model} {name}"
 
 
