@@ -108,10 +108,10 @@ def capture(
     names = trainable(everything)
     gradients = jt.grad(loss, [*outputs.values(), *(everything[name] for name in names)])
     jt.sync_all(True)
-    keys = [*(f"backward/{stage}" for stage in outputs), *(f"gradients/{name}" for name in names)]
-    gradients[: len(outputs)] = map(leave, gradients[: len(outputs)])
     found = {f"forward/{stage}": leave(output).numpy() for stage, output in outputs.items()}
-    found.update((key, gradient.numpy()) for key, gradient in zip(keys, gradients))
+    found.update((f"backward/{stage}", leave(g).numpy()) for stage, g in zip(outputs, gradients))
+    found.update((f"gradients/{name}", g.numpy())
+                 for name, g in zip(names, gradients[len(outputs):]))
     found.update((f"buffers/{name}", array) for name, array in get_weights(net).items()
                  if "running_" in name)
     found["forward/loss"] = loss.numpy()

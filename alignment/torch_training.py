@@ -9,7 +9,7 @@ import dataclasses
 import json
 import math
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -123,16 +123,13 @@ class Run:
     ) -> bool:
         """Trains one epoch, or the rest of it; False if it was stopped between two steps."""
         epoch = len(self.history) + 1
-        for loss in self._training_steps(train_split, epoch, self.losses):
-            self.losses.append(loss)
-            if stop.requested():
-                return False
+        if not self._take_steps(train_split, epoch, stop):
+            return False
         record = EpochRecord(epoch, sum(self.losses) / len(self.losses), log_time())
         if evaluated:
             evaluator = Evaluator()
-            for _ in self._evaluation_steps(test_split, evaluator):
-                if stop.requested():
-                    return False
+            if not self._evaluate(test_split, evaluator, stop):
+                return False
             scores = evaluator.compute()
             record = dataclasses.replace(record, strict=scores["strict"],
                                          **{name: float(scores[name]) for name in METRICS})
@@ -141,12 +138,10 @@ class Run:
         self.scheduler.step()
         return True
 
-    def _training_steps(
-        self, split: ImageList, epoch: int, losses: Sequence[float]
-    ) -> Iterator[float]:
-        """Yields the loss of each step after the steps whose losses are given."""
+    def _take_steps(self, split, epoch, stop):
+        """Takes the steps of an epoch that `losses` does not have; False if it was stopped."""
         self.net.train()
-        recipe, losses = self.job.recipe, list(losses)
+        recipe, losses = self.job.recipe, self.losses
         batches = train_batches(split, recipe, epoch, start=len(losses))
         total = num_train_batches(split, recipe)
         with tqdm(batches, total=total, initial=len(losses), unit="batch", leave=False,
@@ -154,16 +149,18 @@ class Run:
             for names, x, y in bar:
                 # Dropout as a function of seed, epoch and step: nothing to save for resuming.
                 torch.manual_seed(recipe.seed * 1_000_003 + epoch * 10_007 + len(losses))
-                losses.append(
-                    take_step(self.forward, self.optimizer, x, y, self.device, self.layout))
-                if not math.isfinite(losses[-1]):
+                loss = take_step(self.forward, self.optimizer, x, y, self.device, self.layout)
+                if not math.isfinite(loss):
                     raise UserError(f"the loss of PyTorch is not finite in epoch {epoch}, images "
                                     f"{', '.join(names)}; try a lower --lr")
+                losses.append(loss)
                 bar.set_postfix(loss=f"{sum(losses) / len(losses):.4f}")
-                yield losses[-1]
+                if stop.requested():
+                    return False
+        return True
 
-    def _evaluation_steps(self, split: ImageList, evaluator: Evaluator) -> Iterator[None]:
-        """Feeds the evaluator with one batch after the other."""
+    def _evaluate(self, split, evaluator, stop):
+        """Feeds the evaluator with the test list; False if it was stopped."""
         self.net.eval()
         with tqdm(total=len(split), unit="image", leave=False, disable=None,
                   desc="evaluating") as bar:
@@ -174,7 +171,9 @@ class Run:
                 for index, probability in zip(indices, probabilities):
                     evaluator.update(probability, split.masks[index])
                 bar.update(len(indices))
-                yield
+                if stop.requested():
+                    return False
+        return True
 
 
 def _wanted_device(job: Job) -> str:
