@@ -182,8 +182,8 @@ def num_train_batches(split: ImageList, recipe: Recipe) -> int:
     shapes = {image.shape for image in split.images}
     if not recipe.image_size and not recipe.crop and len(shapes) > 1:
         raise UserError(f"{split.folder}: --image_size 0 takes images as they are, but these have "
-                        f"{describe_sizes(shapes)}; cut them with --crop PIXELS, or resize with "
-                        "--image_size")
+                        f"{describe_sizes(shapes)}; cut them with --crop PIXELS "
+                        "(train_device0.py, run_train.py), or resize with --image_size")
     full, rest = divmod(len(split), recipe.batch_size)
     return full + (rest > 1)
 
