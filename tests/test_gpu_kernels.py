@@ -144,21 +144,22 @@ def test_networks_compute_what_they_compute_on_the_cpu(name):
 
 def test_adam_of_many_parameters():
     shapes = [(n + 1, 7) for n in range(40)] + [(5000,)]
-    with native.rehearse_cuda():
-        fused = [jt.array(values(i, *shape)) for i, shape in enumerate(shapes)]
-        plain = [jt.array(values(i, *shape)) for i, shape in enumerate(shapes)]
-        optimizers = [Adam(fused, lr=0.1), Adam(plain, lr=0.1)]
-        for step in range(3):
-            pulls = [jt.array(values(100 + step, *shape)) for shape in shapes]
-            optimizers[0].step(sum((p * g).sum() for p, g in zip(fused, pulls)))
-            native._rehearsing = False
-            optimizers[1].step(sum((p * g).sum() for p, g in zip(plain, pulls)))
-            native._rehearsing = True
+
+    def train(rehearsed):
+        """Parameters and state of the optimiser after three steps."""
+        with native.rehearse_cuda() if rehearsed else contextlib.nullcontext():
+            parameters = [jt.array(values(i, *shape)) for i, shape in enumerate(shapes)]
+            optimizer = Adam(parameters, lr=0.1)
+            for step in range(3):
+                pulls = [jt.array(values(100 + step, *shape)) for shape in shapes]
+                optimizer.step(sum((p * g).sum() for p, g in zip(parameters, pulls)))
+            return [p.numpy() for p in parameters], optimizer.state_dict()
+
+    (fused, state), (plain, expected) = train(True), train(False)
     for ours, truth in zip(fused, plain):
-        np.testing.assert_allclose(ours.numpy(), truth.numpy(), rtol=1e-5, atol=1e-6)
-    states = [optimizer.state_dict() for optimizer in optimizers]
-    for key, truth in states[1].items():
-        np.testing.assert_allclose(states[0][key], truth, rtol=2e-6, atol=1e-9)
+        np.testing.assert_allclose(ours, truth, rtol=1e-5, atol=1e-6)
+    for key, truth in expected.items():
+        np.testing.assert_allclose(state[key], truth, rtol=2e-6, atol=1e-9)
 
 
 @pytest.mark.parametrize("rehearsed", [True, False])
