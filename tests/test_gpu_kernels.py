@@ -23,6 +23,7 @@ from model.ops.resize import resize_bilinear, upsample_nearest2x
 from model.ops.sums import add_channel_bias
 from utils import runtime
 from utils.checkpoint.weights import get_weights
+from utils.errors import UserError
 from utils.optim import Adam
 from utils.runtime import jt
 
@@ -187,7 +188,7 @@ def compute_module(block, x, rehearsed):
         return [v.numpy() for v in (y, *gradients)]
 
 
-def test_the_faster_form_is_kept(capfd):
+def test_the_faster_form_is_kept(monkeypatch, capfd):
     seconds = {"slow": 2.0, "fast": 1.0}
     timed = []
 
@@ -195,18 +196,20 @@ def test_the_faster_form_is_kept(capfd):
         timed.append(run())
         return seconds[timed[-1]]
 
-    choice = llskm.Choice(timer)
+    monkeypatch.setattr(llskm, "_seconds", timer)
+    monkeypatch.setattr(llskm, "chosen", {})
     ways = {name: lambda name=name: name for name in seconds}
-    assert [choice(("a shape",), ways) for _ in range(3)] == ["fast"] * 3
+    assert [llskm.fastest(("a shape",), ways) for _ in range(3)] == ["fast"] * 3
     assert timed == ["slow", "fast"]  # once
     seconds.update(slow=0.5)
-    assert choice(("a shape",), ways) == "fast" and choice(("another",), ways) == "slow"
+    assert llskm.fastest(("a shape",), ways) == "fast"
+    assert llskm.fastest(("another",), ways) == "slow"
     assert capfd.readouterr().err.count("\n") == 2
 
 
 def test_a_choice_is_made_by_running_both_forms(monkeypatch):
     block, x = LLSKM(8, 3), values(0, 2, 8, 6, 7)
-    monkeypatch.setattr(llskm, "choice", llskm.Choice())
+    monkeypatch.setattr(llskm, "chosen", {})
     monkeypatch.setattr(llskm, "_tries", lambda: True)
     compute_module(block, x, False)
     block.eval()
@@ -214,9 +217,12 @@ def test_a_choice_is_made_by_running_both_forms(monkeypatch):
         for width in (7, 6):  # one choice for all sizes
             block(jt.array(x[..., :width]), jt.zeros((2, 8, 1, 1), "float64")).sync()
     kernel = "3x3", "dilation 1"
-    assert set(llskm.choice.chosen) == {(*kernel, "training", (2, 8, 6, 7)),
-                                        (*kernel, "prediction", "8 channels")}
-    assert set(llskm.choice.chosen.values()) <= set(llskm.FORMS)
+    assert set(llskm.chosen) == {(*kernel, "training", (2, 8, 6, 7)),
+                                 (*kernel, "prediction", "8 channels")}
+    assert set(llskm.chosen.values()) <= set(llskm.FORMS)
+    monkeypatch.setenv(llskm.FORM, "group")
+    with pytest.raises(UserError, match="^L2SKNET_LLSKM_FORM=group: must be grouped, two or auto"):
+        compute_module(block, x, False)
 
 
 @pytest.mark.parametrize(("name", "gigabytes"), [

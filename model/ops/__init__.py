@@ -6,8 +6,10 @@
 from __future__ import annotations
 
 try:
-    from utils.runtime import jt  # Jittor, started as this project needs it
+    from utils.runtime import UserError, jt  # Jittor, started as this project needs it
 except ImportError:  # copied into another project
     import jittor as jt
 
-__all__ = ["jt"]
+    UserError = ValueError
+
+__all__ = ["UserError", "jt"]

@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from . import jt
+from . import UserError, jt
 from .batch_norm import EPS, LINEAR, MOMENTUM, require_two
 from .conv import by_onednn, conv2d, conv2d_activated, conv2d_sum_activated
 from .elementwise import bias_activated
@@ -221,6 +221,7 @@ def _two(x, theta, kernels, centre, padding, dilation):
 
 
 FORMS = {"grouped": _grouped, "two": _two}
+chosen: dict[tuple, str] = {}  # by `fastest`, for the keys of this process
 
 
 def _seconds(run: Callable[[], Sequence[jt.Var]]) -> float:
@@ -234,27 +235,14 @@ def _seconds(run: Callable[[], Sequence[jt.Var]]) -> float:
     return (time.perf_counter() - began) / 3
 
 
-class Choice:
-    """Tries all forms at the first use of a shape, and remembers the fastest.
-
-    Args:
-        seconds: runs a function, waits for the variables that it returns, and returns the time.
-    """
-
-    def __init__(self, seconds: Callable[[Callable[[], Sequence[jt.Var]]], float] = _seconds):
-        self.seconds, self.chosen = seconds, {}
-
-    def __call__(self, key: tuple, ways: Mapping[str, Callable[[], Sequence[jt.Var]]]) -> str:
-        """The name of the fastest of `ways`."""
-        if key not in self.chosen:
-            times = {name: self.seconds(run) for name, run in ways.items()}
-            self.chosen[key] = min(times, key=times.get)
-            print(f"LLSKM {key}: " + ", ".join(f"{n} {t * 1e3:.2f} ms" for n, t in times.items())
-                  + f"; {self.chosen[key]} from now on", file=sys.stderr, flush=True)
-        return self.chosen[key]
-
-
-choice = Choice()
+def fastest(key: tuple, ways: Mapping[str, Callable[[], Sequence[jt.Var]]]) -> str:
+    """The name of the fastest of `ways`; all are tried at the first use of a key."""
+    if key not in chosen:
+        times = {name: _seconds(run) for name, run in ways.items()}
+        chosen[key] = min(times, key=times.get)
+        print(f"LLSKM {key}: " + ", ".join(f"{n} {t * 1e3:.2f} ms" for n, t in times.items())
+              + f"; {chosen[key]} from now on", file=sys.stderr, flush=True)
+    return chosen[key]
 
 
 def image_conv(
@@ -275,9 +263,9 @@ def image_conv(
     """
     form = os.environ.get(FORM, "auto")
     if form not in (*FORMS, "auto"):
-        raise ValueError(f"{FORM}={form}: must be {', '.join(FORMS)} or auto")
+        raise UserError(f"{FORM}={form}: must be {', '.join(FORMS)} or auto")
     if form == "auto":
-        form = (_fastest(x, theta, kernels, centre, padding, dilation) if _tries()
+        form = (_fastest_form(x, theta, kernels, centre, padding, dilation) if _tries()
                 else "grouped")
     return FORMS[form](x, theta, kernels, centre, padding, dilation)
 
@@ -309,7 +297,7 @@ def _tries():
     return bool(jt.flags.use_cuda)
 
 
-def _fastest(x, theta, kernels, centre, padding, dilation):
+def _fastest_form(x, theta, kernels, centre, padding, dilation):
     with_gradient = not jt.flags.no_grad
 
     def run(form):
@@ -322,4 +310,4 @@ def _fastest(x, theta, kernels, centre, padding, dilation):
     # Frames to predict may have a hundred sizes: the first size decides for all.
     key += (("training", tuple(x.shape)) if with_gradient
             else ("prediction", f"{x.shape[1]} channels"))
-    return choice(key, {name: lambda form=form: run(form) for name, form in FORMS.items()})
+    return fastest(key, {name: lambda form=form: run(form) for name, form in FORMS.items()})

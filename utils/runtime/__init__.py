@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from types import ModuleType
 
+from utils.errors import UserError
 from utils.runtime.boot import (
     BF16,
     DEVICES,
@@ -33,6 +34,7 @@ __all__ = [
     "DEVICES",
     "PRECISIONS",
     "Runtime",
+    "UserError",
     "cpu_instructions",
     "jittor_home",
     "on_gpu",
