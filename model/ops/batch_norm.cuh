@@ -83,19 +83,6 @@ struct Terms {
     const float *x[4], *factors[4];
 };
 
-inline Terms terms(const float* x, const float* factors) { return {1, {x}, {factors}}; }
-inline Terms terms(const float* x0, const float* f0, const float* x1, const float* f1) {
-    return {2, {x0, x1}, {f0, f1}};
-}
-inline Terms terms(const float* x0, const float* f0, const float* x1, const float* f1,
-                   const float* x2, const float* f2) {
-    return {3, {x0, x1, x2}, {f0, f1, f2}};
-}
-inline Terms terms(const float* x0, const float* f0, const float* x1, const float* f1,
-                   const float* x2, const float* f2, const float* x3, const float* f3) {
-    return {4, {x0, x1, x2, x3}, {f0, f1, f2, f3}};
-}
-
 // y: the sum of all terms, each normalised and activated; `slope` is the activation's slope for negative
 // inputs.
 __global__ void normalise(Planes p, int64_t C, Terms terms, float slope, float* y) {

@@ -221,23 +221,25 @@ class _NormCUDA(jt.Function):
         xs, c = inputs[: self.count], inputs[0].shape[1]
         self.has_bias = len(inputs) == 5 * self.count + 1
         before = f"{{in{5 * self.count}}}" if self.has_bias else "nullptr"
-        launches, terms, scratch = "", [], f"{{out{1 + 4 * self.count}}}"
+        launches, all_factors, scratch = "", [], f"{{out{1 + 4 * self.count}}}"
         for i in range(self.count):
             weight, bias, mean, var = (f"{{in{self.count + 4 * i + k}}}" for k in range(4))
             new_mean, new_var, factors, moments = (f"{{out{1 + 4 * i + k}}}" for k in range(4))
-            terms.append(f"{{in{i}}}, {factors}")
+            all_factors.append(factors)
             launches += (
                 f"LAUNCH((batch_norm::segment_sums), planes.blocks(), planes, {{in{i}}}, "
                 f"{scratch});\n"
                 f"LAUNCH((batch_norm::finish_statistics), C, planes, N, C, {scratch}, {weight}, "
                 f"{bias}, {before}, {mean}, {var}, {MOMENTUM}, {EPS}, {factors}, {moments}, "
                 f"{new_mean}, {new_var});\n")
+        values = ", ".join(f"{{in{i}}}" for i in range(self.count))
+        terms = f"{{{self.count}, {{{values}}}, {{{', '.join(all_factors)}}}}}"
         y, *rest, _ = _norm_code(
             [xs[0].shape, *[(c,), (c,), (3, c), (2, c)] * self.count, (segments_of(xs[0]), 2)],
             ["float32", *["float32", "float32", "float32", "float64"] * self.count, "float64"],
             inputs, self.slope, launches +
             "LAUNCH((batch_norm::normalise), planes.blocks(), planes, C, "
-            f"batch_norm::terms({', '.join(terms)}), slope, {{out0}});")
+            f"batch_norm::Terms{terms}, slope, {{out0}});")
         self.saved = list(zip(xs, rest[2::4], rest[3::4]))
         return y, *(v for i in range(0, len(rest), 4) for v in rest[i : i + 2])
 
@@ -294,5 +296,5 @@ def _fixed_norm_cuda(x, weight, bias, mean, var, conv_bias, slope):
         f"LAUNCH((batch_norm::fixed_statistics), blocks_for(C), C, {{in1}}, {{in2}}, {before}, "
         f"{{in3}}, {{in4}}, {EPS}, {{out1}});\n"
         "LAUNCH((batch_norm::normalise), planes.blocks(), planes, C, "
-        "batch_norm::terms({in0}, {out1}), slope, {out0});")
+        "batch_norm::Terms{1, {{in0}}, {{out1}}}, slope, {out0});")
     return y

@@ -5,14 +5,11 @@ namespace llskm {
 // The parameters and running statistics of a batch norm over N values per channel.
 struct Norm {
     const float *weight, *bias, *mean, *var;
-    Norm(const float* weight, const float* bias, const float* mean, const float* var)
-        : weight(weight), bias(bias), mean(mean), var(var) {}
 };
 
 // Where the running statistics after a step of training are written.
 struct Running {
     float *mean, *var;
-    Running(float* mean, float* var) : mean(mean), var(var) {}
 };
 
 // Mean and 1/std of channel c: of the values x[n·stride + c] in training, else the running statistics.

@@ -68,10 +68,10 @@ class _AttentionCUDA(jt.Function):
              (2 * hidden + 2 * c,)],
             ["float64"] + ["float32"] * 4 + ["float64"] * 4, [pooled, first, *rest], "llskm.cuh",
             "LAUNCH((llskm::attention), 1, in1_shape1, in1_shape0, in0_shape0, {in0}, {in1}, "
-            "{in6}, llskm::Norm({in2}, {in3}, {in4}, {in5}), "
-            "llskm::Norm({in7}, {in8}, {in9}, {in10}), "
+            "{in6}, llskm::Norm{{in2}, {in3}, {in4}, {in5}}, "
+            "llskm::Norm{{in7}, {in8}, {in9}, {in10}}, "
             f"bool(data[\"training\"]), {MOMENTUM}, {EPS}, {{out0}}, {{out5}}, {{out6}}, {{out7}}, "
-            "{out8}, llskm::Running({out1}, {out2}), llskm::Running({out3}, {out4}));",
+            "{out8}, llskm::Running{{out1}, {out2}}, llskm::Running{{out3}, {out4}});",
             {"training": int(self.training)})
         weight1, second, weight2 = rest[0], rest[4], rest[5]
         self.saved = theta, pooled, first, second, weight1, weight2, a, r, b, moments
