@@ -33,7 +33,7 @@ EPS = 2.0**-8  # half of a step between two bfloat16
 
 @pytest.fixture(autouse=True)
 def low_precision(cpu):
-    if runtime.cpu_instructions() & boot.AVX512_BF16 != boot.AVX512_BF16:
+    if not layout.uses(boot.AVX512_BF16):
         pytest.skip("this processor has no AVX512-BF16 instructions")
 
 

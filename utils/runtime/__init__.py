@@ -27,7 +27,6 @@ from utils.runtime.boot import (
     start_if_needed,
 )
 from utils.runtime.home import jittor_home
-from utils.runtime.onednn import cpu_instructions
 
 __all__ = [
     "BF16",
@@ -35,7 +34,6 @@ __all__ = [
     "PRECISIONS",
     "Runtime",
     "UserError",
-    "cpu_instructions",
     "jittor_home",
     "on_gpu",
     "precision",

@@ -13,16 +13,14 @@ import tempfile
 from pathlib import Path
 
 from utils.files import link_or_copy
-from utils.runtime.home import jittor_home
 
 AVX512_BF16, AMX = 0xE7, 0x3E7  # bits of dnnl_cpu_isa_t
 ARCH_PRCTL, REQUEST_FEATURE, AMX_TILES = 158, 0x1023, 18  # of Linux on x86-64
 
 
-def onednn_folder(home: Path | None = None) -> Path:
+def onednn_folder(home: Path) -> Path:
     """The folder in which a Jittor with this home expects oneDNN's include/ and lib/."""
     arm = "_aarch64" if platform.machine() == "aarch64" else ""
-    home = home or jittor_home()
     return home / ".cache" / "jittor" / "mkl" / f"dnnl_lnx_2.2.0_cpu_gomp{arm}"
 
 
@@ -85,7 +83,7 @@ def allow_amx() -> None:
 
 
 def _library() -> ctypes.CDLL:
-    return ctypes.CDLL(str(onednn_folder() / "lib" / "libmkldnn.so"))
+    return ctypes.CDLL("libdnnl.so.2")  # which Jittor has loaded
 
 
 def _installed_file(package: str, name: str) -> Path | None:
