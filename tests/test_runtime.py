@@ -161,6 +161,9 @@ def test_a_conda_mpicc_without_a_compiler_is_named(tmp_path):
     assert "export mpicc_path=/usr/bin/mpicc" in done.stderr and done.returncode
 
 
+START = "from utils import cli, runtime; cli.run(lambda: print(runtime.start('cpu')))"
+
+
 def test_an_older_libstdcxx_in_front_is_named(session, tmp_path):
     """It is g++'s own, with another name in place of its newest version."""
     own = subprocess.run(["g++", "-print-file-name=libstdc++.so.6"], capture_output=True, text=True)
@@ -169,14 +172,22 @@ def test_an_older_libstdcxx_in_front_is_named(session, tmp_path):
     name = b"GLIBCXX_3.4." + newest
     old = tmp_path / "libstdc++.so.6"
     old.write_bytes(content.replace(name + b"\0", b"GLIBCXX_3.9.99\0"))
-    done = python("from utils import cli, runtime; cli.run(lambda: print(runtime.start('cpu')))",
-                  LD_LIBRARY_PATH=str(tmp_path))
+    done = python(START, LD_LIBRARY_PATH=str(tmp_path))
     if done.returncode == 0:
         pytest.skip(f"Jittor's core does not need {name.decode()} here")
     assert done.stderr == (
         f"error: {old}: is older than the libstdc++ of g++ (it lacks {name.decode()}), and is "
         "loaded in its place; `unset LD_LIBRARY_PATH`, or for conda's `conda install -c "
         "conda-forge libstdcxx-ng`\n"), done
+
+
+def test_another_onednn_in_front_is_named(session, tmp_path):
+    subprocess.run(["g++", "-shared", "-Wl,-soname,libdnnl.so.2", "-x", "c", "/dev/null", "-o",
+                    tmp_path / "libdnnl.so.2"], check=True)
+    done = python(START, LD_LIBRARY_PATH=str(tmp_path))
+    assert done.stderr.splitlines()[-1] == (
+        "error: libdnnl.so.2: is not that of oneDNN 2.2, and is loaded in its place; `unset "
+        "LD_LIBRARY_PATH`")
 
 
 def test_home_that_cannot_be_written_and_a_missing_package_tell_the_cure(monkeypatch):

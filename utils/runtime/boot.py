@@ -156,13 +156,13 @@ def _boot(device: str, precision: str) -> Runtime:
         _prepare(home, toolkit, precision)
         jittor = _import_jittor(home, toolkit)
     except ImportError as error:
-        _check_libstdcxx(error)
+        _check_libraries(error)
         if isinstance(error, ModuleNotFoundError) and not str(error.name).endswith("_core"):
             raise environment.not_installed(error.name) from None
         raise UserError(f"Jittor's compiled code cannot be loaded ({error}); "
                         f"remove {home}/.cache/jittor/jt* and run again") from None
     except (OSError, RuntimeError) as error:
-        _check_libstdcxx(error)
+        _check_libraries(error)
         if toolkit and not getattr(error, "errno", None):  # the dynamic linker's have none
             raise UserError(
                 f"CUDA {toolkit.cuda} with cuDNN {toolkit.cudnn} cannot be set up: "
@@ -301,14 +301,17 @@ def _in_one_line(error: Exception) -> str:
     return line if len(line) <= 400 else f"{line[:150]} ... {line[-245:]}"
 
 
-def _check_libstdcxx(error: Exception) -> None:
-    """Raises a UserError if the cause of an error is a libstdc++ older than g++'s."""
+def _check_libraries(error: Exception) -> None:
+    """Raises a UserError if the cause is a library that is loaded in the place of the right one."""
     found = re.search(r"(\S*libstdc\+\+\S*): version `(\S+)' not found", str(error))
     if found:
         raise UserError(
             f"{found[1]}: is older than the libstdc++ of g++ (it lacks {found[2]}), and is loaded "
             "in its place; `unset LD_LIBRARY_PATH`, or for conda's `conda install -c conda-forge "
             "libstdcxx-ng`") from None
+    if "undefined symbol: dnnl_" in str(error):
+        raise UserError("libdnnl.so.2: is not that of oneDNN 2.2, and is loaded in its place; "
+                        "`unset LD_LIBRARY_PATH`") from None
 
 
 def _log_quietly(level: str, verbose: int, *message) -> None:
