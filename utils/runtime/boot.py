@@ -47,8 +47,6 @@ class Runtime:
     device: str  # "cpu" or "cuda"
     device_name: str
     onednn: bool  # True if convolutions on the CPU use oneDNN
-    jittor: str
-    python: str
     precision: str = "default"
     toolkit: cuda.Toolkit | None = None  # None: Jittor was started without CUDA
 
@@ -63,7 +61,8 @@ class Runtime:
                      f"precision {self.precision}")
         many = f" by {ranks.size()} ranks" if ranks.size() > 1 else ""
         return (f"Running on {self.device}{many} ({self.device_name}{where}), "
-                f"Jittor {self.jittor}{onednn}, Python {self.python}")
+                f"Jittor {sys.modules['jittor'].__version__}{onednn}, "
+                f"Python {platform.python_version()}")
 
 
 def start(device: str = "auto", precision: str | None = None) -> Runtime:
@@ -196,7 +195,6 @@ def _boot(device: str, precision: str) -> Runtime:
         _warn("no oneDNN: convolutions will be many times slower; "
               "`pip install -r requirements.txt` brings it (x86-64 Linux)")
     return Runtime("cuda" if toolkit else "cpu", gpu.name if toolkit else _cpu_name(), onednn,
-                   jittor.__version__, platform.python_version(),
                    "default" if precision == BF16 else precision, toolkit)  # `start` turns it on
 
 
@@ -395,8 +393,5 @@ def _check_precision(precision: str, onednn: bool) -> None:
 
 def _cpu_name() -> str:
     cores = f"{len(os.sched_getaffinity(0))} cores"
-    try:
-        found = re.search(r"^model name\s*: (.+)$", Path("/proc/cpuinfo").read_text(), re.M)
-    except OSError:
-        found = None
-    return f"{found.group(1).strip()}, {cores}" if found else cores
+    found = re.search(r"^model name\s*: (.+)$", Path("/proc/cpuinfo").read_text(), re.M)
+    return f"{found[1].strip()}, {cores}" if found else cores  # ARM's has no such line
