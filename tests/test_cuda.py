@@ -58,14 +58,13 @@ def make_toolkit(folder, release, *libraries):
     return make_nvcc(folder, release)
 
 
-def make_cudnn(include, lib, major=9):
-    touch(include / "cudnn.h", lib / f"libcudnn.so.{major}", lib / f"libcudnn_ops.so.{major}",
-          lib / f"libcudnn_cnn.so.{major}")
+def make_cudnn(include, lib):
+    touch(include / "cudnn.h", *(lib / f"libcudnn{part}.so.9" for part in ("", "_ops", "_cnn")))
     (include / "cudnn_version.h").write_text(
-        f"#define CUDNN_MAJOR {major}\n#define CUDNN_MINOR 24\n#define CUDNN_PATCHLEVEL 1\n")
+        "#define CUDNN_MAJOR 9\n#define CUDNN_MINOR 24\n#define CUDNN_PATCHLEVEL 1\n")
 
 
-def make_wheels(site, major, cudnn=True, compiler=False, libraries=True):
+def make_wheels(site, major, compiler=False, libraries=True):
     """NVIDIA's wheels, each major version in its own layout, without the links named *.so."""
     if libraries:
         for name, header in zip(("cuda_runtime", *HEADERS[1:]), HEADERS):
@@ -74,9 +73,8 @@ def make_wheels(site, major, cudnn=True, compiler=False, libraries=True):
             touch(folder / "include" / f"{header}.h", folder / "lib" / f"lib{library}.so.{major}")
         touch(folder.parent / ("cu13" if major == 13 else "cuda_cccl") / "include/cccl/cub/cub.cuh")
         (site / f"nvidia_cuda_runtime_cu{major}-{major}.0.dist-info").mkdir()
-    if cudnn:
-        make_cudnn(site / "nvidia/cudnn/include", site / "nvidia/cudnn/lib")
-        (site / f"nvidia_cudnn_cu{major}-9.24.1.dist-info").mkdir(parents=True)
+    make_cudnn(site / "nvidia/cudnn/include", site / "nvidia/cudnn/lib")
+    (site / f"nvidia_cudnn_cu{major}-9.24.1.dist-info").mkdir()
     return make_nvcc(site / "nvidia/cu13", "13.0") if compiler else None
 
 

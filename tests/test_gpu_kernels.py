@@ -34,14 +34,14 @@ def values(seed, *shape):
     return np.random.default_rng(seed).standard_normal(shape).astype(np.float32)
 
 
-def compute(function, inputs, rehearsed):
-    """Output and gradients of its inner product with fixed numbers."""
+def compute(function, inputs, rehearsed, parameters=()):
+    """Outputs, and gradients of the inner product of the first with fixed numbers."""
     with native.rehearse_cuda() if rehearsed else contextlib.nullcontext():
         inputs = [jt.array(x) for x in inputs]
         outputs = function(*inputs)
         outputs = outputs if isinstance(outputs, (list, tuple)) else [outputs]
-        pull = sum((y.float64() * jt.array(values(9, *y.shape))).sum() for y in outputs[:1])
-        gradients = jt.grad(pull, inputs)
+        pull = (outputs[0].float64() * jt.array(values(9, *outputs[0].shape))).sum()
+        gradients = jt.grad(pull, [*inputs, *parameters])
         jt.sync_all(True)
         return [v.numpy() for v in (*outputs, *gradients)]
 
@@ -179,13 +179,8 @@ def test_both_forms_of_the_convolution_agree(monkeypatch, block, rehearsed):
 def compute_module(block, x, rehearsed):
     """Output and gradients of a block, by its input and its parameters."""
     block.train()
-    with native.rehearse_cuda() if rehearsed else contextlib.nullcontext():
-        x = jt.array(x)
-        y = block(x, global_average(x))
-        parameters = [p for p in block.parameters() if not p.is_stop_grad()]
-        gradients = jt.grad((y * jt.array(values(9, *y.shape))).sum(), [x, *parameters])
-        jt.sync_all(True)
-        return [v.numpy() for v in (y, *gradients)]
+    parameters = [p for p in block.parameters() if not p.is_stop_grad()]
+    return compute(lambda x: block(x, global_average(x)), [x], rehearsed, parameters)
 
 
 def test_the_faster_form_is_kept(monkeypatch, capfd):

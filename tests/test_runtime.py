@@ -8,7 +8,9 @@ import random
 import re
 import subprocess
 import sys
+from itertools import repeat
 from pathlib import Path
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -207,15 +209,8 @@ GPU = cuda.Gpu("Some GPU", 90, (13, 0))
 
 def find(monkeypatch, gpu, toolkit=None):
     """The GPU and the toolkit of this machine are these, or these errors."""
-    def answer(value):
-        def function(*_):
-            if isinstance(value, Exception):
-                raise value
-            return value
-        return function
-
-    monkeypatch.setattr(cuda, "find_gpu", answer(gpu))
-    monkeypatch.setattr(cuda, "find_toolkit", answer(toolkit))
+    monkeypatch.setattr(cuda, "find_gpu", Mock(side_effect=repeat(gpu)))
+    monkeypatch.setattr(cuda, "find_toolkit", Mock(side_effect=repeat(toolkit)))
 
 
 def test_the_gpu_is_used_where_it_can_be(tmp_path, monkeypatch, capsys):
