@@ -67,8 +67,9 @@ def fixed_norm(
     mean, var = mean.float64(), var.float64()
     if conv_bias is not None:
         mean = mean - conv_bias.float64()
-    if x.ndim == 5:
-        return _FixedNormCPU(slope)(x, weight, bias, mean, var)
+    if x.ndim == 5 and jt.flags.no_grad:  # in one pass over memory
+        return _code(x.shape, "float32", [x, weight, bias, mean, var], slope,
+                     ("normalise", "{in0}, {in1}, {in2}, {in3}, {in4}, eps, slope, {out0}"))
     scale = weight.float64() / jt.sqrt(var + EPS)
     shift = bias.float64() - mean * scale
     z = x.float64() * per_channel(scale, x) + per_channel(shift, x)
@@ -142,33 +143,6 @@ class _NormCPU(jt.Function):
                                 "{in6}[in6->num - 1], {in7}, {out0}"),
         )
         return self.batch.weigh(dx), dweight, dbias, None if self.batch.whole else dsums
-
-
-class _FixedNormCPU(jt.Function):
-    """Normalisation by the running statistics, and activation, in one pass over memory."""
-
-    def __init__(self, slope):
-        self.slope = slope
-
-    def execute(self, x, weight, bias, mean, var):
-        y = _code(
-            x.shape, "float32", [x, weight, bias, mean, var], self.slope,
-            ("normalise", "{in0}, {in1}, {in2}, {in3}, {in4}, eps, slope, {out0}"),
-        )
-        self.saved = x, weight, mean, var, y
-        return y
-
-    def grad(self, dy):
-        x, weight, mean, var, y = self.saved
-        dy = dy.float64()
-        dz = jt.ternary(y > 0, dy, dy * self.slope)
-        inverse = 1 / jt.sqrt(var + EPS)
-        scale = weight.float64() * inverse
-        centred = x.float64() - per_channel(mean, x)
-        dbias = dz.sum((0, 2, 3)).reshape(-1)
-        dweight = (dz * centred).sum((0, 2, 3)).reshape(-1) * inverse
-        dx = (dz * per_channel(scale, x)).cast(x.dtype)
-        return dx, dweight.float32(), dbias.float32(), -dbias * scale, None
 
 
 def _mean(x):
