@@ -13,7 +13,7 @@ from .batch_norm import LINEAR, activate
 from .layout import per_channel, shape_of
 from .native import BFLOAT16, block_of_operand, code, cuda_code, on_cuda
 from .sharing import current_batch
-from .sums import plane_means
+from .sums import PlaneMeansCUDA
 
 
 def add(terms: Sequence[jt.Var], slope: float = LINEAR) -> jt.Var:
@@ -36,9 +36,11 @@ def concat(a: jt.Var, b: jt.Var) -> jt.Var:
 
 def global_average(x: jt.Var) -> jt.Var:
     """Mean over height and width, N×C×1×1 in double precision."""
-    if x.dtype != BFLOAT16 and not (x.ndim == 5 and jt.flags.no_grad):
-        return plane_means(x)
     n, c, _, _ = shape_of(x)
+    if on_cuda() and x.dtype == "float32":
+        return PlaneMeansCUDA()(x)
+    if x.dtype != BFLOAT16 and not (x.ndim == 5 and jt.flags.no_grad):
+        return x.float64().mean((2, 3), keepdims=True).reshape(n, c, 1, 1)
     block = block_of_operand(x)
     means = _code((*x.shape[:2], block), "float64", [x],
                   f"means<{block}>(in0_shape0 * in0_shape1, in0_shape2 * in0_shape3, {{in0}}, "

@@ -7,7 +7,7 @@ sums in a fixed order.
 from __future__ import annotations
 
 from . import jt
-from .layout import per_channel, shape_of
+from .layout import per_channel
 from .native import cuda_code, on_cuda
 
 _PLANES = "const Planes planes(in0_shape0 * in0_shape1, in0_shape2 * in0_shape3);\n"
@@ -20,8 +20,10 @@ def segments_of(x: jt.Var) -> int:
     return n * c * -(-(h * w) // _SEGMENT)
 
 
-class _PlaneMeansCUDA(jt.Function):
-    def execute(self, x):
+class PlaneMeansCUDA(jt.Function):
+    """Mean over height and width, N×C×H×W float32 → N×C×1×1 float64."""
+
+    def execute(self, x: jt.Var) -> jt.Var:
         self.shape = x.shape
         n, c, _, _ = x.shape
         y, _ = cuda_code(
@@ -30,17 +32,9 @@ class _PlaneMeansCUDA(jt.Function):
             "LAUNCH((sums::of_planes), planes.count, planes, {out1}, 1. / planes.size, {out0});")
         return y
 
-    def grad(self, dy):
+    def grad(self, dy: jt.Var) -> jt.Var:
         n, c, h, w = self.shape
         return (dy / (h * w)).float32().broadcast([n, c, h, w])
-
-
-def plane_means(x: jt.Var) -> jt.Var:
-    """Mean over height and width of float32 activations in either form, N×C×1×1 float64."""
-    n, c, _, _ = shape_of(x)
-    if on_cuda() and x.dtype == "float32":
-        return _PlaneMeansCUDA()(x)
-    return x.float64().mean((2, 3), keepdims=True).reshape(n, c, 1, 1)
 
 
 def _channel_sums(x):
