@@ -15,7 +15,7 @@ namespace cuda_on_cpu {
 constexpr int THREADS = 256, STACK = 1 << 16;
 
 struct Index { unsigned x; };
-static Index blockIdx, threadIdx, gridDim;
+static Index blockIdx, threadIdx;
 
 struct Block {
     ucontext_t outside, threads[THREADS];
@@ -55,7 +55,6 @@ static void run(int64_t blocks, const std::function<void()>& body) {
     static Block memory;
     memory.stacks.resize(size_t(THREADS) * STACK);
     memory.body = body;
-    gridDim.x = blocks;
     for (int64_t b = 0; b < blocks; ++b) {
         block = &memory;
         memory.waited = false;
@@ -91,11 +90,9 @@ static void run(int64_t blocks, const std::function<void()>& body) {
 
 #define __global__ [[maybe_unused]] static
 #define __device__
-#define __host__
 #define __shared__ static
 #define __syncthreads cuda_on_cpu::wait_for_block
 #define LAUNCH(kernel, blocks, ...) \
     cuda_on_cpu::run(blocks, [&] { kernel(__VA_ARGS__); })
 using cuda_on_cpu::blockIdx;
-using cuda_on_cpu::gridDim;
 using cuda_on_cpu::threadIdx;
