@@ -23,8 +23,8 @@ def rng():
     return np.random.default_rng(0)
 
 
-def normal(rng, *shape, dtype=np.float32):
-    return rng.standard_normal(shape).astype(dtype)
+def normal(rng, *shape):
+    return rng.standard_normal(shape).astype(np.float32)
 
 
 @pytest.mark.parametrize("block", [8, 16])
