@@ -224,10 +224,10 @@ def test_what_tools_export(tmp_path, frames, prepare_script):
             (tmp_path / place / f"{name}.{extension}").write_text(content(own))
         (tmp_path / place / "README.roboflow.txt").write_text("exported")
     points = {name: [(x + 3, y + 2, 0, 0) for x, y, _, _ in own] for name, own in bare.items()}
-    for name, content in ("text", coco(bare)), ("points", coco(points, keypoints=[13, 11, 2])):
+    for name, content in ("readme", coco(bare)), ("points", coco(points, keypoints=[13, 11, 2])):
         content = content.replace(r"C:\\x\\", "").replace('"image_id": 7', '"image_id": "7"')
         (tmp_path / f"{name}.json").write_text(content.replace(": 48,", ': "48",'))
-    for name in ("confidence", "polygons", "sizes", "text.json"):
+    for name in ("confidence", "polygons", "sizes", "readme.json"):
         prepare_script(frames, "--name", name, "--images", ".", "--masks_from", tmp_path / name)
         assert_masks(tmp_path, name)
     assert "COCO: 0 boxes and 3 points in 2 images\n" in prepare_script(

@@ -65,14 +65,15 @@ def read_annotations(
         UserError: a file cannot be understood, has a box without area or names a missing image; or
             there are no annotations, or annotations of two formats.
     """
-    if not path.is_dir() and path.suffix.lower() != ".json":
+    if path.is_dir():
+        files = {kind: {name: file for name, file in index_files(path, (kind,)).items()
+                        if not _NO_ANNOTATIONS.match(file.name) and file not in lists}
+                 for kind in READERS}
+    elif path.suffix.lower() == ".json":
+        files = {".json": {"": path}}
+    else:
         raise UserError(f"{path}: one file must be COCO .json; export COCO, or name the folder of "
                         "YOLO .txt or VOC .xml")
-    kinds = READERS if path.is_dir() else (".json",)
-    files = {kind: index_files(path, (kind,)) if path.is_dir() else {"": path} for kind in kinds}
-    files = {kind: {name: file for name, file in found.items()
-                    if not _NO_ANNOTATIONS.match(file.name) and file not in lists}
-             for kind, found in files.items()}
     kinds = [kind for kind, found in files.items() if found]
     if len(kinds) != 1:
         problem = f"both {kinds[0]} and {kinds[1]}" if kinds else "no annotations"
