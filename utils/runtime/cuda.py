@@ -380,7 +380,10 @@ def _digest(links, files, nvcc):
 
 def _make(folder, links, files):
     """Makes the folder if it does not exist; several processes may try at once."""
-    if all(os.path.lexists(folder / name) for name in (*links, *files)):
+    def whole() -> bool:
+        return all(os.path.lexists(folder / name) for name in (*links, *files))
+
+    if whole():
         return
     folder.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix="tmp-", dir=folder.parent) as temporary:
@@ -397,7 +400,7 @@ def _make(folder, links, files):
             (fresh / name).parent.mkdir(parents=True, exist_ok=True)
             (fresh / name).write_text(text)
         (fresh / "bin/nvcc").chmod(0o755)
-        if os.path.lexists(folder):  # a part of it was removed
+        if os.path.lexists(folder) and not whole():  # a part of it was removed
             folder.rename(Path(temporary, "broken"))
         try:
             fresh.rename(folder)
