@@ -188,7 +188,7 @@ def test_another_onednn_in_front_is_named(session, tmp_path):
                     tmp_path / "libdnnl.so.2"], check=True)
     done = python(START, LD_LIBRARY_PATH=str(tmp_path))
     assert done.stderr.splitlines()[-1] == (
-        "error: libdnnl.so.2: is not that of oneDNN 2.2, and is loaded in its place; `unset "
+        "error: libdnnl.so.2: another version is loaded in place of oneDNN 2.2; `unset "
         "LD_LIBRARY_PATH`")
 
 

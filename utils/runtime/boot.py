@@ -308,7 +308,7 @@ def _check_libraries(error: Exception) -> None:
             "in its place; `unset LD_LIBRARY_PATH`, or for conda's `conda install -c conda-forge "
             "libstdcxx-ng`") from None
     if "undefined symbol: dnnl_" in str(error):
-        raise UserError("libdnnl.so.2: is not that of oneDNN 2.2, and is loaded in its place; "
+        raise UserError("libdnnl.so.2: another version is loaded in place of oneDNN 2.2; "
                         "`unset LD_LIBRARY_PATH`") from None
 
 

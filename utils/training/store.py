@@ -260,7 +260,7 @@ class Store:
         """Writes last.npz, all that `--resume` needs; the last.npz before becomes before.npz.
 
         Raises:
-            UserError: a number is not finite; nothing is written then.
+            UserError: a number is not finite; last.npz stays as it was.
         """
         if not ranks.is_main():
             return
