@@ -22,7 +22,7 @@ from scipy.ndimage import zoom
 from scipy.special import expit
 
 from alignment import golden
-from model import MODEL_NAMES, build_model, soft_iou_loss
+from model import MODEL_NAMES, build_model, fast_form, soft_iou_loss
 from utils import runtime
 from utils.cli import add_device, refuse_bf16
 from utils.errors import UserError
@@ -195,16 +195,22 @@ class NetworkCheck:
         self.name, self.fixture = name, golden.load(name)
 
     def build(self) -> BuiltNetwork:
-        """Probabilities of each shape, a pass in training mode, the buffers; not yet computed."""
+        """Probabilities of each shape by the network, then by its fast form; a pass in training
+        mode; the buffers. Not yet computed.
+        """
         self.net = build_model(self.name, dropout=False)
         outputs = [golden.build_evaluation(self.net, self.fixture, shape) for shape in EVALUATED]
+        with runtime.jt.no_grad():
+            fast = fast_form(self.net)
+            outputs += [fast(golden.batch(shape)[0]) for shape in EVALUATED]
         trained = golden.build_training(self.net, self.fixture, TRAINED)
         return outputs, trained, list(self.net.state_dict().values())
 
     def errors(self, built: BuiltNetwork, tf32: bool = False) -> tuple[float, float]:
         """The worst (forward, backward): shares of what the standard allows, in TF32 the errors."""
         outputs, trained, _ = built
-        found = [(shape, {"eval": output.numpy()}) for shape, output in zip(EVALUATED, outputs)]
+        found = [(shape, {"eval": output.numpy()})
+                 for shape, output in zip(2 * EVALUATED, outputs)]
         found.append((TRAINED, golden.read_training(self.net, self.fixture, TRAINED, trained)))
         forward, backward = [], []
         for shape, results in found:
@@ -226,7 +232,7 @@ def operator_checks() -> list[Check]:
     from model import llskm
     from model.layers import LEAKY, LINEAR, RELU, BatchNorm
     from model.ops import conv, elementwise, pool, resize
-    from model.ops.llskm import per_image_conv
+    from model.ops.llskm import FORMS, per_image_conv, subtract_conv
     from utils.optim import Adam
 
     jt = runtime.start_if_needed()
@@ -265,24 +271,24 @@ def operator_checks() -> list[Check]:
             layer.weight, layer.bias = weight, bias
         return module(pooled)
 
-    def kernel(k, dilation):
+    def kernel(k, dilation, form):
         def ours(x, w, theta):
             module = llskm.LLSKM(8, k, dilation)
-            module.conv.weight, module.attn = w, lambda pooled: theta
-            return module(x, None)
+            module.conv.weight = w
+            return FORMS[form](x, theta, module.kernels, module.centre, module.padding, dilation)
 
-        return Check(f"LLSKM {k}×{k}, dilation {dilation}", ours,
+        return Check(f"LLSKM {k}×{k}, dilation {dilation}, {form}", ours,
                      lambda *a: _llskm(*a, dilation), (4, 8, 24, 20), (8, 8, k, k), (4, 8, 1, 1))
 
-    def separable_kernel(k):
+    def separable_kernel(k, form):
         def ours(x, row, row_bias, column, column_bias, theta):
             module = llskm.LLSKM1D(8, k)
             module.conv_1xn.weight, module.conv_1xn.bias = row, row_bias
             module.conv_nx1.weight, module.conv_nx1.bias = column, column_bias
-            module.attn = lambda pooled: theta
-            return module(x, None)
+            attended = FORMS[form](x, theta, module.kernels, module.centre, 0, 1)
+            return subtract_conv(attended, module.conv_1xn(x), module.conv_nx1)
 
-        return Check(f"LLSKM {k}×1 and 1×{k}", ours, _separable_llskm, (4, 8, 24, 20),
+        return Check(f"LLSKM {k}×1 and 1×{k}, {form}", ours, _separable_llskm, (4, 8, 24, 20),
                      (8, 8, 1, k), 8, (8, 8, k, 1), 8, (4, 8, 1, 1))
 
     def adam(p, *gradients):
@@ -314,7 +320,8 @@ def operator_checks() -> list[Check]:
         Check("convolution per image, 5×5, dilation 2",
               lambda x, w: per_image_conv(x, w, 4, 2), per_image,
               (4, 8, 24, 20), (4, 8, 8, 5, 5)),
-        kernel(9, 2), kernel(3, 1), separable_kernel(17),
+        *(check for form in FORMS
+          for check in (kernel(9, 2, form), kernel(3, 1, form), separable_kernel(17, form))),
         norm("no activation", LINEAR), norm("ReLU", RELU), norm("LeakyReLU", LEAKY),
         Check("batch norm, evaluation", fixed_norm,
               lambda *a: _scaled(*a, LEAKY, mean, np.sqrt(var + 1e-5)), x, 16, 16),
@@ -353,7 +360,7 @@ def _pull(shape):
 
 def _worst(errors):
     """The largest error; infinite if one is NaN."""
-    return float(np.nan_to_num(errors, nan=np.inf, posinf=np.inf).max(initial=0))
+    return max((np.inf if np.isnan(error) else float(error) for error in errors), default=0.0)
 
 
 def run_checks(tf32: bool, checks: Sequence[Check | NetworkCheck]) -> list[str]:

@@ -13,7 +13,7 @@ import pytest
 
 from alignment.selfcheck import operator_checks
 from benchmarks.launches import Graph, count, count_step
-from model import MODEL_NAMES, build_model, soft_iou_loss
+from model import MODEL_NAMES, build_model, fast_form, soft_iou_loss
 from model.layers import LEAKY, LINEAR, RELU, BatchNorm
 from model.llskm import LLSKM, LLSKM1D, ChannelAttention, separable_centres, square_kernels
 from model.ops import llskm, native
@@ -117,7 +117,8 @@ def test_every_operator_against_numpy():
 
 
 def train_and_predict(name, rehearsed):
-    """Loss, one vector of all gradients, running statistics after the step, probabilities."""
+    """Loss, one vector of all gradients, running statistics after the step, probabilities by the
+    network and by its fast form."""
     with native.rehearse_cuda() if rehearsed else contextlib.nullcontext():
         runtime.set_seed(2)
         net = build_model(name, dropout=False)
@@ -132,14 +133,15 @@ def train_and_predict(name, rehearsed):
         gradients = np.concatenate([g.numpy().ravel() for g in gradients])
         net.eval()
         with jt.no_grad():
-            return loss.numpy(), gradients, np.concatenate(running), net(x).numpy()
+            predicted = net(x).numpy(), fast_form(net)(x).numpy()
+        return loss.numpy(), gradients, np.concatenate(running), *predicted
 
 
 @pytest.mark.parametrize("name", MODEL_NAMES)
 def test_networks_compute_what_they_compute_on_the_cpu(name):
     found, expected = (train_and_predict(name, rehearsed) for rehearsed in (True, False))
     # Of gradients: a value near 0 may fall on the other side of a ReLU.
-    for ours, truth, bound in zip(found, expected, (1e-6, 1e-2, 1e-5, 1e-4)):
+    for ours, truth, bound in zip(found, expected, (1e-6, 1e-2, 1e-5, 1e-4, 1e-4)):
         assert np.linalg.norm(ours - truth) < bound * np.linalg.norm(truth)
 
 
@@ -203,17 +205,29 @@ def test_the_faster_form_is_kept(monkeypatch, capfd):
 
 
 def test_a_choice_is_made_by_running_both_forms(monkeypatch):
-    block, x = LLSKM(8, 3), values(0, 2, 8, 6, 7)
+    block, x = LLSKM(8, 3, 2), values(0, 2, 8, 6, 7)
+    results, seconds = [], llskm._seconds
+
+    def timer(run):
+        results.append(len(run()))
+        return seconds(run)
+
+    monkeypatch.setattr(llskm, "_seconds", timer)
     monkeypatch.setattr(llskm, "chosen", {})
     monkeypatch.setattr(llskm, "_tries", lambda: True)
     compute_module(block, x, False)
+    # The gradients of x and θ, and of K (grouped) or of A and B (two).
+    assert results == [3, 4]
     block.eval()
     with jt.no_grad():
-        for width in (7, 6):  # one choice for all sizes
-            block(jt.array(x[..., :width]), jt.zeros((2, 8, 1, 1), "float64")).sync()
-    kernel = "3x3", "dilation 1"
-    assert set(llskm.chosen) == {(*kernel, "training", (2, 8, 6, 7)),
-                                 (*kernel, "prediction", "8 channels")}
+        for number, width in ((2, 7), (2, 6), (1, 7)):  # one choice for sizes that are alike
+            images = jt.array(x[:number, ..., :width])
+            block(images, jt.zeros((number, 8, 1, 1), "float64")).sync()
+    kernel, prediction = ("3x3", "dilation 2"), ("prediction", "8 channels")
+    assert set(llskm.chosen) == {
+        (*kernel, "training", (2, 8, 6, 7)),
+        (*kernel, *prediction, "several images", "below 128 pixels"),
+        (*kernel, *prediction, "one image", "below 64 pixels")}
     assert set(llskm.chosen.values()) <= set(llskm.FORMS)
     monkeypatch.setenv(llskm.FORM, "group")
     with pytest.raises(UserError, match="^L2SKNET_LLSKM_FORM=group: must be grouped, two or auto"):

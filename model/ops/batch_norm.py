@@ -61,7 +61,10 @@ def fixed_norm(
     x: jt.Var, weight: jt.Var, bias: jt.Var, mean: jt.Var, var: jt.Var, slope: float,
     conv_bias: jt.Var | None = None,
 ) -> jt.Var:
-    """Normalises x + conv_bias by the running statistics, then applies the activation."""
+    """Normalises x + conv_bias by the running statistics, then applies the activation.
+
+    One operator under `jt.no_grad`; with gradients several, which store float64.
+    """
     if on_cuda() and x.dtype == "float32" and jt.flags.no_grad:
         return _fixed_norm_cuda(x, weight, bias, mean, var, conv_bias, slope)
     mean, var = mean.float64(), var.float64()

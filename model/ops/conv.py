@@ -137,8 +137,8 @@ class _ConvCuDNN(jt.Function):
 
 
 def by_onednn() -> bool:
-    """True if oneDNN computes convolutions here."""
-    return not jt.flags.use_cuda and jt.mkl_ops is not None
+    """True if operators are written for oneDNN."""
+    return not on_cuda() and jt.mkl_ops is not None
 
 
 def pair(value: int | Pair) -> Pair:
@@ -159,7 +159,7 @@ def conv2d(
     stride, padding, dilation = pair(stride), pair(padding), pair(dilation)
     if jt.flags.use_cuda and jt.cudnn is not None:
         return _ConvCuDNN(stride, padding, dilation, groups)(x, weight)
-    if by_onednn():
+    if jt.mkl_ops is not None and not jt.flags.use_cuda:  # in a rehearsal of a GPU too
         if _by_winograd(x, weight, stride, padding, dilation, groups):
             return _ConvWinograd(stride, padding, dilation, groups)(x, weight)
         return _ConvOneDNN(stride, padding, dilation, groups)(x, weight)

@@ -301,13 +301,26 @@ def _fastest_form(x, theta, kernels, centre, padding, dilation):
     with_gradient = not jt.flags.no_grad
 
     def run(form):
-        zeros = jt.zeros(x.shape), jt.zeros(theta.shape, "float64")
-        y = form(*zeros, kernels, centre, padding, dilation)
-        return jt.grad(y.sum(), list(zeros)) if with_gradient else [y]
+        zeros, made = [jt.zeros(x.shape), jt.zeros(theta.shape, "float64")], []
 
-    size = kernels(jt.zeros((1, *theta.shape[1:]), "float64")).shape[-1]
+        def keep(make):
+            def making(*arguments):
+                made.append(make(*arguments))
+                return made[-1]
+
+            return making
+
+        y = form(*zeros, keep(kernels), keep(centre), padding, dilation)
+        return jt.grad(y.sum(), zeros + made) if with_gradient else [y]
+
+    n, channels, height, width = shape_of(x)
+    size = 2 * (padding // dilation) + 1
     key = f"{size}x{size}", f"dilation {dilation}"
-    # Frames to predict may have a hundred sizes: the first size decides for all.
-    key += (("training", tuple(x.shape)) if with_gradient
-            else ("prediction", f"{x.shape[1]} channels"))
+    if with_gradient:
+        key += "training", (n, channels, height, width)
+    else:
+        # Frames may have a hundred sizes: those with about as many pixels share a choice.
+        pixels = 2 ** (n * height * width).bit_length()
+        key += ("prediction", f"{channels} channels", "one image" if n == 1 else "several images",
+                f"below {pixels} pixels")
     return fastest(key, {name: lambda form=form: run(form) for name, form in FORMS.items()})
