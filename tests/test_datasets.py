@@ -408,3 +408,13 @@ def test_test_batches_hold_every_image_once_with_its_kind(tmp_path):
         assert x.dtype == np.float32 and x.shape == (len(indices), 1, *sizes[indices[0]])
         for index, image in zip(indices, x):
             np.testing.assert_array_equal(image[0], images[index].astype(np.float32) / 255)
+
+
+@pytest.mark.parametrize("pixels, counts", [(2 * 16 * 24, [2, 2, 2, 1]), (100, [1] * 7)])
+def test_test_batches_of_large_images_are_smaller(tmp_path, monkeypatch, pixels, counts):
+    sizes = [(16, 24), (9, 10), (16, 24), (24, 16), (16, 24), (9, 10), (16, 24)]
+    write(tmp_path / "SET", sizes, "test")
+    split = load_split(tmp_path, "SET", "test")
+    monkeypatch.setattr(datasets, "BATCH_PIXELS", pixels)
+    assert [len(x) for _, x in datasets.test_batches(split, 3)] == counts
+    assert datasets.num_test_batches(split, 3) == len(counts)

@@ -252,8 +252,14 @@ RECIPE_NUMBERS = {
 }
 
 
+# In Jittor's errors where a GPU, or the machine, has no memory left.
+NO_MEMORY = ("memory is overflow", "Unable to alloc cuda")
+
+
 def run(main: Callable[[], int | None], many: bool = False) -> NoReturn:
-    """Runs a script's `main` and exits; UserError and OSError become one line and status 2.
+    """Runs a script's `main` and exits.
+
+    UserError, OSError and a lack of memory become one line and status 2.
 
     Args:
         many: True if mpirun may run the script.
@@ -286,10 +292,14 @@ def run(main: Callable[[], int | None], many: bool = False) -> NoReturn:
         if error.filename and error.strerror:
             line = (f"error: {error.filename}: {error.strerror}; check the path, its permissions "
                     "and the free space")
-    except Exception:
-        if ranks.size() == 1:
+    except Exception as error:
+        if isinstance(error, MemoryError) or any(text in str(error) for text in NO_MEMORY):
+            line = ("error: there is not enough memory; give a smaller --batch_size, or to test.py "
+                    "--input a --tile")
+        elif ranks.size() == 1:
             raise
-        status, line = 1, traceback.format_exc()
+        else:
+            status, line = 1, traceback.format_exc()
     if line and ranks.size() > 1:
         _end_all(status, line)
     if line:

@@ -24,6 +24,8 @@ from utils.data.pairs import describe_sizes, read_pairs
 from utils.errors import UserError, listed
 from utils.recipe import Recipe
 
+BATCH_PIXELS = 8 * 640 * 512  # most pixels of a batch to predict, unless one image has more
+
 
 @dataclass
 class ImageList:
@@ -243,5 +245,9 @@ def _test_indices(split: ImageList, batch_size: int) -> list[list[int]]:
     by_shape: dict[tuple[int, int], list[int]] = {}
     for index, image in enumerate(split.images):
         by_shape.setdefault(image.shape, []).append(index)
-    return [by_shape[shape][first : first + batch_size] for shape in sorted(by_shape)
-            for first in range(0, len(by_shape[shape]), batch_size)]
+    batches = []
+    for shape in sorted(by_shape):
+        size = max(1, min(batch_size, BATCH_PIXELS // (shape[0] * shape[1])))
+        indices = by_shape[shape]
+        batches += [indices[first : first + size] for first in range(0, len(indices), size)]
+    return batches

@@ -22,6 +22,7 @@ from utils.data.ahead import read_ahead
 from utils.data.images import stretch, to_float
 from utils.data.sources import ImageSource, InputFrame
 from utils.data.video import ClipSource, clip_writer
+from utils.datasets import BATCH_PIXELS
 from utils.errors import UserError, listed
 from utils.files import atomic_path
 from utils.paths import PredictionPaths
@@ -34,7 +35,6 @@ from utils.runtime import ranks
 FOURTEEN_BITS = 2**14
 SHOWN = 20  # unusable images that an error lists
 AT_ONCE = {"cpu": 1, "cuda": 8}  # frames of one size in a batch; a CPU gains nothing by more
-BATCH_PIXELS = 8 * 640 * 512  # at most, unless a single frame has more
 
 
 class FrameOptions(NamedTuple):
