@@ -13,15 +13,14 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from benchmarks import NO_DATASET
 from utils import cli, runtime
 from utils.report.tables import print_head, print_row
 
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Prints the table, a row as soon as it is measured."""
-    args = cli.make_parser(__doc__, without_effect=(
-        "model_names", "dataset_names", "dataset_dir", "output_dir", "seed", "num_workers",
-    )).parse_args(argv)
+    args = cli.make_parser(__doc__, without_effect=(*NO_DATASET, "model_names")).parse_args(argv)
     print(f"{runtime.start(args.device, args.precision).describe()}\n")
     print_head("difference", "quantity", "stock Jittor")
     jt = runtime.jt

@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from alignment import golden
+from benchmarks import NO_DATASET
 from model import build_model
 from utils import cli, runtime
 from utils.report.tables import print_head, print_row
@@ -21,8 +22,7 @@ COLUMNS = ("evaluation output", "training output", "loss", "gradient, median",
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Prints the table, ours / PyTorch in each cell."""
-    parser = cli.make_parser(__doc__, without_effect=(
-        "dataset_names", "dataset_dir", "output_dir", "seed", "num_workers"))
+    parser = cli.make_parser(__doc__, without_effect=NO_DATASET)
     args = parser.parse_args(argv)
     cli.refuse_bf16(args.precision)
     runtime.start(args.device, args.precision)

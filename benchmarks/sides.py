@@ -18,15 +18,10 @@ from typing import NamedTuple
 
 import numpy as np
 
-from model import build_model, soft_iou_loss
-from utils import runtime
-from utils.checkpoint.weights import get_weights, load_weights
 from utils.cli import ROOT
 from utils.data.images import to_float
 from utils.data.synthetic import make_sample
 from utils.errors import UserError
-from utils.optim import Adam
-from utils.predict.maps import predict, to_predict
 
 
 class Measure(NamedTuple):
@@ -156,10 +151,14 @@ class Ours(Side):
     """This project's code, as its scripts run it with `precision`."""
 
     def __init__(self, name: str, args: Namespace, device: str, precision: str):
+        from utils import runtime
+
         running = runtime.start(device, precision)
         runtime.set_seed(args.seed)
         super().__init__(args)
-        self.device = running.device
+        from model import build_model
+
+        self.jt, self.device = runtime.jt, running.device
         self.net = build_model(name)
         self.description = running.describe()
         if self.device == "cuda":
@@ -167,28 +166,39 @@ class Ours(Side):
 
     def weights(self, path: Path | None) -> dict[str, np.ndarray]:
         """The weights of a file, or the initial ones for None: official name → array."""
+        from utils.checkpoint.weights import get_weights, load_weights
+
         if path:
             load_weights(self.net, path)
         return get_weights(self.net)
 
     def load(self, weights: Weights, train: bool) -> None:
+        from utils.checkpoint.weights import load_weights
+        from utils.optim import Adam
+
         load_weights(self.net, weights)
         self.net.train()  # eval() stops the gradients, and Adam takes no parameter without
         self.optimizer = Adam(self.net.parameters(), self.args.lr)
         if not train:
+            from utils.predict.maps import to_predict
+
             self.fast = to_predict(self.net)
 
     def train_step(self) -> None:
-        jt = runtime.jt
+        from model import soft_iou_loss
+
+        jt = self.jt
         self.optimizer.step(soft_iou_loss(self.net(jt.array(self.x)), jt.array(self.mask)))
         jt.sync_all(True)
 
     def predict(self, x: np.ndarray) -> np.ndarray:
+        from utils.predict.maps import predict
+
         return predict(self.fast, x)
 
     def peak(self) -> int | None:
         if self.device == "cuda":
-            return runtime.jt.core.get_mem_info().total_cuda_used
+            return self.jt.core.get_mem_info().total_cuda_used
         return super().peak()
 
 

@@ -19,7 +19,7 @@ class Network(NamedTuple):
         architecture: the name of its class, a subclass of `model.contrast.ContrastNet`.
         family: the kernel family, "2D" (k×k) or "1D" (separable).
         bytes_per_pixel: peak of resident memory per pixel when a single image is predicted on a
-            CPU, rounded up (x86-64, oneDNN, 1024×1024; `benchmarks/cost.py` of commit f4a44c9).
+            CPU, rounded up (x86-64, oneDNN, 1024×1024); docs/house.md says how to measure it.
     """
 
     module: str

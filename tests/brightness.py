@@ -22,7 +22,7 @@ def brightness_net():
     for name in ("Conv1.conv.0", "Conv1.conv.3", "contrConV_0.0", "Up_conv2.conv.0",
                  "Up_conv2.conv.3"):
         arrays[f"{name}.weight"][0, 0, 1, 1] = 1
-    # W_sum and W cancel, and θ, 1/2 without weights, times the centre tap remains.
+    # W_sum and W cancel. What remains is θ, 1/2 because its weights are 0, times the centre tap.
     arrays["contrast0_3.0.conv.weight"][0, 0, 1, 1] = 2
     arrays["Conv.weight"][0, 0] = GAIN
     arrays["Conv.bias"][:] = -GAIN * LEVEL
@@ -32,6 +32,6 @@ def brightness_net():
 
 
 def save_brightness_weights(path):
-    """Writes its weights."""
+    """Writes the weights of `brightness_net`."""
     save_weights(brightness_net(), path)
     return path

@@ -415,3 +415,16 @@ def test_list_images(tmp_path):
         (tmp_path / name).touch()
     assert [path.relative_to(tmp_path).as_posix() for path in list_images(tmp_path)] == [
         "a.tiff", "b.PNG", "c.jpg", "masks/e.png", "set/images/d.png", "z/IRSTD1k_Img/f.png"]
+
+
+def test_links_among_folders_of_images(tmp_path):
+    (tmp_path / "real").mkdir()
+    (tmp_path / "top" / "below").mkdir(parents=True)
+    for place in ("real", "top/below"):
+        (tmp_path / place / "a.png").touch()
+    top = tmp_path / "top"
+    for link, target in (("one", "real"), ("two", "real"), ("below/up", "top"),
+                         ("itself", "top/itself")):
+        (top / link).symlink_to(tmp_path / target)
+    found = {path.relative_to(top).as_posix() for path in list_images(top)}
+    assert found in ({"below/a.png", "one/a.png"}, {"below/a.png", "two/a.png"})

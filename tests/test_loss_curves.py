@@ -53,6 +53,11 @@ def drawn(monkeypatch):
     return seen
 
 
+def size_of(path):
+    with Image.open(path) as image:
+        return image.size
+
+
 def shows(path, styles):
     """True if a picture has more than ten pixels of the colour of each style."""
     with Image.open(path) as image:
@@ -157,7 +162,7 @@ def test_every_model_has_its_colour_and_miou_a_panel_where_a_run_is_scored(tmp_p
     curves.save_curves(tmp_path / "one.png", {**unscored, MODELS[0]: run([1, 2])}, "one")
     curves.save_curves(tmp_path / "none.png", unscored, "none")  # a single epoch: dots
     assert shows(tmp_path / "none.png", curves.STYLES[:4])
-    every, one, none = (Image.open(tmp_path / f"{name}.png").height
+    every, one, none = (size_of(tmp_path / f"{name}.png")[1]
                         for name in ("all", "one", "none"))
     assert every == one > 1.3 * none  # loss twice, and mIoU
 
@@ -169,6 +174,6 @@ def test_odd_losses_are_drawn_without_complaint(tmp_path):
         name = f"odd {len(histories)}"
         histories[name] = [EpochRecord(10 + i, loss) for i, loss in enumerate(losses)]
         curves.save_curves(tmp_path / "odd.png", {name: histories[name]}, "odd")
-        assert Image.open(tmp_path / "odd.png").width == 1050
+        assert size_of(tmp_path / "odd.png")[0] == 1050
     curves.save_curves(tmp_path / "all.png", {**histories, "b": run([1])}, "odd")
     assert shows(tmp_path / "all.png", curves.STYLES[4:5])

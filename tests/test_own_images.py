@@ -344,7 +344,7 @@ def test_flags_that_do_nothing_are_refused(predicts, capsys):
         assert flags[0] in capsys.readouterr().err.splitlines()[-1]
     with pytest.raises(SystemExit):
         predicts("--dataset_name", "data/A")
-    assert "data/A: must be the name of a folder in --dataset_dir" in capsys.readouterr().err
+    assert "data/A: must be a plain folder name" in capsys.readouterr().err
 
 
 def test_predictions_of_a_test_list_are_not_replaced(tmp_path, predicts):

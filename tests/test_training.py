@@ -242,6 +242,8 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_spares_the_checkpoint(other
     before = last.read_bytes()
     error = refusal(other, *flags, "--resume")
     assert "\n" not in error and "not finite in epoch 1, batch 2, images sample_" in error
+    order = np.random.default_rng([42, 1]).permutation(TRAIN)[2:4] + 1
+    assert f"images {', '.join(f'sample_{number:04d}' for number in order)}: " in error
     assert list(last.parent.iterdir()) == [last] and last.read_bytes() == before
 
 

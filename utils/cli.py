@@ -94,8 +94,8 @@ def dataset_name(text: str) -> str:
     name = text.rstrip("/")
     if not name or "/" in name or name.startswith("."):
         raise argparse.ArgumentTypeError(
-            f"{text}: must be the name of a folder in --dataset_dir, without '/' and a leading "
-            "'.'; give the folder above it as --dataset_dir")
+            f"{text}: must be a plain folder name; leave out '/' and a leading '.', and give the "
+            "folder above it as --dataset_dir")
     return name
 
 
@@ -252,7 +252,7 @@ RECIPE_NUMBERS = {
 }
 
 
-# In Jittor's errors where a GPU, or the machine, has no memory left.
+# Parts of Jittor's messages if a GPU or the machine has no memory left.
 NO_MEMORY = ("memory is overflow", "Unable to alloc cuda")
 
 
@@ -293,9 +293,9 @@ def run(main: Callable[[], int | None], many: bool = False) -> NoReturn:
             line = (f"error: {error.filename}: {error.strerror}; check the path, its permissions "
                     "and the free space")
     except Exception as error:
-        if isinstance(error, MemoryError) or any(text in str(error) for text in NO_MEMORY):
-            line = ("error: there is not enough memory; give a smaller --batch_size, or to test.py "
-                    "--input a --tile")
+        if any(text in str(error) for text in NO_MEMORY):
+            line = ("error: there is not enough memory; take a smaller --batch_size, or --tile "
+                    "with test.py --input")
         elif ranks.size() == 1:
             raise
         else:

@@ -227,6 +227,7 @@ def test_batches(
     """Yields every image once at its native size, images of one size together, smallest first.
 
     Args:
+        batch_size: most images in a batch; fewer if they would have more than `BATCH_PIXELS`.
         subset: slice of the batches to yield; all by default.
 
     Yields:

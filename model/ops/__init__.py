@@ -6,7 +6,8 @@
 from __future__ import annotations
 
 try:
-    from utils.runtime import UserError, jt  # Jittor, started as this project needs it
+    from utils.errors import UserError
+    from utils.runtime import jt  # Jittor, started as this project needs it
 except ImportError:  # copied into another project
     import jittor as jt
 

@@ -63,7 +63,7 @@ def fixed_norm(
 ) -> jt.Var:
     """Normalises x + conv_bias by the running statistics, then applies the activation.
 
-    One operator under `jt.no_grad`; with gradients several, which store float64.
+    One operator under `jt.no_grad` on a GPU and on blocks of channels; else several, in float64.
     """
     if on_cuda() and x.dtype == "float32" and jt.flags.no_grad:
         return _fixed_norm_cuda(x, weight, bias, mean, var, conv_bias, slope)

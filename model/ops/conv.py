@@ -16,7 +16,7 @@ from . import jt
 from .batch_norm import LINEAR
 from .elementwise import add, bias_activated
 from .layout import shape_like, shape_of, widest_block
-from .native import BFLOAT16, include, on_cuda
+from .native import BFLOAT16, by_onednn, include, on_cuda
 
 Pair = tuple[int, int]  # vertical, horizontal
 
@@ -134,11 +134,6 @@ class _ConvCuDNN(jt.Function):
         ops = jt.cudnn.ops
         return (ops.cudnn_conv_backward_x(weight, dy, *x.shape[2:], *self.arguments),
                 ops.cudnn_conv_backward_w(x, dy, *weight.shape[2:], *self.arguments))
-
-
-def by_onednn() -> bool:
-    """True if operators are written for oneDNN."""
-    return not on_cuda() and jt.mkl_ops is not None
 
 
 def pair(value: int | Pair) -> Pair:

@@ -13,7 +13,7 @@ import ctypes
 import functools
 
 from . import jt
-from .native import on_cuda
+from .native import by_onednn
 
 AVX2, AVX512, AMX = 0x7, 0x27, 0x3E7  # bits of dnnl_cpu_isa_t
 
@@ -33,7 +33,7 @@ def widest_block() -> int:
 
 def has_blocks() -> bool:
     """True if the networks compute in blocks of channels here."""
-    return not on_cuda() and jt.mkl_ops is not None and widest_block() > 1
+    return by_onednn() and widest_block() > 1
 
 
 def block_of(channels: int) -> int:

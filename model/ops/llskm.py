@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING
 
 from . import UserError, jt
 from .batch_norm import EPS, LINEAR, MOMENTUM, require_two
-from .conv import by_onednn, conv2d, conv2d_activated, conv2d_sum_activated
+from .conv import conv2d, conv2d_activated, conv2d_sum_activated
 from .elementwise import bias_activated
 from .layout import block_of, enter, leave, per_channel, shape_of
-from .native import BFLOAT16, cuda_code, on_cuda
+from .native import BFLOAT16, by_onednn, cuda_code, on_cuda
 from .sharing import current_batch
 from .sums import add_bias_on_gpu, segments_of
 
@@ -221,7 +221,7 @@ def _two(x, theta, kernels, centre, padding, dilation):
 
 
 FORMS = {"grouped": _grouped, "two": _two}
-chosen: dict[tuple, str] = {}  # by `fastest`, for the keys of this process
+chosen: dict[tuple, str] = {}  # key → name of the form that `fastest` found in this process
 
 
 def _seconds(run: Callable[[], Sequence[jt.Var]]) -> float:
@@ -252,8 +252,8 @@ def image_conv(
     """Convolves image n with K_n = A + θ_n∘B, where A is the kernel at θ = 0, and B, 1×1, is W_c.
 
     There are two forms: one convolution grouped over the batch, or A * x + θ_n ∘ (B * x). A CPU
-    takes the first. A GPU tries both at the first use of a shape, unless $L2SKNET_LLSKM_FORM names
-    one.
+    takes the first. A GPU tries both: in training once per shape, in prediction once per range of
+    sizes. $L2SKNET_LLSKM_FORM names one instead.
 
     Args:
         x: N×C×H×W, or in blocks of channels.
@@ -319,7 +319,7 @@ def _fastest_form(x, theta, kernels, centre, padding, dilation):
     if with_gradient:
         key += "training", (n, channels, height, width)
     else:
-        # Frames may have a hundred sizes: those with about as many pixels share a choice.
+        # Frames may have a hundred sizes: sizes in one range of pixels, 2**n, share a choice.
         pixels = 2 ** (n * height * width).bit_length()
         key += ("prediction", f"{channels} channels", "one image" if n == 1 else "several images",
                 f"below {pixels} pixels")

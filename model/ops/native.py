@@ -23,6 +23,11 @@ def on_cuda() -> bool:
     return _rehearsing or bool(jt.flags.use_cuda)
 
 
+def by_onednn() -> bool:
+    """True if operators are written for oneDNN."""
+    return not on_cuda() and jt.mkl_ops is not None
+
+
 @contextlib.contextmanager
 def rehearse_cuda() -> Iterator[None]:
     """Writes operators as for a GPU, on a machine without one; their kernels run on the CPU.

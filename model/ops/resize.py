@@ -6,10 +6,10 @@ import numpy as np
 
 from . import jt
 from .batch_norm import RELU, activate
-from .conv import by_onednn, conv2d, conv2d_activated, doubling_conv
+from .conv import conv2d, conv2d_activated, doubling_conv
 from .elementwise import bias_activated
 from .layout import AMX, uses
-from .native import BFLOAT16, code, cuda_code, on_cuda
+from .native import BFLOAT16, by_onednn, code, cuda_code, on_cuda
 
 
 def pad_to_multiple(x: jt.Var, multiple: int) -> jt.Var:

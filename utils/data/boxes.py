@@ -111,7 +111,7 @@ def draw_mask(image: np.ndarray, drawn: Drawn) -> np.ndarray:
 def make_masks(
     found: Found, folder: Path
 ) -> tuple[dict[str, Layout], dict[Path | None, str]]:
-    """Makes the masks of a dataset that has annotations, and adds to the notes of the report.
+    """Makes the masks of a dataset that has annotations; adds lines to `found.notes`.
 
     Args:
         found: the dataset; the layouts' `masks` are the files or folders of the annotations.

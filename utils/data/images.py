@@ -213,8 +213,8 @@ def list_images(path: str | Path) -> list[Path]:
     """The image itself, or the images in a folder and in all folders below it, sorted by path.
 
     Hidden files and folders are left out, folders of results that `test.py` has written, and
-    folders of masks beside their images (`layouts.FOLDERS`).
-    Raises a UserError if nothing is there, or the folder holds no image.
+    folders of masks beside their images (`layouts.FOLDERS`). A folder with two links counts once.
+    Raises a UserError if nothing is there, a folder cannot be read, or there is no image.
     """
     path = Path(path)
     if path.is_file():
@@ -222,12 +222,22 @@ def list_images(path: str | Path) -> list[Path]:
     if not path.is_dir():
         raise UserError(f"{path}: no such image or folder; check the path")
 
-    def left_out(folder: Path) -> bool:
-        return is_result(folder) or any(
-            folder.name == masks and (folder.parent / images).is_dir() for images, masks in FOLDERS)
+    seen = set()
 
-    found = [file for file in walk(path, left_out)
-             if file.suffix.lower() in EXTENSIONS and file.is_file()]
+    def left_out(folder: Path) -> bool:
+        if is_result(folder) or folder.resolve() in seen or any(
+                folder.name == masks and (folder.parent / images).is_dir()
+                for images, masks in FOLDERS):
+            return True
+        seen.add(folder.resolve())
+        return False
+
+    try:
+        found = [file for file in walk(path, left_out)
+                 if file.suffix.lower() in EXTENSIONS and file.is_file()]
+    except OSError as error:
+        raise UserError(f"{error.filename}: cannot be read ({error.strerror}); change its "
+                        "permissions") from error
     if not found:
         raise UserError(f"{path}: no image in this folder or below; it must hold files of type "
                         f"{KINDS}")

@@ -198,7 +198,11 @@ def walk(
             if hidden(entry.name):
                 continue
             path = Path(entry.path)
-            if not entry.is_dir():
+            try:
+                is_folder = entry.is_dir()
+            except OSError:  # a link to itself
+                is_folder = False
+            if not is_folder:
                 yield path
             elif path.resolve() not in seen and not left_out(path):
                 yield from walk(path, left_out, seen)

@@ -74,7 +74,7 @@ def capture_stages(net: runtime.jt.Module, image: np.ndarray) -> list[Stage]:
         return leave(variable).numpy()[0]
 
     net.eval()
-    with runtime.jt.no_grad(), keep_calls({part: part for part in parts}) as calls:
+    with runtime.jt.no_grad(), keep_calls(dict(zip(parts, parts))) as calls:
         net(runtime.jt.array(image[None, None]))
         stages = []
         for stage in net.stages:

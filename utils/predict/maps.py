@@ -93,7 +93,7 @@ def predict_split(
 
     Args:
         weights: a file of weights.
-        batch_size: images predicted at once; a batch has images of one size.
+        batch_size: of `test_batches`; a batch has images of one size.
         subset: the batches that this process predicts; all by default.
 
     Raises:

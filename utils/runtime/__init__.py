@@ -14,7 +14,6 @@ from __future__ import annotations
 
 from types import ModuleType
 
-from utils.errors import UserError
 from utils.runtime.boot import (
     BF16,
     DEVICES,
@@ -33,7 +32,6 @@ __all__ = [
     "DEVICES",
     "PRECISIONS",
     "Runtime",
-    "UserError",
     "jittor_home",
     "on_gpu",
     "precision",

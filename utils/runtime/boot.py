@@ -393,5 +393,7 @@ def _check_precision(precision: str, onednn: bool) -> None:
 
 def _cpu_name() -> str:
     cores = f"{len(os.sched_getaffinity(0))} cores"
-    found = re.search(r"^model name\s*: (.+)$", Path("/proc/cpuinfo").read_text(), re.M)
-    return f"{found[1].strip()}, {cores}" if found else cores  # ARM's has no such line
+    with contextlib.suppress(OSError, TypeError):  # not readable; ARM's has no such line
+        found = re.search(r"^model name\s*: (.+)$", Path("/proc/cpuinfo").read_text(), re.M)
+        return f"{found[1].strip()}, {cores}"
+    return cores

@@ -178,7 +178,7 @@ class Store:
         return saved
 
     def _started_by_best(self) -> str | None:
-        """The time at which the run of best.npz began, else when it was written; None without."""
+        """When the run of best.npz began, else when the file was written; None if it is missing."""
         if not self.best.is_file():
             return None
         with contextlib.suppress(UserError, KeyError, TypeError):
