@@ -45,9 +45,9 @@ from utils.data.sources import ImageSource
 from utils.data.video import ClipSource, is_clip
 from utils.datasets import load_split
 from utils.errors import UserError
-from utils.paths import Paths, PredictionPaths
+from utils.paths import Paths
 from utils.predict import predict_split
-from utils.predict.frames import THRESHOLD, FrameOptions, predict_frames
+from utils.predict.frames import THRESHOLD, FrameOptions, check_folder, predict_frames
 from utils.predict.memory import check_memory
 from utils.runtime import ranks
 
@@ -92,13 +92,7 @@ def predict_own_images(args: argparse.Namespace) -> None:
         raise UserError("--overlay_video: one process writes it; leave out mpirun")
     thresholds = {model_name: threshold_of(args, path) for model_name, path in weights.items()}
     folder = args.output or Paths(args.output_dir).predictions(input_name(args.input))
-    for model_name in weights:
-        paths = PredictionPaths(folder, model_name)
-        if paths.mat.exists() and not (paths.detections(".json").exists()
-                                       or paths.overlay.exists()):
-            raise UserError(f"{folder}: holds maps of {model_name} without detections and "
-                            "overlays, as of a test list; name another folder with --output, or "
-                            "remove it")
+    check_folder(folder, args.model_names, args.input)
     run = runtime.start(args.device, args.precision)
     print(run.describe())
     if run.device == "cpu":

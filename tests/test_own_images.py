@@ -359,6 +359,26 @@ def test_predictions_of_a_test_list_are_not_replaced(tmp_path, predicts):
     assert len(list(maps.iterdir())) == 1
 
 
+def test_results_of_another_input_are_not_mixed_with(tmp_path, predicts, capsys):
+    for camera in ("left", "right"):
+        (tmp_path / camera / "frames").mkdir(parents=True)
+        Image.fromarray(scene()[0]).save(tmp_path / camera / "frames" / f"{camera}.png")
+    left = tmp_path / "left" / "frames"
+    for _ in range(2):  # the same input again is fine
+        predicts("--input", left, "--output_dir", tmp_path, "--no_overlay")
+    lists = tmp_path / "result" / "frames" / "detections" / f"{UNET}.json"
+    before = lists.read_bytes()
+    assert json.loads(before)["input"] == str(left.resolve())
+    with pytest.raises(UserError, match="frames: holds results of another input, "
+                       f"{left.resolve()}; name another folder with --output, or remove it$"):
+        predicts("--input", tmp_path / "right" / "frames", "--output_dir", tmp_path,
+                 "--model_name", "L2SKNet_FPN")
+    assert lists.read_bytes() == before and len(list(lists.parent.parent.rglob("*.mat"))) == 1
+    lists.write_text("no list")  # damaged: it does not say whose results they are
+    predicts("--input", tmp_path / "right" / "frames", "--output_dir", tmp_path, "--no_overlay")
+    assert json.loads(lists.read_bytes())["input"].endswith("right/frames")
+
+
 def test_a_model_of_which_there_are_no_weights(tmp_path, monkeypatch):
     monkeypatch.setattr(pretrained, "FOLDER", tmp_path)
     with pytest.raises(UserError, match="^L2SKNet_FPN is not trained on Tiny; train it .python "

@@ -36,6 +36,7 @@ class ImageSource:
     """An image, or the images in a folder and in all folders below it; pages of TIFFs one by one.
 
     Attributes:
+        path: the image or the folder.
         count: number of frames.
         rate: frames per second, of a clip alone.
 
@@ -46,8 +47,8 @@ class ImageSource:
     rate = None
 
     def __init__(self, path: str | Path):
-        path = Path(path)
-        self._folder = path.parent if path.is_file() else path
+        self.path = Path(path)
+        self._folder = self.path.parent if self.path.is_file() else self.path
         self._files = pages(list_images(path))
         self.count = len(self._files)
 

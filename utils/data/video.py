@@ -34,6 +34,7 @@ class ClipSource:
     """The frames of a clip; one frame at a time is decoded.
 
     Attributes:
+        path: the file.
         count: number of frames as the file tells it, about; None if it does not.
         rate: frames per second.
 
@@ -42,7 +43,7 @@ class ClipSource:
     """
 
     def __init__(self, path: str | Path):
-        self._path = Path(path)
+        self.path = Path(path)
         with self._opened() as (_, stream):
             self._size = stream.height, stream.width
             self.rate = stream.average_rate or Fraction(25)
@@ -52,11 +53,11 @@ class ClipSource:
 
     def sizes(self) -> Iterator[tuple[str, tuple[int, int] | None]]:
         """Yields the path and (height, width) of the clip."""
-        yield str(self._path), self._size
+        yield str(self.path), self._size
 
     def order(self) -> list[str]:
         """The `file` of all frames."""
-        return [self._path.name]
+        return [self.path.name]
 
     def __iter__(self) -> Iterator[InputFrame]:
         """Yields the frames; names are indices from 0: "000017".
@@ -73,7 +74,7 @@ class ClipSource:
                     done += frame is not None
                     continue
                 last = done / float(self.rate) if frame.time is None else frame.time - start
-                yield InputFrame(f"{done:06d}", self._path.name,
+                yield InputFrame(f"{done:06d}", self.path.name,
                                  partial(_read, frame), done, round(last, 6))
                 good, done = done, done + 1
         short = self._seconds and last + 1.5 / self.rate < self._seconds
@@ -85,23 +86,23 @@ class ClipSource:
                      f"after frame {damaged[0]}")
         else:
             return
-        yield InputFrame("", self._path.name, partial(
-            _refuse, f"{self._path}: {where}; the other frames are done; copy or download it anew"))
+        yield InputFrame("", self.path.name, partial(
+            _refuse, f"{self.path}: {where}; the other frames are done; copy or download it anew"))
 
     @contextlib.contextmanager
     def _opened(self) -> Iterator[tuple[av.container.InputContainer, av.video.VideoStream]]:
-        library = require_av(self._path)
-        if not self._path.is_file():
-            raise UserError(f"{self._path}: no such file; check the path")
+        library = require_av(self.path)
+        if not self.path.is_file():
+            raise UserError(f"{self.path}: no such file; check the path")
         try:  # `file:`, since FFmpeg takes `a:b.mkv` for an address; a playlist may name addresses
-            container = library.open(f"file:{self._path}",
+            container = library.open(f"file:{self.path}",
                                      options={"protocol_whitelist": "file"})
         except (library.error.FFmpegError, OSError) as error:
-            raise UserError(f"{self._path}: cannot be read as a video ({error.strerror}); copy or "
+            raise UserError(f"{self.path}: cannot be read as a video ({error.strerror}); copy or "
                             "download it anew if it is damaged") from error
         with container:
             if not container.streams.video:
-                raise UserError(f"{self._path}: no video in this file; check the path")
+                raise UserError(f"{self.path}: no video in this file; check the path")
             yield container, container.streams.video[0]
 
 

@@ -88,7 +88,7 @@ def save_detections(
     Args:
         frames: in the order of the files, those without detections as well; at least one.
         problems: file name → reason, for files that could not be used.
-        run: further entries of the .json (model, threshold ...).
+        run: further entries of the .json (input, model, threshold ...).
     """
     table = io.StringIO()
     writer = csv.writer(table)
@@ -103,6 +103,14 @@ def save_detections(
              "detections": [found._asdict() for found in frame.detections]} for frame in frames],
         "unreadable": [{"file": file, "reason": reason} for file, reason in problems.items()],
     })
+
+
+def input_of(json_path: Path) -> str | None:
+    """The `input` that a .json of `save_detections` names; None if there is none."""
+    try:
+        return json.loads(json_path.read_text(encoding="utf-8"))["input"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
 
 
 def save_coco(path: Path, frames: Sequence[Frame], description: str) -> None:

@@ -26,7 +26,13 @@ from utils.datasets import BATCH_PIXELS
 from utils.errors import UserError, listed
 from utils.files import atomic_path
 from utils.paths import PredictionPaths
-from utils.predict.detections import Frame, find_detections, save_coco, save_detections
+from utils.predict.detections import (
+    Frame,
+    find_detections,
+    input_of,
+    save_coco,
+    save_detections,
+)
 from utils.predict.maps import load_model, predict, predict_tiles
 from utils.predict.overlays import draw_overlay
 from utils.predict.prediction_files import save_prediction
@@ -99,6 +105,23 @@ class Outcome:
                             "not be used:\n  " + listed(problems, SHOWN, "\n  "))
 
 
+def check_folder(folder: Path, model_names: Sequence[str], source: Path) -> None:
+    """Raises a UserError if a folder holds results of a test list or of another input."""
+    for model_name in model_names:
+        paths = PredictionPaths(folder, model_name)
+        if paths.mat.exists() and not (paths.detections(".json").exists()
+                                       or paths.overlay.exists()):
+            raise UserError(f"{folder}: holds maps of {model_name} without detections and "
+                            "overlays, as of a test list; name another folder with --output, or "
+                            "remove it")
+    pattern = PredictionPaths(Path(), "*").detections(".json")
+    for lists in folder.glob(str(pattern)):  # of any model
+        before = input_of(lists)
+        if before not in (None, str(source.resolve())):
+            raise UserError(f"{folder}: holds results of another input, {before}; name another "
+                            "folder with --output, or remove it")
+
+
 def predict_frames(
     model_name: str, weights: Path, source: ImageSource | ClipSource, folder: Path,
     options: FrameOptions,
@@ -132,7 +155,8 @@ def predict_frames(
     def save_lists(outcome: Outcome) -> None:
         save_detections(paths.detections(".csv"), paths.detections(".json"), outcome.frames,
                         outcome.problems,
-                        {"model": model_name, "weights": str(weights), **options._asdict()})
+                        {"input": str(source.path.resolve()), "model": model_name,
+                         "weights": str(weights), **options._asdict()})
         if options.coco:
             save_coco(paths.detections(".coco.json"), outcome.frames,
                       f"{model_name} with {weights}, threshold {options.threshold:g}")
