@@ -1,7 +1,7 @@
 """Draws the loss curves from training logs: ours, the official PyTorch code's, some peers'.
 
     python loss_curves.py                                    # the logs of the four models in log/
-    python loss_curves.py PYTORCH/log --framework PyTorch    # a folder of logs, or single files
+    python loss_curves.py PYTORCH/log --framework Pytorch    # a folder of logs, or single files
     python loss_curves.py A.txt B.txt --labels plain augment # single runs over each other
     python loss_curves.py DRPCA-Net/log.txt                  # also logs of DNANet and MSHNet
 
