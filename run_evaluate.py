@@ -50,7 +50,8 @@ def main(argv: Sequence[str] | None = None) -> None:
             raise UserError(
                 f"{Paths(args.output_dir).checkpoints(dataset_name)}: none of "
                 f"{', '.join(weights)} is trained; train with "
-                f"python run_train.py --dataset_name {dataset_name}"
+                f"python run_train.py --dataset_name {dataset_name}, or predict by test.py and "
+                "score by cal_metrics.py with the weights that come with the project"
             )
         split = load_split(args.dataset_dir, dataset_name, "test", args.num_workers,
                            skip_bad=args.skip_bad)

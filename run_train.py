@@ -18,18 +18,24 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from utils import cli, processes
+from utils.datasets import find_dataset
 from utils.recipe import recipe_values
 from utils.training.logs import EpochRecord, best_epochs
 from utils.training.store import RunStatus, last_run, run_status
 
 SCRIPT = Path(__file__).resolve().parent / "train_device0.py"
-OWN = ("model_names", "dataset_names", "stop_after")  # flags that are not passed on unchanged
+OWN = ("model_names", "dataset_names", "stop_after", "resume")  # not passed on unchanged
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the script with `argv`, by default the arguments of the command line."""
     args = parse(argv)
     deadline = None if args.stop_after is None else time.monotonic() + 60 * args.stop_after
+
+    for dataset_name in args.dataset_names:
+        if any(status_of(args, dataset_name, model_name) is not RunStatus.FINISHED
+               for model_name in args.model_names):
+            find_dataset(args.dataset_dir, dataset_name)
 
     states = {}
     received = None
@@ -59,9 +65,11 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def parse(argv: Sequence[str] | None) -> Namespace:
-    """Parses the flags of train_device0.py without --resume and --weights."""
+    """Parses the flags of train_device0.py without --weights."""
     parser = cli.make_parser(__doc__)
     cli.add_training(parser, resume=False)
+    parser.add_argument("--resume", action="store_true",
+                        help="accepted, but without effect: stopped runs are always resumed")
     args = parser.parse_args(argv)
     cli.refuse_bf16(args.precision)
     return args

@@ -166,6 +166,9 @@ def test_weights_that_are_not_finite_are_noticed_and_not_written(net, tmp_path, 
             assert all_finite(net) == np.isfinite(value)
     with pytest.raises(UserError, match=f"{re.escape(str(path))}: not written, {name} is not"):
         save_weights(net, path)
+    for name in ("w.pth.tar", "w.pth", "w"):
+        with pytest.raises(UserError, match=f"{name}: save_weights writes .npz files; convert_"):
+            save_weights(net, tmp_path / name)
     assert list(tmp_path.iterdir()) == [path] and path.read_bytes() == before
     load_weights(net, good)
 

@@ -194,7 +194,7 @@ def test_image_and_mask_in_one_folder(tmp_path, image, mask, flags, prepare_scri
     source = tmp_path / "mixed"
     images, masks = write(source, [(16, 16)] * 4)
     (source / "train.txt").write_text("03\n00" + f"{image}.png\n")
-    for kind, suffix in (("images", image), ("masks", mask.removesuffix(".png"))):
+    for kind, suffix in (("images", image), ("masks", mask.replace(".png", ""))):
         for path in (source / kind).iterdir():
             path.rename(source / f"{path.stem}{suffix}.png")
         (source / kind).rmdir()
@@ -250,8 +250,8 @@ def test_masks_of_the_same_ratio_are_fitted_by_choice(tmp_path, prepare_script):
                             np.ones((2, 2), np.uint8))[:40, :59]).save(source / "masks" / "00.png")
     Image.new("L", (40, 30)).save(source / "masks" / "02.png")
     line = f"  {source}/masks/00.png: the mask is 59x40 but the image is 33x22 (width x height); "
-    assert f"{line}give both the same size, or let python prepare_dataset.py --fit_masks resize " \
-        "the mask\n" in prepare(source, tmp_path / "data" / "A")
+    assert f"{line}give both the same size, or let python prepare_dataset.py FOLDER --name " \
+        "NEW_NAME --fit_masks resize the mask\n" in prepare(source, tmp_path / "data" / "A")
     output = prepare_script(source, "--name", "B", "--fit_masks")
     assert "masks brought to the size of their image: 1: 00 (59x40 to 33x22)\n" in output
     assert f"{source}/masks/02.png: the mask is 40x30 but the image is 20x16" in output

@@ -13,6 +13,7 @@ from scripts import SIZE, SMALL, checkpoints, run, signalled, succeeds
 import run_train
 from utils import cli
 from utils.data.synthetic import write_sample_dataset
+from utils.errors import UserError
 from utils.runtime import start
 from utils.training.store import RunStatus, read_run
 
@@ -107,7 +108,7 @@ def test_flags_of_training_are_passed_on(place):
              "--batch_size", 4, "--epochs", 9, "--lr", 5e-4, "--seed", 1, "--image_size", 64,
              "--milestones", 3, 5, "--augment", "--crop", 48, "--soft_masks", "--skip_bad",
              "--target_crops", 0.5, "--scale", 2.0, "--photometric",
-             "--stop_after", 10)
+             "--stop_after", 10, "--resume")
     theirs = cli.make_parser("doc")
     cli.add_training(theirs)
     for given in (flags, ()):
@@ -118,6 +119,14 @@ def test_flags_of_training_are_passed_on(place):
         assert vars(theirs.parse_args(command[2:])) == {
             **vars(args), "model_names": [FPN], "dataset_names": ["Tiny"], "stop_after": None,
             "resume": "last" if given else None, "weights": None}
+
+
+def test_a_missing_dataset_is_refused_before_anything_is_trained(place):
+    before = sorted((place / "out").rglob("*"))
+    with pytest.raises(UserError, match=r"no dataset 'Other' here; .* \(there are: Tiny\)$"):
+        run_train.main(["--output_dir", str(place / "out"), "--dataset_dir", str(place / "data"),
+                        "--dataset_name", "Tiny", "Other"])
+    assert sorted((place / "out").rglob("*")) == before
 
 
 def test_what_is_resumed_and_what_begins_anew(place):

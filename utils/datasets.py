@@ -109,7 +109,7 @@ def load_splits(
     Raises:
         UserError: dataset, folder or list missing; an empty list; or one line per bad file.
     """
-    folder = _find_dataset(Path(dataset_dir), dataset_name)
+    folder = find_dataset(Path(dataset_dir), dataset_name)
     layouts = [find_layout(folder, split) for split in splits]
     lists = [layout.names() for layout in layouts]
     for layout, names in zip(layouts, lists):
@@ -157,7 +157,8 @@ def _count(number: int, noun: str) -> str:
     return f"{number} {noun}{'' if number == 1 else 's'}"
 
 
-def _find_dataset(dataset_dir: Path, dataset_name: str) -> Path:
+def find_dataset(dataset_dir: Path, dataset_name: str) -> Path:
+    """The folder of a dataset; raises a UserError if it is missing."""
     folder = dataset_dir / dataset_name
     if folder.is_dir():
         return folder
@@ -166,6 +167,9 @@ def _find_dataset(dataset_dir: Path, dataset_name: str) -> Path:
     if any((dataset_dir / images).is_dir() for images, _ in FOLDERS):
         hint = (f"--dataset_dir names the folder above it: try --dataset_dir {dataset_dir.parent} "
                 f"--dataset_name {dataset_dir.resolve().name}")
+    elif dataset_dir.is_dir():
+        names = sorted(each.name for each in dataset_dir.iterdir() if each.is_dir())
+        hint += f" (there are: {listed(names, 10)})" if names else ""
     raise UserError(f"{folder}: no dataset '{dataset_name}' here; {hint}")
 
 

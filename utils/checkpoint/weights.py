@@ -79,8 +79,12 @@ def save_weights(
         optimizer: arrays to resume from, as `Adam.state_dict` returns them.
 
     Raises:
-        UserError: a weight is not finite; nothing is written then.
+        UserError: a weight is not finite, or the path is of another format; nothing is written
+            then.
     """
+    if Path(path).suffix != ".npz":
+        raise UserError(f"{path}: save_weights writes .npz files; convert_weights.py makes "
+                        ".pth.tar, .pth and .onnx of them")
     arrays = get_weights(net)
     broken = find_not_finite(arrays)
     if broken:

@@ -116,6 +116,7 @@ def _fit(pair: Pair, fit_masks: bool) -> None:
         cure = (f"the {kind}'s EXIF orientation {kinds[kind]} explains the turn: save the {kind} "
                 "with its pixels turned and without this tag")
     elif similar:
-        cure += ", or let python prepare_dataset.py --fit_masks resize the mask"
+        cure += (", or let python prepare_dataset.py FOLDER --name NEW_NAME --fit_masks resize "
+                 "the mask")
     pair.problems.append(f"{pair.files[1]}: the mask is {mask_size} but the image is {image_size} "
                          f"(width x height); {cure}")

@@ -30,7 +30,7 @@ from utils.predict.prediction_files import (
     read_prediction,
 )
 from utils.report.page import Block, Table, to_markdown
-from utils.report.reference import REFERENCE, REFERENCE_DATASET, REFERENCE_EPOCH, REFERENCE_NOTE
+from utils.report.reference import REFERENCE_EPOCH, REFERENCE_NOTE, references
 
 # Key of `Evaluator.compute()` → heading.
 HEADINGS = {
@@ -69,12 +69,8 @@ FA_NOTES = [
     "none: no threshold is high enough.",
 ]
 THIS_RUN, NOT_TRAINED = "this run", "not trained"
-TRAINED_NOTES = [
-    f"{THIS_RUN}: the weights of the epoch named, the best by mIoU if there is a best.npz, else "
-    "the last.",
-    f"reference: {REFERENCE_NOTE}; not measured here, comparable only with training of that length "
-    "on that dataset.",
-]
+TRAINED_NOTE = (f"{THIS_RUN}: the weights of the epoch named, the best by mIoU if there is a "
+                "best.npz, else the last.")
 # The factors of hIoU: over what they are, and the names of what they lack (`error_analysis`).
 HIOU_ERRORS = {
     "localisation": (
@@ -270,14 +266,15 @@ def save_tables(
 
     Args:
         models: by name, all scored on one test list; None: not trained.
-        trained: the models are those trained here, and stand beside the reference.
+        trained: the models are those trained here, and stand beside the reference if it has rows
+            of this dataset.
         by_size: True adds a table, and columns to the CSV, of targets by size.
 
     Returns:
         The Markdown, and the paths of the two files.
     """
-    heading = (f"Models trained on {dataset_name}, beside the reference" if trained
-               else f"Models on {dataset_name}")
+    heading = (f"Models{' trained' * trained} on {dataset_name}"
+               f"{', beside the reference' * bool(trained and references(dataset_name))}")
     markdown_path, csv_path = Paths(output_dir).table(dataset_name, trained)
     scored = {name: model for name, model in models.items() if model}
     markdown = to_markdown([(heading, [*comparison(dataset_name, models, trained),
@@ -304,8 +301,9 @@ def comparison(
                      *(format_score(key, row.get(kind + key)) for kind, key in scores)])
     return [Table(rows, marked=THIS_RUN),
             [f"{dataset_name} test list, {next(filter(None, models.values())).counts()}.",
-             *(TRAINED_NOTES if trained else []), f"Columns without strict are {COMPARABLE}",
-             STRICT]]
+             *([TRAINED_NOTE] if trained else []),
+             *([REFERENCE_NOTE] if trained and references(dataset_name) else []),
+             f"Columns without strict are {COMPARABLE}", STRICT]]
 
 
 def _rows(
@@ -320,10 +318,10 @@ def _rows(
             row.update((f"{key}_{area}", value) for area, values in
                        model.evaluator.by_size().items() for key, value in values.items())
         yield row
-        for reference in REFERENCE if trained else ():
+        for reference in references(dataset_name) if trained else ():
             if reference.model == name:
                 yield {**reference._asdict(), "source": f"reference {reference.framework}",
-                       "dataset": REFERENCE_DATASET, "epoch": REFERENCE_EPOCH}
+                       "dataset": dataset_name, "epoch": REFERENCE_EPOCH}
 
 
 def worst_first(images: Sequence[ImageCounts]) -> list[int]:
