@@ -92,7 +92,7 @@ def predict_own_images(args: argparse.Namespace) -> None:
         raise UserError("--overlay_video: one process writes it; leave out mpirun")
     thresholds = {model_name: threshold_of(args, path) for model_name, path in weights.items()}
     folder = args.output or Paths(args.output_dir).predictions(input_name(args.input))
-    check_folder(folder, args.model_names, args.input)
+    check_folder(folder, args.model_names, None if args.output else args.input)
     run = runtime.start(args.device, args.precision)
     print(run.describe())
     if run.device == "cpu":

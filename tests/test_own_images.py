@@ -374,6 +374,9 @@ def test_results_of_another_input_are_not_mixed_with(tmp_path, predicts, capsys)
         predicts("--input", tmp_path / "right" / "frames", "--output_dir", tmp_path,
                  "--model_name", "L2SKNet_FPN")
     assert lists.read_bytes() == before and len(list(lists.parent.parent.rglob("*.mat"))) == 1
+    predicts("--input", tmp_path / "right" / "frames", "--output", lists.parent.parent,
+             "--no_overlay")  # by choice
+    assert len(list(lists.parent.parent.rglob("*.mat"))) == 2
     lists.write_text("no list")  # damaged: it does not say whose results they are
     predicts("--input", tmp_path / "right" / "frames", "--output_dir", tmp_path, "--no_overlay")
     assert json.loads(lists.read_bytes())["input"].endswith("right/frames")

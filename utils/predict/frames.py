@@ -105,8 +105,15 @@ class Outcome:
                             "not be used:\n  " + listed(problems, SHOWN, "\n  "))
 
 
-def check_folder(folder: Path, model_names: Sequence[str], source: Path) -> None:
-    """Raises a UserError if a folder holds results of a test list or of another input."""
+def check_folder(folder: Path, model_names: Sequence[str], source: Path | None) -> None:
+    """Checks that results do not come among others.
+
+    Args:
+        source: the input; None allows results of other inputs in the folder.
+
+    Raises:
+        UserError: the folder holds results of a test list, or of another input.
+    """
     for model_name in model_names:
         paths = PredictionPaths(folder, model_name)
         if paths.mat.exists() and not (paths.detections(".json").exists()
@@ -114,9 +121,9 @@ def check_folder(folder: Path, model_names: Sequence[str], source: Path) -> None
             raise UserError(f"{folder}: holds maps of {model_name} without detections and "
                             "overlays, as of a test list; name another folder with --output, or "
                             "remove it")
-    pattern = PredictionPaths(Path(), "*").detections(".json")
-    for lists in folder.glob(str(pattern)):  # of any model
-        before = input_of(lists)
+    lists = PredictionPaths(Path(), "*").detections(".json")  # of any model
+    for path in folder.glob(str(lists)) if source else ():
+        before = input_of(path)
         if before not in (None, str(source.resolve())):
             raise UserError(f"{folder}: holds results of another input, {before}; name another "
                             "folder with --output, or remove it")
