@@ -8,8 +8,9 @@ distance from the truth; the functions below return two: ours, and official floa
 from __future__ import annotations
 
 import zlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from pathlib import Path
+from typing import List, Mapping, Tuple
 
 import numpy as np
 
@@ -29,7 +30,7 @@ SMALL_FLOORS = {"gradient, median": 1.1e-5}
 NUDGES = (1, 2)  # for `reset`, where rounding decides what ten steps make of two small images
 
 Fixture = Mapping[str, np.ndarray]  # what `load` returns
-Errors = tuple[float, float]  # ours, and official float32's
+Errors = Tuple[float, float]  # ours, and official float32's
 
 
 def load(model_name: str) -> dict[str, np.ndarray]:
@@ -113,7 +114,7 @@ def evaluation_results(net: runtime.jt.Module, fixture: Fixture, shape: str) -> 
     return {"eval": build_evaluation(net, fixture, shape).numpy()}
 
 
-Pass = tuple["runtime.jt.Var", "runtime.jt.Var", list["runtime.jt.Var"]]
+Pass = Tuple["runtime.jt.Var", "runtime.jt.Var", List["runtime.jt.Var"]]
 
 
 def build_training(net: runtime.jt.Module, fixture: Fixture, shape: str) -> Pass:
@@ -192,6 +193,6 @@ def _with_official(key, fixture, shape, results):
 def share_of_bound(kind: str, errors: Errors, shape: str) -> float:
     """Our error as a share of what the standard allows: at most 1 where it is met."""
     ours, official = errors
-    floors = FLOORS | SMALL_FLOORS if shape == "2x64x64" else FLOORS
+    floors = {**FLOORS, **(SMALL_FLOORS if shape == "2x64x64" else {})}
     bound = max(FACTORS.get(kind, FACTOR) * official, floors.get(kind, 0))
     return ours / bound if ours else 0.0

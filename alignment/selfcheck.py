@@ -17,6 +17,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import List, Tuple
 from unittest import mock
 
 import numpy as np
@@ -115,7 +116,7 @@ def _adam(p, *gradients):
 # ---------------------------------------------------------------------------- checks
 
 
-Built = list[tuple["runtime.jt.Var", list["runtime.jt.Var"]]]  # what `Check.build` returns
+Built = List[Tuple["runtime.jt.Var", List["runtime.jt.Var"]]]  # what `Check.build` returns
 
 
 class Check:
@@ -185,7 +186,7 @@ class Check:
         return self.bound or OPERATOR_BOUNDS["tf32" if tf32 else "float32"]
 
 
-BuiltNetwork = tuple[list["runtime.jt.Var"], golden.Pass, list["runtime.jt.Var"]]
+BuiltNetwork = Tuple[List["runtime.jt.Var"], golden.Pass, List["runtime.jt.Var"]]
 
 
 class NetworkCheck:

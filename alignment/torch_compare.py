@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection
 from pathlib import Path
+from typing import Dict, Mapping, Tuple
 
 import numpy as np
 import torch
@@ -17,7 +18,7 @@ from utils.datasets import ImageList
 from utils.files import write_text
 
 Weights = Mapping[str, np.ndarray]  # official name → array
-Distances = dict[tuple[str, str], tuple]  # what `bounds.distances` returns
+Distances = Dict[Tuple[str, str], tuple]  # what `bounds.distances` returns
 
 
 def compare(job: Job) -> None:

@@ -23,10 +23,10 @@ import sys
 import tempfile
 import time
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Iterator
 
 import numpy as np
 from PIL import Image
@@ -134,7 +134,7 @@ def mutated(data: bytes, rng: random.Random) -> bytes:
     elif way == 1:
         del broken[where:]
     elif way == 2:
-        broken[where:where] = rng.randbytes(rng.randint(1, 5000))
+        broken[where:where] = rng.choices(range(256), k=rng.randint(1, 5000))
     elif way == 3:
         broken[where : where + 512] = bytes(len(broken[where : where + 512]))
     else:
@@ -175,8 +175,8 @@ def guarded(call: Callable[[], str]) -> str:
     os.close(writing)
     with open(reading, "rb") as pipe:
         answer = pipe.read().decode()
-    code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
-    return f"died by {signal.Signals(-code).name}" if code else answer
+    status = os.waitpid(child, 0)[1]
+    return f"died by {signal.Signals(os.WTERMSIG(status)).name}" if status else answer
 
 
 DATASET, MODEL = "Tiny", "L2SKNet_1D_FPN"

@@ -111,7 +111,7 @@ def test_arrays_come_back_in_the_order_of_the_list(tmp_path, extension):
        "numbered comments relative absolute windows unseen".split())
 def test_lists_as_people_write_them(tmp_path, content):
     write(tmp_path / "SET", [(8, 8)] * 3)
-    (tmp_path / "SET" / "train.txt").write_text(content, encoding="utf-8", newline="")
+    (tmp_path / "SET" / "train.txt").write_bytes(content.encode())
     assert load_split(tmp_path, "SET", "train").names == ["00", "02", "01"]
 
 
@@ -182,7 +182,7 @@ def test_a_folder_for_each_list(tmp_path):
     for part, count in (("trainval", 3), ("test", 2)):
         images, masks = write(tmp_path / "SIRST_AUG" / part, [(8, 8)] * count)
         relay(tmp_path / "SIRST_AUG" / part, suffix="_mask")
-        split = load_split(tmp_path, "SIRST_AUG", part.removesuffix("val"))
+        split = load_split(tmp_path, "SIRST_AUG", part.replace("val", ""))
         assert split.names == [f"{index:02d}" for index in range(count)]
         assert_rows(split, range(count), images, masks)
 
@@ -245,6 +245,8 @@ def test_missing_datasets_and_folders(tmp_path):
     assert text.startswith(f"{tmp_path / 'SET'}: no dataset 'SET' here; put or link")
     assert "--dataset_dir" in text and "\n" not in text
     write(tmp_path / "SET", [(8, 8)])
+    with pytest.raises(UserError, match=r"with --dataset_dir \(there are: SET\)$"):
+        load_split(tmp_path, "OTHER", "train")
     with pytest.raises(UserError, match=f"try --dataset_dir {tmp_path} --dataset_name SET"):
         load_split(tmp_path / "SET", "SET", "train")
     for kind in ("masks", "images"):

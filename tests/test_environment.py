@@ -76,11 +76,11 @@ def test_what_the_machine_lacks_is_named_with_the_command_that_installs_it():
     assert "g++" in run.stdout.split("run: ")[1]
 
 
-@pytest.mark.parametrize("version", [(3, 8, 18), (3, 13, 0), (4, 0, 0)])
+@pytest.mark.parametrize("version", [(3, 7, 17), (3, 13, 0), (4, 0, 0)])
 def test_unsupported_python_is_refused(monkeypatch, version):
     with monkeypatch.context() as patched:
         patched.setattr(environment.sys, "version_info", version)
-        with pytest.raises(UserError, match=r"this is Python {}\.{}.* 3\.9 to 3\.12".format(
+        with pytest.raises(UserError, match=r"this is Python {}\.{}.* 3\.8 to 3\.12".format(
                 *version)):
             environment.check_python()
 

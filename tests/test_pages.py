@@ -80,7 +80,7 @@ def sections(page):
     return re.split(r"^## ", prose(page), flags=re.M)
 
 
-@functools.cache
+@functools.lru_cache(maxsize=None)
 def flags(script):
     """The flags that a script, or -m and a module, takes."""
     run = subprocess.run([sys.executable, *script.split(), "--help"], cwd=ROOT, text=True,

@@ -29,7 +29,7 @@ REQUIREMENTS = "requirements.txt"
 FOR_TESTS = ("requirements-dev.txt", "requirements-onnx.txt", "requirements-video.txt")
 
 # Jittor 1.3.11 needs NumPy 1.x, whose last wheels are for Python 3.12.
-OLDEST, NEWEST = (3, 9), (3, 12)
+OLDEST, NEWEST = (3, 8), (3, 12)
 
 
 def python_config() -> str:
@@ -72,9 +72,9 @@ def check_python() -> None:
     """Raises a UserError if the running Python is not supported."""
     if not OLDEST <= sys.version_info[:2] <= NEWEST:
         raise UserError(
-            "this is Python {}.{}, but Jittor needs 3.9 to 3.12; install one (apt-get install "
-            "python3.11-dev python3.11-venv, or conda create -n l2sknet python=3.11) and start "
-            "this again with it".format(*sys.version_info[:2]))
+            "this is Python {}.{}, but this project needs 3.8 to 3.12; install one (apt-get "
+            "install python3.11-dev python3.11-venv, or conda create -n l2sknet python=3.11) and "
+            "start this again with it".format(*sys.version_info[:2]))
     check_path(sys.prefix, "move this environment, or the project if it is the project's .venv")
 
 

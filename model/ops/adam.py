@@ -35,7 +35,7 @@ def updated(
         yield from (tuple(new[i : i + 3]) for i in range(0, len(new), 3))
 
 
-@functools.cache
+@functools.lru_cache(maxsize=None)
 def _source(count):
     """C++ that updates `count` parameters."""
     tensors = ", ".join(

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import functools
 from pathlib import Path
+from typing import Tuple
 
 from . import jt
 from .batch_norm import LINEAR
@@ -18,10 +19,10 @@ from .elementwise import add, bias_activated
 from .layout import shape_like, shape_of, widest_block
 from .native import BFLOAT16, by_onednn, include, on_cuda
 
-Pair = tuple[int, int]  # vertical, horizontal
+Pair = Tuple[int, int]  # vertical, horizontal
 
 
-@functools.cache  # finding the folder looks at the disk
+@functools.lru_cache(maxsize=None)  # finding the folder looks at the disk
 def _compile_options():
     # The copy of oneDNN that Jittor's own operators are compiled with.
     home = Path(jt.compiler.jit_utils.home(), ".cache", "jittor", "mkl")

@@ -18,7 +18,7 @@ from .native import by_onednn
 AVX2, AVX512, AMX = 0x7, 0x27, 0x3E7  # bits of dnnl_cpu_isa_t
 
 
-@functools.cache
+@functools.lru_cache(maxsize=None)
 def uses(instructions: int) -> bool:
     """True if oneDNN uses these instruction sets on this CPU."""
     # Jittor has loaded the library already.

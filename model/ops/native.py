@@ -42,7 +42,7 @@ def rehearse_cuda() -> Iterator[None]:
         _rehearsing = False
 
 
-@functools.cache
+@functools.lru_cache(maxsize=None)
 def include(*names: str) -> str:
     """The line that includes files of this folder, for the `cpu_header` of `jt.code`.
 
@@ -79,7 +79,7 @@ def code(
                    cpu_header=include("values.h", header))
 
 
-@functools.cache  # a network predicts with a hundred operators, always the same ones
+@functools.lru_cache(maxsize=None)  # a network has a hundred operators, always the same ones
 def _with_types(source, inputs, outputs):
     for prefix, dtypes in ("in", inputs), ("out", outputs):
         for i, dtype in enumerate(dtypes):
@@ -88,7 +88,7 @@ def _with_types(source, inputs, outputs):
     return _with_pointers(source)
 
 
-@functools.cache
+@functools.lru_cache(maxsize=None)
 def _with_pointers(source):
     return re.sub(r"{((in|out)\d+)}", r"\1_p", source)
 

@@ -17,8 +17,7 @@ import math
 import pickle
 import pickletools
 import re
-from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, Callable, NamedTuple
 
 import numpy as np
 

@@ -7,13 +7,15 @@ another.
 
 from __future__ import annotations
 
+from typing import Tuple
+
 import numpy as np
 from scipy import ndimage
 
 from utils.data.images import resize_image, resize_mask, to_float
 from utils.recipe import Recipe
 
-Key = tuple[int, int, int]  # (seed, epoch, index)
+Key = Tuple[int, int, int]  # (seed, epoch, index)
 
 CONNECTED = np.ones((3, 3))  # targets are 8-connected regions of a mask
 

@@ -7,6 +7,7 @@ import tempfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Tuple
 
 import numpy as np
 from PIL import Image
@@ -15,7 +16,7 @@ from utils.data.images import FULL
 from utils.files import write_text
 
 REPORT = "prepared.txt"
-Sample = tuple[str, np.ndarray, np.ndarray]  # name, H×W image, H×W mask of 0 and 1
+Sample = Tuple[str, np.ndarray, np.ndarray]  # name, H×W image, H×W mask of 0 and 1
 
 
 @contextmanager

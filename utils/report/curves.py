@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from itertools import cycle
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Tuple
 
 import numpy as np
 
@@ -83,7 +83,7 @@ def save_curves(
 
 
 # The points of a curve, x and y, and the point (x, y) at the threshold of the tables.
-Curve = tuple[np.ndarray, np.ndarray, tuple[float, float]]
+Curve = Tuple[np.ndarray, np.ndarray, Tuple[float, float]]
 
 
 def _roc(evaluator: Evaluator) -> Curve:

@@ -7,11 +7,11 @@ notes, a `Table` or `Figures`.
 from __future__ import annotations
 
 import base64
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from html import escape
 from pathlib import Path
 from string import Template
-from typing import NamedTuple, Union
+from typing import NamedTuple, Sequence, Tuple, Union
 
 from utils.report.tables import markdown_table, word_columns
 
@@ -38,7 +38,7 @@ class Figures(NamedTuple):
 
 
 Block = Union[str, list, Table, Figures]
-Sections = Sequence[tuple[str, Sequence[Block]]]
+Sections = Sequence[Tuple[str, Sequence[Block]]]
 
 
 def to_markdown(sections: Sections, folder: Path | None = None) -> str:

@@ -213,7 +213,7 @@ def _prepare(home: Path, toolkit: cuda.Toolkit | None, precision: str) -> None:
     # Jittor puts the folder of a CUDA core behind the CPU's folder on `sys.path`: with one name for
     # both, it would import the CPU's core if that exists. The variable may be set by a parent
     # process or the user; by default Jittor takes the git branch of its folder.
-    name = os.environ.get("cache_name", CACHE_NAME).removesuffix(CUDA_CACHE)
+    name = re.sub(f"{CUDA_CACHE}$", "", os.environ.get("cache_name", CACHE_NAME))
     os.environ["cache_name"] = name + CUDA_CACHE if toolkit else name
     # Empty for the CPU: Jittor would crash if it found nvcc but no GPU.
     os.environ["nvcc_path"] = toolkit.nvcc if toolkit else ""
@@ -246,8 +246,8 @@ def _import_jittor(home: Path, toolkit: cuda.Toolkit | None) -> ModuleType:
             jittor_utils.LOG.log_silent = 0
             jittor_utils.LOG._log = _log_quietly
         # On a GPU, which waits for the core, it is compiled with Jittor's own flags.
-        with (ranks.mended_mpi(), contextlib.nullcontext() if toolkit else quick_core(),
-              warnings.catch_warnings()):
+        quick = contextlib.nullcontext() if toolkit else quick_core()
+        with ranks.mended_mpi(), quick, warnings.catch_warnings():
             # Python 3.12 warns about Jittor's docstrings when it compiles them.
             warnings.simplefilter("ignore", SyntaxWarning)
             import jittor
