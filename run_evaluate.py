@@ -1,4 +1,4 @@
-"""Tests and scores every trained model: one table beside the reference table, one report.
+"""Tests and scores every trained model: one table, for NUDT-SIRST beside the reference; one report.
 
     python run_evaluate.py --dataset_name NUDT-SIRST
 

@@ -5,8 +5,8 @@
 
 train_device0.py trains each model in its own process; the flags are those of train_device0.py. If
 the recipe or --threshold differs from the last run's, a new run begins and the old run is moved
-aside. If a model fails, the others are still trained; the summary at the end and the exit status
-report it.
+aside. A missing dataset is refused before anything is trained. If a model fails, the others are
+still trained; the summary at the end and the exit status report it.
 """
 
 from __future__ import annotations
@@ -69,7 +69,8 @@ def parse(argv: Sequence[str] | None) -> Namespace:
     parser = cli.make_parser(__doc__)
     cli.add_training(parser, resume=False)
     parser.add_argument("--resume", action="store_true",
-                        help="accepted, but without effect: stopped runs are always resumed")
+                        help="accepted, but without effect: stopped runs of the same recipe are "
+                             "resumed anyway")
     args = parser.parse_args(argv)
     cli.refuse_bf16(args.precision)
     return args

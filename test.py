@@ -11,8 +11,9 @@ without --dataset_name the dataset is REAL if there are weights for it, else NUD
 With --input: any size up to 179 megapixels and any depth, no masks needed, TIFFs of several pages
 too (the results of page 3 of stack.tif are called stack_0003). Images in folders below the folder
 are taken too: NAME and file then begin with these folders. A masks/ beside images/ is left out.
-<dataset> is the name of the file or folder, or --output names a folder in place of
-result/<dataset>. Beside img/ and mat/ it gets
+<dataset> is the name of the file or folder; if result/<dataset> holds results of another input of
+this name, that is refused. --output names a folder in place of it, for any input. Beside img/ and
+mat/ it gets
 
     overlay/<model>/NAME.png     the image with the detections circled, the strongest enlarged
     detections/<model>.csv       one row per detection: file, x, y, x_min, y_min, x_max, y_max,
@@ -47,7 +48,7 @@ from utils.datasets import load_split
 from utils.errors import UserError
 from utils.paths import Paths
 from utils.predict import predict_split
-from utils.predict.frames import THRESHOLD, FrameOptions, check_folder, predict_frames
+from utils.predict.frames import THRESHOLD, FrameOptions, predict_frames, refuse_mixing
 from utils.predict.memory import check_memory
 from utils.runtime import ranks
 
@@ -92,7 +93,7 @@ def predict_own_images(args: argparse.Namespace) -> None:
         raise UserError("--overlay_video: one process writes it; leave out mpirun")
     thresholds = {model_name: threshold_of(args, path) for model_name, path in weights.items()}
     folder = args.output or Paths(args.output_dir).predictions(input_name(args.input))
-    check_folder(folder, args.model_names, None if args.output else args.input)
+    refuse_mixing(folder, args.model_names, None if args.output else args.input)
     run = runtime.start(args.device, args.precision)
     print(run.describe())
     if run.device == "cpu":

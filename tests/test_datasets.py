@@ -245,7 +245,8 @@ def test_missing_datasets_and_folders(tmp_path):
     assert text.startswith(f"{tmp_path / 'SET'}: no dataset 'SET' here; put or link")
     assert "--dataset_dir" in text and "\n" not in text
     write(tmp_path / "SET", [(8, 8)])
-    with pytest.raises(UserError, match=r"with --dataset_dir \(there are: SET\)$"):
+    (tmp_path / ".hidden").mkdir()
+    with pytest.raises(UserError, match=f"with --dataset_dir; {tmp_path} holds SET$"):
         load_split(tmp_path, "OTHER", "train")
     with pytest.raises(UserError, match=f"try --dataset_dir {tmp_path} --dataset_name SET"):
         load_split(tmp_path / "SET", "SET", "train")

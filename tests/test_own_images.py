@@ -359,7 +359,7 @@ def test_predictions_of_a_test_list_are_not_replaced(tmp_path, predicts):
     assert len(list(maps.iterdir())) == 1
 
 
-def test_results_of_another_input_are_not_mixed_with(tmp_path, predicts, capsys):
+def test_results_of_another_input_are_not_mixed_with(tmp_path, predicts):
     for camera in ("left", "right"):
         (tmp_path / camera / "frames").mkdir(parents=True)
         Image.fromarray(scene()[0]).save(tmp_path / camera / "frames" / f"{camera}.png")
@@ -380,6 +380,19 @@ def test_results_of_another_input_are_not_mixed_with(tmp_path, predicts, capsys)
     lists.write_text("no list")  # damaged: it does not say whose results they are
     predicts("--input", tmp_path / "right" / "frames", "--output_dir", tmp_path, "--no_overlay")
     assert json.loads(lists.read_bytes())["input"].endswith("right/frames")
+
+
+def test_lists_of_an_earlier_run_do_not_outlive_its_images(tmp_path, predicts):
+    image, flags = tmp_path / "a.png", ("--output_dir", tmp_path, "--no_overlay")
+    Image.fromarray(scene()[0]).save(image)
+    predicts("--input", image, *flags)
+    image.write_text("no image")
+    with pytest.raises(UserError, match="a.png: cannot be read as an image"):
+        predicts("--input", image, *flags)
+    lists = tmp_path / "result" / "a" / "detections"
+    assert read_table(lists / f"{UNET}.csv") == []
+    content = json.loads((lists / f"{UNET}.json").read_text())
+    assert content["images"] == [] and [bad["file"] for bad in content["unreadable"]] == ["a.png"]
 
 
 def test_a_model_of_which_there_are_no_weights(tmp_path, monkeypatch):

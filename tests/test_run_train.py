@@ -123,10 +123,12 @@ def test_flags_of_training_are_passed_on(place):
 
 def test_a_missing_dataset_is_refused_before_anything_is_trained(place):
     before = sorted((place / "out").rglob("*"))
-    with pytest.raises(UserError, match=r"no dataset 'Other' here; .* \(there are: Tiny\)$"):
+    with pytest.raises(UserError, match="no dataset 'Other' here; .* holds Tiny$"):
         run_train.main(["--output_dir", str(place / "out"), "--dataset_dir", str(place / "data"),
                         "--dataset_name", "Tiny", "Other"])
     assert sorted((place / "out").rglob("*")) == before
+    assert not run_train.main(["--output_dir", str(place / "out"), "--dataset_dir", "/nowhere",
+                               "--dataset_name", "Tiny", "--model_name", UNET])  # is finished
 
 
 def test_what_is_resumed_and_what_begins_anew(place):

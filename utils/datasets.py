@@ -168,8 +168,9 @@ def find_dataset(dataset_dir: Path, dataset_name: str) -> Path:
         hint = (f"--dataset_dir names the folder above it: try --dataset_dir {dataset_dir.parent} "
                 f"--dataset_name {dataset_dir.resolve().name}")
     elif dataset_dir.is_dir():
-        names = sorted(each.name for each in dataset_dir.iterdir() if each.is_dir())
-        hint += f" (there are: {listed(names, 10)})" if names else ""
+        names = sorted(each.name for each in dataset_dir.iterdir()
+                       if each.is_dir() and not each.name.startswith("."))
+        hint += f"; {dataset_dir} holds {listed(names, 10)}" if names else ""
     raise UserError(f"{folder}: no dataset '{dataset_name}' here; {hint}")
 
 

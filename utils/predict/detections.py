@@ -86,13 +86,13 @@ def save_detections(
     """Writes a .csv with a row per detection, and a .json with an entry per image.
 
     Args:
-        frames: in the order of the files, those without detections as well; at least one.
+        frames: in the order of the files, those without detections as well.
         problems: file name → reason, for files that could not be used.
-        run: further entries of the .json (input, model, threshold ...).
+        run: the first entries of the .json: input, model, threshold ...
     """
     table = io.StringIO()
     writer = csv.writer(table)
-    writer.writerow([*frames[0].identity(), *Detection._fields])
+    writer.writerow([*(frames[0].identity() if frames else ["file"]), *Detection._fields])
     writer.writerows((*frame.identity().values(), *found)
                      for frame in frames for found in frame.detections)
     write_text(csv_path, table.getvalue())
@@ -106,10 +106,12 @@ def save_detections(
 
 
 def input_of(json_path: Path) -> str | None:
-    """The `input` that a .json of `save_detections` names; None if there is none."""
+    """The `input` that a .json of `save_detections` names first; None if it does not."""
     try:
-        return json.loads(json_path.read_text(encoding="utf-8"))["input"]
-    except (OSError, ValueError, KeyError, TypeError):
+        with open(json_path, encoding="utf-8") as file:  # it may have 100 MB
+            entry = [file.readline(), file.readline()][1]
+        return json.loads(f"{{{entry.strip().rstrip(',')}}}")["input"]
+    except (OSError, ValueError, KeyError):
         return None
 
 

@@ -17,6 +17,7 @@ from PIL import Image
 from tqdm import tqdm
 
 from evaluation import THRESHOLD
+from model import MODEL_NAMES
 from utils import runtime
 from utils.data.ahead import read_ahead
 from utils.data.images import stretch, to_float
@@ -26,13 +27,7 @@ from utils.datasets import BATCH_PIXELS
 from utils.errors import UserError, listed
 from utils.files import atomic_path
 from utils.paths import PredictionPaths
-from utils.predict.detections import (
-    Frame,
-    find_detections,
-    input_of,
-    save_coco,
-    save_detections,
-)
+from utils.predict.detections import Frame, find_detections, input_of, save_coco, save_detections
 from utils.predict.maps import load_model, predict, predict_tiles
 from utils.predict.overlays import draw_overlay
 from utils.predict.prediction_files import save_prediction
@@ -105,11 +100,11 @@ class Outcome:
                             "not be used:\n  " + listed(problems, SHOWN, "\n  "))
 
 
-def check_folder(folder: Path, model_names: Sequence[str], source: Path | None) -> None:
-    """Checks that results do not come among others.
+def refuse_mixing(folder: Path, model_names: Sequence[str], input_path: Path | None) -> None:
+    """Checks that results do not come among others; knows those of runs that came to their end.
 
     Args:
-        source: the input; None allows results of other inputs in the folder.
+        input_path: None allows results of other inputs in the folder.
 
     Raises:
         UserError: the folder holds results of a test list, or of another input.
@@ -121,10 +116,9 @@ def check_folder(folder: Path, model_names: Sequence[str], source: Path | None) 
             raise UserError(f"{folder}: holds maps of {model_name} without detections and "
                             "overlays, as of a test list; name another folder with --output, or "
                             "remove it")
-    lists = PredictionPaths(Path(), "*").detections(".json")  # of any model
-    for path in folder.glob(str(lists)) if source else ():
-        before = input_of(path)
-        if before not in (None, str(source.resolve())):
+    for model_name in MODEL_NAMES if input_path else ():
+        before = input_of(PredictionPaths(folder, model_name).detections(".json"))
+        if before not in (None, str(input_path.resolve())):
             raise UserError(f"{folder}: holds results of another input, {before}; name another "
                             "folder with --output, or remove it")
 

@@ -1,4 +1,4 @@
-"""Published results of the networks, shown beside ours."""
+"""Results reported of other programs, shown beside ours."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 
 class Reference(NamedTuple):
-    """One published result, in the comparable definitions."""
+    """One reported result, in the comparable definitions."""
 
     model: str
     framework: str
@@ -35,5 +35,5 @@ REFERENCE = (
 
 
 def references(dataset_name: str) -> tuple[Reference, ...]:
-    """The published results for a dataset; they are known for NUDT-SIRST alone."""
+    """The reported results for a dataset; they are known for NUDT-SIRST alone."""
     return REFERENCE if dataset_name == "NUDT-SIRST" else ()

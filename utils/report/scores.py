@@ -273,8 +273,9 @@ def save_tables(
     Returns:
         The Markdown, and the paths of the two files.
     """
-    heading = (f"Models{' trained' * trained} on {dataset_name}"
-               f"{', beside the reference' * bool(trained and references(dataset_name))}")
+    heading = f"Models trained on {dataset_name}" if trained else f"Models on {dataset_name}"
+    if trained and references(dataset_name):
+        heading += ", beside the reference"
     markdown_path, csv_path = Paths(output_dir).table(dataset_name, trained)
     scored = {name: model for name, model in models.items() if model}
     markdown = to_markdown([(heading, [*comparison(dataset_name, models, trained),
@@ -309,7 +310,7 @@ def comparison(
 def _rows(
     dataset_name: str, models: Mapping[str, ModelScores | None], trained: bool
 ) -> Iterator[dict[str, Any]]:
-    """Yields a row per model, and after it the reference's rows of that model."""
+    """Yields a row per model, and after it what the reference has of it on this dataset."""
     for name, model in models.items():
         row = {"model": name, "source": NOT_TRAINED, "dataset": dataset_name}
         if model is not None:

@@ -213,7 +213,7 @@ def _prepare(home: Path, toolkit: cuda.Toolkit | None, precision: str) -> None:
     # Jittor puts the folder of a CUDA core behind the CPU's folder on `sys.path`: with one name for
     # both, it would import the CPU's core if that exists. The variable may be set by a parent
     # process or the user; by default Jittor takes the git branch of its folder.
-    name = re.sub(f"{CUDA_CACHE}$", "", os.environ.get("cache_name", CACHE_NAME))
+    name = re.sub(re.escape(CUDA_CACHE) + "$", "", os.environ.get("cache_name", CACHE_NAME))
     os.environ["cache_name"] = name + CUDA_CACHE if toolkit else name
     # Empty for the CPU: Jittor would crash if it found nvcc but no GPU.
     os.environ["nvcc_path"] = toolkit.nvcc if toolkit else ""
