@@ -47,10 +47,20 @@ def test_neither_compilation_nor_a_resumed_epoch_moves_what_is_left(clock):
     assert pace.left(59, 60, every_fifth) == pytest.approx(83 * 0.5 + 10.5)
 
 
+def test_a_run_resumed_before_an_evaluation_estimates_nothing_until_a_step_was_timed(clock):
+    pace = progress.Pace(steps=83)
+    measure(pace, clock, [(0, 83)], 45.0, True)
+    assert pace.left(360, 400, every_fifth) is None
+    measure(pace, clock, [(45, 0), (47, 1), (49, 2)], 50.0, False)
+    assert pace.left(361, 400, every_fifth) == pytest.approx(39 * 166 + 8 * 45)
+
+
 def test_the_line():
     plain = EpochRecord(7, 0.25)
     assert (progress.progress_line(plain, None, 60, 152.04, 8000.0)
             == "epoch 7/60: loss 0.250000; 152.0 s, about 2 h 13 min to go")
+    assert (progress.progress_line(plain, None, 60, 45.04, None)
+            == "epoch 7/60: loss 0.250000; 45.0 s")
     scored = EpochRecord(10, 0.125, "", 0.9, 0.75, 0.875, 9.5e-6, 0.8)
     assert progress.progress_line(scored, scored, 60, 9.0, 90.0) == (
         "epoch 10/60: loss 0.125000, mIoU 0.7500 (best 0.7500 in epoch 10), Pd 0.8750, "

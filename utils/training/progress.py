@@ -18,7 +18,8 @@ class Pace:
     """
 
     def __init__(self, steps: int):
-        self.steps, self.step, self.evaluation = steps, 0.0, 0.0
+        self.steps, self.evaluation = steps, 0.0
+        self.step: float | None = None  # not measured yet
         self.marks: list[tuple[float, int]] = []  # time, and number of finished steps
 
     def begin(self, done: int) -> None:
@@ -39,14 +40,20 @@ class Pace:
         if evaluated:
             self.evaluation = time.monotonic() - times[-1]
 
-    def left(self, done: int, epochs: int, evaluates: Callable[[int, int], bool]) -> float:
-        """Seconds for the epochs after `done`; evaluations count 0 until one was measured."""
+    def left(self, done: int, epochs: int, evaluates: Callable[[int, int], bool]) -> float | None:
+        """Seconds for the epochs after `done`; evaluations count 0 until one was measured.
+
+        Returns:
+            None if no step was measured: a run resumed after the last step of an epoch.
+        """
+        if self.step is None:
+            return None
         evaluations = sum(evaluates(epoch, epochs) for epoch in range(done + 1, epochs + 1))
         return (epochs - done) * self.steps * self.step + evaluations * self.evaluation
 
 
 def progress_line(
-    record: EpochRecord, best: EpochRecord | None, epochs: int, seconds: float, left: float
+    record: EpochRecord, best: EpochRecord | None, epochs: int, seconds: float, left: float | None
 ) -> str:
     """The line that is printed after an epoch.
 
@@ -55,13 +62,14 @@ def progress_line(
         best: the record with the highest mIoU so far, if an epoch was evaluated.
         epochs: number of epochs of the run.
         seconds: duration of the epoch.
-        left: estimated seconds for the rest of the run.
+        left: estimated seconds for the rest of the run; None leaves them out.
     """
     line = f"epoch {record.epoch}/{epochs}: loss {record.loss:.6f}"
     if record.evaluated and best:
         line += (f", mIoU {record.mIoU:.4f} (best {best.mIoU:.4f} in epoch {best.epoch}), "
                  f"Pd {record.Pd:.4f}, Fa {record.Fa * 1e6:.2f}e-6, F {record.fscore:.4f}")
-    return f"{line}; {seconds:.1f} s, about {_duration(left)} to go"
+    line += f"; {seconds:.1f} s"
+    return line if left is None else f"{line}, about {_duration(left)} to go"
 
 
 def _duration(seconds: float) -> str:
