@@ -54,6 +54,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     for dataset_name, folders in found.items():
         split = load_split(args.dataset_dir, dataset_name, "test", args.num_workers,
                            skip_bad=args.skip_bad)
+        print(split.describe(), flush=True)
         # Before anything is written: predictions may be refused.
         models = {name: score_predictions(split, folder, args.threshold)
                   for name, folder in folders.items()}

@@ -24,6 +24,7 @@ from pathlib import Path
 from model import MODEL_NAMES
 from utils import cli, runtime
 from utils.checkpoint.pretrained import choose_weights
+from utils.data.lists import image_of, spellings
 from utils.datasets import ImageList, load_split
 from utils.errors import UserError, listed
 from utils.paths import Paths
@@ -91,16 +92,18 @@ def read_split(args: argparse.Namespace, dataset_name: str) -> ImageList:
 
 
 def rows_of(split: ImageList, names: Sequence[str]) -> list[int]:
-    """Indices of the names in a split.
+    """Indices of the names in a split; a name may have its extension.
 
     Raises:
         UserError: one is not in it.
     """
-    unknown = [name for name in names if name not in split.names]
+    known = spellings(split.names)
+    found = [image_of(name, known, "") for name in names]
+    unknown = [name for name, image in zip(names, found) if image is None]
     if unknown:
         raise UserError(f"--names {listed(unknown)}: not in the test list of {split.dataset}; "
                         "choose names from that list")
-    return [split.names.index(name) for name in names]
+    return [split.names.index(image) for image in found]
 
 
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:

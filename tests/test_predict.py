@@ -12,6 +12,8 @@ from scipy.io import loadmat
 from utils.checkpoint.pretrained import find_pretrained
 from utils.data.images import input_name, read_gray, to_float
 from utils.data.synthetic import make_sample
+from utils.datasets import load_split
+from utils.predict import maps
 from utils.predict.maps import load_model, predict
 from utils.runtime import jt
 
@@ -82,6 +84,26 @@ def test_the_test_list_is_predicted_with_the_weights_that_come_with_the_project(
         x = to_float(read_gray(place / "data" / "Tiny" / "images" / f"{name}.png"))
         np.testing.assert_allclose(probability, predict(net, x[None, None])[0], atol=1e-5)
         assert np.ptp(probability) > 1e-3
+
+
+def test_a_run_that_is_stopped_leaves_no_maps_of_the_run_before(place, monkeypatch):
+    weights = find_pretrained("NUDT-SIRST", MODEL)
+    split = load_split(place / "data", "Tiny", "test", masks_required=False)
+    out = place / "stopped"
+    maps.predict_split(MODEL, weights, split, out)
+    mat = out / "result" / "Tiny" / "mat" / MODEL
+    (mat / "mine.mat").touch()
+    predict_batch, calls = maps.predict, iter((1, 0))
+
+    def stopped(net, x):
+        if not next(calls):
+            raise KeyboardInterrupt
+        return predict_batch(net, x)
+
+    monkeypatch.setattr(maps, "predict", stopped)
+    with pytest.raises(KeyboardInterrupt):
+        maps.predict_split(MODEL, weights, split, out, batch_size=2)
+    assert sorted(path.name for path in mat.iterdir()) == ["0.mat", "1.mat", "mine.mat"]
 
 
 def test_results_have_the_name_of_the_folder_or_file(tmp_path, monkeypatch):

@@ -376,6 +376,24 @@ def test_a_suffix_of_all_predictions_is_taken_off_and_said(place):
     assert "NAME_Pred and NAME_pred2" in place.refused("--pred", folder)
 
 
+def test_pairs_that_are_left_out_are_named_and_their_maps_are_no_strangers(place):
+    mask = place.folder / "data" / "Tiny" / "masks" / "b.png"
+    Image.fromarray(np.zeros((9, 9), np.uint8)).save(mask)  # of another size than its image
+    savemat(place.mat / "z.mat", {"T": place.preds["a"]})
+    shown = place.score("--skip_bad")
+    (report,) = place.result.glob("Tiny_M_*.txt")
+    for text in (shown, report.read_text("utf-8")):
+        assert "1 pair left out: b\n" in text
+        assert "ignored, not in the test list: z.mat\n" in text
+
+
+def test_a_name_is_no_suffix_of_another_name(tmp_path):
+    for name in ("cloud_dark", "cloud_dark_dark"):
+        np.save(tmp_path / f"{name}.npy", np.zeros((2, 2)))
+    with pytest.raises(UserError, match="1 of 1 predictions missing: cloud "):
+        find_predictions(["cloud"], tmp_path, ["cloud", "cloud_dark", "cloud_dark_dark"])
+
+
 def test_eight_bits_and_the_order_of_formats(tmp_path):
     grey, folder = np.arange(256, dtype=np.uint8).reshape(16, 16), tmp_path / "predictions"
     (folder / "in").mkdir(parents=True)
@@ -477,7 +495,7 @@ def test_worst_first_among_equal_IoU():
 
 def test_qualitative_figure_of_chosen_names(place):
     flags = ["--pred", place.mat]
-    place.run(qualitative, *flags, "--names", "c")
+    place.run(qualitative, *flags, "--names", "c.png")
     assert (place.result / "Tiny_qualitative.pdf").read_bytes().startswith(b"%PDF")
     width, height = Image.open(place.result / "Tiny_qualitative.png").size
     place.run(qualitative, *flags)

@@ -68,10 +68,13 @@ class ImageList:
                          f"{_count(counts.count(0), 'image')} without a target")
         if self.levels:
             parts.append(f"{_count(len(self.levels), 'mask')} with grey values, target above half")
-        if self.skipped:
-            names = listed([*self.skipped], 20)
-            parts.append(f"{_count(len(self.skipped), 'pair')} left out: {names}")
-        return "; ".join(parts)
+        return "; ".join([*parts, *self.left_out()])
+
+    def left_out(self) -> list[str]:
+        """One line that names the bad pairs; none if there are none."""
+        if not self.skipped:
+            return []
+        return [f"{_count(len(self.skipped), 'pair')} left out: {listed([*self.skipped], 20)}"]
 
     def resized(self, size: int, soft: bool) -> tuple[list[np.ndarray], list[np.ndarray]]:
         """Images and masks at size×size and their own bit depth, computed once.

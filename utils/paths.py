@@ -127,6 +127,10 @@ class PredictionPaths:
         """The folder of exact probability maps, NAME.mat."""
         return self.folder / "mat" / self.model_name
 
+    def maps(self, name: str) -> tuple[Path, Path]:
+        """The probability map of one image: as an image, and exact."""
+        return self.img / f"{name}.png", self.mat / f"{name}.mat"
+
     @property
     def overlay(self) -> Path:
         """The folder of images with their detections circled, NAME.png."""

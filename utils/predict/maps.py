@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
@@ -11,8 +12,9 @@ from model import build_model, fast_form
 from utils import runtime
 from utils.checkpoint.weights import load_weights
 from utils.datasets import ImageList, test_batches
-from utils.paths import Paths
+from utils.paths import Paths, PredictionPaths
 from utils.predict.prediction_files import save_prediction
+from utils.runtime import ranks
 
 
 def load_model(model_name: str, weights: str | Path) -> runtime.jt.Module:
@@ -89,7 +91,9 @@ def predict_split(
 ) -> None:
     """Predicts the images of a list, and writes a .png and a .mat for each.
 
-    The files are `<output_dir>/result/<split.dataset>/{img,mat}/<model_name>/NAME`.
+    The files are `<output_dir>/result/<split.dataset>/{img,mat}/<model_name>/NAME`. Those of an
+    earlier run are removed first: so a run that is stopped leaves a list with missing maps, and not
+    one with the maps of two networks.
 
     Args:
         weights: a file of weights.
@@ -101,6 +105,10 @@ def predict_split(
     """
     net = load_model(model_name, weights)
     folder = Paths(output_dir).predictions(split.dataset)
+    if ranks.is_main():
+        for path in chain.from_iterable(map(PredictionPaths(folder, model_name).maps, split.names)):
+            path.unlink(missing_ok=True)
+    ranks.gather(None)  # no rank writes before
     with tqdm(total=len(split), desc=model_name, unit="image", disable=None) as bar:
         for indices, x in test_batches(split, batch_size, subset):
             for index, probability in zip(indices, predict(net, x)):

@@ -43,10 +43,10 @@ def save_prediction(probability: np.ndarray, folder: Path, model_name: str, name
     if not np.isfinite(probability).all():
         raise UserError(f"{name}: not written, {model_name} predicts NaN or infinity; take other "
                         "weights")
-    paths = PredictionPaths(folder, model_name)
-    with atomic_path(paths.img / f"{name}.png") as temporary:
+    png, mat = PredictionPaths(folder, model_name).maps(name)
+    with atomic_path(png) as temporary:
         Image.fromarray(np.round(probability * 255).astype(np.uint8)).save(temporary)
-    with atomic_path(paths.mat / f"{name}.mat") as temporary:
+    with atomic_path(mat) as temporary:
         savemat(temporary, {KEY: np.ascontiguousarray(probability)}, do_compression=True)
 
 
@@ -92,7 +92,7 @@ class Predictions(NamedTuple):
         folder: where the files lie.
         files: name → file.
         suffix: what stands after the names, `_Pred` of DNANet's `NAME_Pred.png`; "" if nothing.
-        others: names of files for other names.
+        others: names of files for names that are not on the list.
     """
 
     folder: Path
@@ -135,17 +135,18 @@ def find_predictions(
             f"({', '.join(SUFFIXES)}); predict with test.py first"
         )
     files = {name: found[name + suffix] for name in names}
-    used = set(files.values())
-    others = sorted(path.name for path in found.values() if path not in used)
+    listed_stems = {name + suffix for name in (*names, *all_names)}
+    others = sorted(path.name for stem, path in found.items() if stem not in listed_stems)
     return Predictions(folder, files, suffix, others)
 
 
 def _shared_suffix(names, all_names, files, folder):
     """The suffix that follows the name in the files of all names; "" for none."""
-    first = next(iter(names), "")
+    first, on_list = next(iter(names), ""), set(all_names)
     shared = [suffix for suffix in {name[len(first):] for name in files if name.startswith(first)}
               if names and all(name + suffix in files for name in names)
-              and not suffix[:1].isdigit()]  # the 0 of Misc_10 is no suffix of Misc_1
+              and not suffix[:1].isdigit()  # the 0 of Misc_10 is no suffix of Misc_1
+              and not (suffix and any(name + suffix in on_list for name in names))]
     # NAME_Pred.png is preferred to NAME.png: beside it, that is DNANet's copy of the image.
     likely = [suffix for suffix in shared if "pred" in suffix.lower()]
     if not likely and "" not in shared:

@@ -79,7 +79,7 @@ def _installed_fonts() -> list[str]:
     known = {entry.fname for entry in fontManager.ttflist}
     for path in findSystemFonts():  # Matplotlib's own list may be old
         if path not in known:
-            with suppress(OSError, RuntimeError):  # a damaged font
+            with suppress(Exception):  # of any kind, from a damaged font
                 fontManager.addfont(path)
     names = {entry.name for entry in fontManager.ttflist if os.path.exists(entry.fname)}
     return [name for name in CJK_FONTS if name in names]

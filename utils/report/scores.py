@@ -135,7 +135,7 @@ def score_predictions(
     Raises:
         UserError: predictions are missing, or cannot be used; it names them.
     """
-    predictions = find_predictions(split.names, folder)
+    predictions = find_predictions(split.names, folder, [*split.names, *split.skipped])
     evaluator, problems, top = Evaluator(threshold, operating.GRID), [], 0
     pairs = zip(split.names, split.masks)
     for name, mask in tqdm(pairs, "scoring", len(split), unit="image", leave=False, disable=None):
@@ -200,7 +200,8 @@ def save_report(
     """
     paths, key = Paths(output_dir), (split.dataset, model_name)
     report = to_markdown([(f"{model_name} on {split.dataset}, test list", [
-        [*model.predictions.describe(split.name).splitlines(), model.counts()],
+        [*model.predictions.describe(split.name).splitlines(), model.counts(),
+         *split.left_out()],
         *all_scores({model_name: model}), [COMPARABLE, STRICT, AUC],
         *(size_table({model_name: model}) if by_size else []),
         *(fa_thresholds(model.evaluator, wanted) if wanted else [])])])
