@@ -36,6 +36,7 @@ Images that cannot be read are named at the end, with exit status 2; the others 
 from __future__ import annotations
 
 import argparse
+import signal
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -188,4 +189,5 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
 
 
 if __name__ == "__main__":
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # keeps what was found until then
     cli.run(main, many=True)

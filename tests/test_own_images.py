@@ -351,12 +351,9 @@ def test_predictions_of_a_test_list_are_not_replaced(tmp_path, predicts):
     Image.fromarray(scene()[0]).save(tmp_path / "a.png")
     maps = tmp_path / "out" / "mat" / UNET
     maps.mkdir(parents=True)
-    with pytest.raises(UserError, match="out: holds maps of L2SKNet_UNet without detections and"):
+    with pytest.raises(UserError, match="out: holds maps of L2SKNet_UNet without detections, as"):
         predicts("--input", tmp_path / "a.png", "--output", tmp_path / "out")
     assert not list(maps.iterdir())
-    (tmp_path / "out" / "overlay" / UNET).mkdir(parents=True)  # as a run that was killed leaves it
-    predicts("--input", tmp_path / "a.png", "--output", tmp_path / "out")
-    assert len(list(maps.iterdir())) == 1
 
 
 def test_results_of_another_input_are_not_mixed_with(tmp_path, predicts):
@@ -465,6 +462,41 @@ def test_what_was_found_before_an_interruption_is_kept(weights, monkeypatch, tmp
     assert [row["file"] for row in rows] == ["00.png"] * 2 + ["01.png"] * 2 + ["02.png"] * 2
     saved = sorted(path.name for path in (tmp_path / "out" / "mat" / UNET).iterdir())
     assert saved == ["00.mat", "01.mat", "02.mat"]
+
+
+def test_a_run_that_is_killed_leaves_the_name_of_its_input(weights, monkeypatch, tmp_path):
+    Image.fromarray(scene()[0]).save(tmp_path / "a.png")
+    out = tmp_path / "out"
+    options = frames.FrameOptions(num_workers=1, overlays=False)
+
+    class Killed(BaseException):
+        pass
+
+    def killed(*args):
+        raise Killed
+
+    monkeypatch.setattr(frames, "save_prediction", killed)
+    monkeypatch.setattr(frames.ranks, "size", lambda: 2)  # as if nothing could be written after it
+    monkeypatch.setattr(frames.ranks, "subset", lambda: slice(None))
+    with pytest.raises(Killed):
+        frames.predict_frames(UNET, weights, ImageSource(tmp_path / "a.png"), out, options)
+    monkeypatch.undo()
+    frames.refuse_mixing(out, [UNET], tmp_path / "a.png")  # the same again is fine
+    with pytest.raises(UserError, match="holds results of another input, .*a.png"):
+        frames.refuse_mixing(out, [UNET], tmp_path / "b.png")
+
+
+def test_a_second_run_leaves_nothing_of_the_first_beside_it(weights, tmp_path):
+    Image.fromarray(scene()[0]).save(tmp_path / "a.png")
+    out, source = tmp_path / "out", ImageSource(tmp_path / "a.png")
+    frames.predict_frames(UNET, weights, source, out, frames.FrameOptions(coco=True))
+    video = out / "overlay" / f"{UNET}.mp4"
+    video.write_bytes(b"of a clip")
+    written = {path.relative_to(out) for path in out.rglob("*") if path.is_file()}
+    frames.predict_frames(UNET, weights, source, out, frames.FrameOptions(overlays=False))
+    left = {path.relative_to(out) for path in out.rglob("*") if path.is_file()}
+    gone = {f"detections/{UNET}.coco.json", f"overlay/{UNET}/a.png", f"overlay/{UNET}.mp4"}
+    assert {str(path) for path in written - left} == gone and left < written
 
 
 def test_frames_of_one_size_in_batches_give_what_single_frames_give(weights, tmp_path, monkeypatch):

@@ -32,8 +32,13 @@ def moving(dtype=np.uint16, full=65535, length=LENGTH):
     return made
 
 
-def save_clip(path, images, codec="ffv1", kind="gray16le"):
-    """Writes grey frames, or colours H×W×3, as they are; `kind` is FFmpeg's name of the pixels."""
+def save_clip(path, images, codec="ffv1", kind="gray16le", first=0):
+    """Writes grey frames, or colours H×W×3, as they are.
+
+    Args:
+        kind: FFmpeg's name of the pixels.
+        first: time of the first frame, in frames.
+    """
     import av
 
     with av.open(str(path), "w") as container:
@@ -46,7 +51,7 @@ def save_clip(path, images, codec="ffv1", kind="gray16le"):
             padded = np.zeros((len(image), plane.line_size // image.itemsize), image.dtype)
             padded[:, : rows.shape[1]] = rows
             plane.update(padded.tobytes())
-            frame.pts = index
+            frame.pts = first + index
             container.mux(stream.encode(frame))
         container.mux(stream.encode())
     return path
@@ -130,6 +135,17 @@ def test_a_truncated_clip_keeps_what_was_read(tmp_path, predicts, name, codec, k
     assert [each["frame"] for each in content["images"]] == [*range(len(maps))]
     assert [each["file"] for each in content["unreadable"]] == [name]
     assert [each.name for each in (tmp_path / "out" / "overlay").iterdir()] == [f"{UNET}.mp4"]
+
+
+@needs_av
+@pytest.mark.parametrize("name", ["late.mkv", "late.mp4"])
+def test_a_clip_whose_picture_begins_late_is_whole(tmp_path, name):
+    codec, kind = ("ffv1", "gray16le") if name.endswith("mkv") else ("mpeg4", "yuv420p")
+    images = moving() if kind == "gray16le" else np.full((LENGTH, 30, 20), 99, np.uint8)
+    clip = save_clip(tmp_path / name, images, codec, kind, first=RATE)
+    frames = list(ClipSource(clip))
+    assert [frame.index for frame in frames] == [*range(LENGTH)]
+    assert [frame.time for frame in frames] == [index / RATE for index in range(LENGTH)]
 
 
 @needs_av

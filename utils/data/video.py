@@ -21,8 +21,9 @@ from utils.files import atomic_path
 if TYPE_CHECKING:
     import av
 
-EXTENSIONS = (".avi", ".flv", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".mxf", ".ts",
-              ".webm", ".wmv")
+EXTENSIONS = (".3gp", ".asf", ".avi", ".flv", ".h264", ".h265", ".hevc", ".m2ts", ".m4v",
+              ".mjpeg", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".mts", ".mxf", ".nut", ".ogv",
+              ".ts", ".vob", ".webm", ".wmv", ".y4m")
 
 
 def is_clip(path: str | Path) -> bool:
@@ -66,6 +67,7 @@ class ClipSource:
         last frame is one whose `read` raises a UserError that says so.
         """
         done, last, good, damaged = 0, 0.0, -1, []
+        longest = 1 / float(self.rate)  # seconds between two frames; rates may vary
         with self._opened() as (container, stream):
             start = float((stream.start_time or 0) * stream.time_base)
             for frame in _decoded(container, stream):
@@ -73,11 +75,12 @@ class ClipSource:
                     damaged.append(done - 1)
                     done += frame is not None
                     continue
-                last = done / float(self.rate) if frame.time is None else frame.time - start
+                time = done / float(self.rate) if frame.time is None else frame.time - start
+                longest, last = max(longest, time - last), time
                 yield InputFrame(f"{done:06d}", self.path.name,
                                  partial(_read, frame), done, round(last, 6))
                 good, done = done, done + 1
-        short = self._seconds and last + 1.5 / self.rate < self._seconds
+        short = self._seconds and last + 1.5 * longest < self._seconds
         if short or damaged and damaged[-1] >= good:
             told = f" of {self._seconds:.2f} s" if short else ""
             where = f"breaks off after frame {good}, at {last:.2f} s{told}"
@@ -122,7 +125,8 @@ def _told_seconds(stream: av.video.VideoStream) -> float | None:
         return float(stream.duration * stream.time_base)
     with contextlib.suppress(KeyError, ValueError):  # Matroska, by FFmpeg
         hours, minutes, seconds = stream.metadata["DURATION"].split(":")
-        return 3600 * int(hours) + 60 * int(minutes) + float(seconds)
+        start = float((stream.start_time or 0) * stream.time_base)  # it counts from 0
+        return 3600 * int(hours) + 60 * int(minutes) + float(seconds) - start
     container = stream.container
     alone = len(container.streams) == 1 and container.duration
     return container.duration / 1e6 if alone else None

@@ -101,7 +101,7 @@ class Outcome:
 
 
 def refuse_mixing(folder: Path, model_names: Sequence[str], input_path: Path | None) -> None:
-    """Checks that results do not come among others; knows those of runs that came to their end.
+    """Checks that results do not come among others.
 
     Args:
         input_path: None allows results of other inputs in the folder.
@@ -111,11 +111,9 @@ def refuse_mixing(folder: Path, model_names: Sequence[str], input_path: Path | N
     """
     for model_name in model_names:
         paths = PredictionPaths(folder, model_name)
-        if paths.mat.exists() and not (paths.detections(".json").exists()
-                                       or paths.overlay.exists()):
-            raise UserError(f"{folder}: holds maps of {model_name} without detections and "
-                            "overlays, as of a test list; name another folder with --output, or "
-                            "remove it")
+        if paths.mat.exists() and not paths.detections(".json").exists():
+            raise UserError(f"{folder}: holds maps of {model_name} without detections, as of a "
+                            "test list; name another folder with --output, or remove it")
     for model_name in MODEL_NAMES if input_path else ():
         before = input_of(PredictionPaths(folder, model_name).detections(".json"))
         if before not in (None, str(input_path.resolve())):
@@ -154,6 +152,11 @@ def predict_frames(
     own, began = Outcome(), time.perf_counter()
 
     def save_lists(outcome: Outcome) -> None:
+        """Writes the detections; removes what an earlier run wrote and this run does not."""
+        if not options.coco:
+            paths.detections(".coco.json").unlink(missing_ok=True)
+        if not options.overlay_video:
+            paths.overlay_video.unlink(missing_ok=True)
         save_detections(paths.detections(".csv"), paths.detections(".json"), outcome.frames,
                         outcome.problems,
                         {"input": str(source.path.resolve()), "model": model_name,
@@ -164,7 +167,8 @@ def predict_frames(
 
     try:
         try:
-            _stream(net, source, paths, options, own)
+            # The lists come first, so that a run that is killed leaves the name of its input.
+            _stream(net, source, paths, options, own, lambda: save_lists(Outcome()))
         except BaseException:
             if own.frames and ranks.size() == 1:
                 save_lists(own)
@@ -193,9 +197,12 @@ def _merge(parts: Sequence[Outcome], order: Sequence[str]) -> Outcome:
 
 def _stream(
     net: runtime.jt.Module, source: ImageSource | ClipSource, paths: PredictionPaths,
-    options: FrameOptions, outcome: Outcome,
+    options: FrameOptions, outcome: Outcome, begin: Callable[[], None],
 ) -> None:
     """Predicts this rank's frames and fills `outcome`, but for its duration.
+
+    Args:
+        begin: what the first rank calls before it writes the first frame.
 
     Raises:
         OSError: the results cannot be written.
@@ -204,6 +211,8 @@ def _stream(
     def save(frame: InputFrame, image: np.ndarray, probability: np.ndarray, found: list
              ) -> tuple[int | None, Image.Image | None]:
         save_prediction(probability, paths.folder, paths.model_name, frame.name)
+        if not options.overlays:
+            (paths.overlay / f"{frame.name}.png").unlink(missing_ok=True)  # of an earlier run
         if not (options.overlays or options.overlay_video):
             return frame.index, None
         overlay = draw_overlay(image, found)
@@ -232,6 +241,8 @@ def _stream(
         bar = tqdm(reading, paths.model_name, source.count and len(range(source.count)[own]),
                    unit="image", disable=None)
         for group in _in_batches(bar, most, outcome.problems):
+            if not outcome.frames and ranks.is_main():
+                begin()
             images = [image for _, image in group]
             if images[0].shape != shape:  # Jittor would keep the memory for each size
                 shape = images[0].shape
