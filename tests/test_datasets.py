@@ -145,10 +145,12 @@ def test_names_in_either_form_of_unicode(tmp_path, listed, stored):
 def test_lists_of_windows_in_china(tmp_path):
     write(tmp_path / "SET", [(8, 8)] * 2)
     rename(tmp_path / "SET", "01", "\u56fe\u50cf1")
-    for encoding in ("gbk", "utf-16"):  # GBK is read where all its names are there
+    for encoding in ("gbk", "utf-16"):  # GBK is read if one of its Chinese names is there
         text = "00.png\r\n\u56fe\u50cf1.png\r\n\x1a"
         (tmp_path / "SET" / "train.txt").write_bytes(text.encode(encoding))
         assert load_split(tmp_path, "SET", "train").names == ["00", "\u56fe\u50cf1"]
+    (tmp_path / "SET" / "train.txt").write_bytes("\u56fe\u50cf1\n\u56fe\u50cf2\n".encode("gbk"))
+    assert "\u56fe\u50cf2: no such image" in refused(tmp_path)
     (tmp_path / "SET" / "train.txt").write_bytes("00\n\u56fe\u50cf2\n".encode("gbk"))
     assert refused(tmp_path).endswith("(neither UTF-8 nor GBK); save it as UTF-8 text")
 

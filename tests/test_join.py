@@ -46,6 +46,14 @@ def test_sources_become_one_dataset(tmp_path, sources, prepare_script):
     assert [path.name for path in (tmp_path / "data").iterdir()] == ["BOTH"]
 
 
+def test_images_on_no_list_are_left_out_of_the_joint_lists(tmp_path, sources, prepare_script):
+    first, second = sources
+    (second / "train.txt").write_text("sample_0001\n")
+    text = prepare_script(first, second, "--name", "BOTH")
+    assert "train.txt: 5 of A, 1 of my.frames\ntest.txt: 2 of A, 0 of my.frames\n" in text
+    assert "on no list, left out: sample_0002, sample_0003\n" in text
+
+
 def test_nothing_is_left_where_a_source_is_refused(tmp_path, sources, prepare_script):
     first, second = sources
     other = write_sample_dataset(tmp_path / "other" / "A", 2, 1, 32)

@@ -69,7 +69,8 @@ def find(
         fraction: of images for the train list, if there are no lists.
         seed: the seed with which lists are drawn.
         given: what the user has given.
-        redraw: True draws both lists anew if there is one list, and it names all images.
+        redraw: True makes a missing test list: of the images on no list, or if there are none, both
+            lists are drawn anew. False leaves it out.
 
     Raises:
         UserError: there is no dataset, or several; or as `layouts.find_list`.
@@ -197,12 +198,12 @@ def _make_lists(
         return
     if len(missing) == 1:
         missing_list = f"{missing[0]} list: not there"
-        if rest:
+        if rest and (redraw or missing[0] != "test"):
             found.names[missing[0]] = rest
             found.notes.append(f"{missing_list}; made of the {len(rest)} other images")
             return
         if not redraw or len(taken) < 2:
-            found.notes.append(f"{missing_list}, and no image is left for it")
+            found.notes.append(missing_list + ", and no image is left for it" * (not rest))
             return
         found.notes.append(f"{missing_list}, and no image is left for it; both are drawn from the "
                            "list that is there")

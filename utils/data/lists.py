@@ -54,7 +54,8 @@ def read_names(
                             "each line") from None
     if not names:
         raise UserError(f"{path}: the list is empty; write a name of {folder}/ on each line")
-    if not certain and not set(names) <= set(images):
+    strange = {name for name in names if not name.isascii()}
+    if not certain and strange and not strange & set(images):
         raise UserError(f"{path}: cannot be read (neither UTF-8 nor GBK); save it as UTF-8 text")
     return names
 
