@@ -160,6 +160,7 @@ def test_a_scripts_end_is_its_exit_status(capsys):
         (fails(KeyboardInterrupt()), 130, "interrupted\n"),
         (fails(OSError(28, "No space left", "x.npz")), 2,
          "error: x.npz: No space left; check the path, its permissions and the free space\n"),
+        (fails(MemoryError()), 2, NO_MEMORY),
         (fails(RuntimeError("GPU memory is overflow, please reduce")), 2, NO_MEMORY),
         (fails(RuntimeError("[f 1128 cuda_device_allocator.cc:31] Unable to alloc cuda device "
                             "memory for size 9")), 2, NO_MEMORY),

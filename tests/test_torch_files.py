@@ -222,7 +222,9 @@ def test_of_several_state_dicts_the_network_s_own_is_taken(tmp_path):
     others = {name: np.zeros_like(array) for name, array in weights.items()}
     more = {f"{i}.weight": np.zeros(1, "f4") for i in range(999)}
     for content in ([3, ("net", {"optimizer": {0: more}, "teacher": more, "any": weights})],
-                    {"ema": others, "state_dict": weights}):
+                    {"ema": others, "state_dict": weights},
+                    {"ema": {**others, "n_averaged": np.int64(3) * np.ones(1, "i8")},
+                     "state_dict": weights}):
         write_torch_file(tmp_path / "w.pth", content)
         assert_equal(fitting_weights(tmp_path / "w.pth", shapes), weights)
 

@@ -253,7 +253,8 @@ RECIPE_NUMBERS = {
 
 
 # Parts of Jittor's messages if a GPU or the machine has no memory left.
-NO_MEMORY = ("memory is overflow", "Unable to alloc cuda")
+NO_MEMORY = ("memory is overflow", "Unable to alloc cuda", "cudaErrorMemoryAllocation",
+             "CUDNN_STATUS_ALLOC_FAILED")
 
 
 def run(main: Callable[[], int | None], many: bool = False) -> NoReturn:
@@ -293,7 +294,7 @@ def run(main: Callable[[], int | None], many: bool = False) -> NoReturn:
             line = (f"error: {error.filename}: {error.strerror}; check the path, its permissions "
                     "and the free space")
     except Exception as error:
-        if any(text in str(error) for text in NO_MEMORY):
+        if isinstance(error, MemoryError) or any(text in str(error) for text in NO_MEMORY):
             line = ("error: there is not enough memory; take a smaller --batch_size, or --tile "
                     "with test.py --input")
         elif ranks.size() == 1:

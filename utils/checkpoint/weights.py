@@ -7,6 +7,7 @@ Weights alone are read from PyTorch's and Jittor's files too, see `utils.checkpo
 
 from __future__ import annotations
 
+import errno
 import io
 import json
 import os
@@ -25,6 +26,8 @@ from utils.files import atomic_path
 from utils.paths import BEST, LAST, Paths
 
 META, OPTIMIZER = "meta", "optimizer/"
+# Errors in reading that say nothing about the file: the disk, the network, permissions.
+_NOT_OF_THE_FILE = (errno.EIO, errno.ESTALE, errno.ETIMEDOUT, errno.EACCES, errno.ENOMEM)
 
 # Entries of official files that have no effect on the output.
 _BATCHES_TRACKED = "num_batches_tracked"
@@ -114,9 +117,11 @@ def read_checkpoint(path: str | Path) -> tuple[dict[str, np.ndarray], dict[str, 
         meta = json.loads(str(arrays.get(META, "{}")))
         if not isinstance(meta, dict):
             raise ValueError("not a dict")
-    except UserError:
+    except (UserError, MemoryError):
         raise
     except Exception as error:  # a damaged file makes the decoders raise nearly anything
+        if isinstance(error, OSError) and error.errno in _NOT_OF_THE_FILE:
+            raise
         raise UserError(
             f"{path}: not an .npz file of plain arrays, or damaged; "
             "take another file"
@@ -281,7 +286,10 @@ def find_state_dict(content: Any, names: Collection[str]) -> dict[str, np.ndarra
                   if isinstance(name, str)}
         found.append({name: array for name, array in arrays.items()
                       if isinstance(array, np.ndarray)})
-    return max(found, key=lambda arrays: (find_prefix(arrays, names)[1], len(arrays)))
+    fits = [find_prefix(arrays, names)[1] for arrays in found]
+    if max(fits):
+        return found[fits.index(max(fits))]
+    return max(found, key=len)  # to be refused by the names it has
 
 
 def official_state_dict(
