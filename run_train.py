@@ -46,7 +46,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             if now is RunStatus.FINISHED:
                 state = "finished before"
             elif received or (minutes is not None and minutes <= 0):
-                state = "not begun"
+                state = "to be resumed" if now is RunStatus.RESUME else "not begun"
             else:
                 command = training_command(args, dataset_name, model_name, now is RunStatus.RESUME)
                 command += [] if minutes is None else ["--stop_after", str(minutes)]
@@ -58,7 +58,7 @@ def main(argv: Sequence[str] | None = None) -> int:
                     state = "to be resumed"
             states[dataset_name, model_name] = state
 
-    print("\n" + summary(args.output_dir, states))
+    print("\n" + summary(args, states))
     if received:
         return 128 + received
     return int(any(state.startswith("failed") for state in states.values()))
@@ -96,11 +96,13 @@ def training_command(
     return [*command, "--resume"] if resume else command
 
 
-def summary(output_dir: Path, states: Mapping[tuple[str, str], str]) -> str:
-    """A table with each model's state and its best epoch by mIoU."""
+def summary(args: Namespace, states: Mapping[tuple[str, str], str]) -> str:
+    """A table with each model's state and its best epoch by mIoU in the run of these flags."""
     lines = [f"{'model':<16} {'dataset':<12} {'state':<16} epochs   mIoU  in   Pd      Fa/1e-6"]
     for (dataset_name, model_name), state in states.items():
-        meta = last_run(output_dir, dataset_name, model_name)
+        meta = last_run(args.output_dir, dataset_name, model_name)
+        if status_of(args, dataset_name, model_name) is RunStatus.NEW:  # of other flags
+            meta = {}
         history = [EpochRecord(**record) for record in meta.get("history", ())]
         best = best_epochs(history).get("mIoU")
         scores = "" if best is None else (

@@ -13,6 +13,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from utils import cli
+from utils.datasets import find_dataset
 from utils.errors import UserError
 from utils.recipe import recipe_values
 from utils.runtime import start
@@ -39,6 +40,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     options = TrainingOptions(args.dataset_dir, args.output_dir, args.num_workers, args.eval_every,
                               args.eval_last, args.threshold, args.skip_bad)
     runtime = start(args.device, args.precision)
+    for dataset_name in args.dataset_names:
+        find_dataset(args.dataset_dir, dataset_name)
     with StopRequest(args.stop_after) as stop:
         print(runtime.describe())
         begun = runs

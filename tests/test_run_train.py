@@ -75,7 +75,7 @@ def test_the_time_is_shared_out(place):
                       "--epochs", 500, "--milestones", 1, 1, "--stop_after", 0.03)
     epochs = len(read_run(last(place, UNET)).history)
     assert states(output) == {
-        UNET: ("to be resumed", f"{epochs}/500"), FPN_1D: ("not begun", "0/1")}
+        UNET: ("to be resumed", f"{epochs}/500"), FPN_1D: ("to be resumed", "0/1")}
     assert epochs >= 1 and "resumed after epoch 1 and 0 batches" in output
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import re
@@ -324,6 +325,69 @@ def test_a_run_resumed_from_a_path_has_its_best_weights(whole, other, tmp_path):
     assert not (checkpoints(without, UNET) / "best.npz").exists()
 
 
+def test_best_weights_are_those_that_the_log_calls_best(whole, other, tmp_path, capsys):
+    theirs, ours = checkpoints(whole[0], UNET), checkpoints(other, UNET)
+    ours.mkdir(parents=True)
+
+    def earlier(meta, _):
+        meta["history"] = meta["history"][:-1] or meta["history"] * 2
+
+    def resumed(path):
+        state, store, saved = begin(UNET, other / "out", {}, path)
+        with store.opened(state, saved):
+            return state
+
+    # The folder holds the run too, with fewer epochs and the best of them.
+    shutil.copy(theirs / "before.npz", ours / "last.npz")
+    stale = changed_copy(theirs / "best.npz", ours, earlier).read_bytes()
+    resumed(theirs / "last.npz")
+    assert (ours / "best.npz").read_bytes() == (theirs / "best.npz").read_bytes()
+    # No file holds them.
+    (ours / "best.npz").write_bytes(stale)
+    alone = changed_copy(theirs / "last.npz", tmp_path, lambda meta, _: meta["history"][0].update(
+        mIoU=0.99))
+    resumed(alone)
+    (aside,) = ours.glob("earlier_*_best")
+    assert (aside / "best.npz").read_bytes() == stale and not (ours / "best.npz").exists()
+    assert "of epoch 1; there is no best.npz until an epoch is better" in capsys.readouterr().out
+    # The run was killed after last.npz and before best.npz.
+    (ours / "best.npz").write_bytes(stale)
+    state = resumed(changed_copy(theirs / "last.npz", tmp_path, lambda meta, _: meta["history"][
+        -1].update(mIoU=0.999)))
+    best, last = read_arrays(ours / "best.npz"), read_arrays(theirs / "last.npz")
+    for name in get_weights(state.net):
+        np.testing.assert_array_equal(best[name], last[name])
+    assert len(history(ours / "best.npz")) == EPOCHS
+
+
+def test_checkpoints_that_were_moved_aside_are_not_overwritten(copied):
+    folder = checkpoints(copied, UNET)
+    started = read_meta(folder / "last.npz")["started"]
+    whole_run = (folder / "last.npz").read_bytes()
+    (folder / "best.md").write_text("a card")
+    flags = ("--model_name", UNET, *SMALL, "--stop_after", 1e-4)
+    trains(copied, *flags)
+    # An older checkpoint of the first run, and a new run again.
+    trains(copied, "--model_name", UNET, "--resume", folder / f"earlier_{started}" / "before.npz",
+           "--stop_after", 1e-4)
+    trains(copied, *flags)
+    assert (folder / f"earlier_{started}" / "last.npz").read_bytes() == whole_run
+    assert (folder / f"earlier_{started}" / "best.md").read_text() == "a card"
+    assert len(history(folder / f"earlier_{started}_2" / "last.npz")) == EPOCHS - 1
+
+
+def test_a_failing_disk_is_no_damaged_checkpoint(copied, monkeypatch):
+    last = checkpoints(copied, UNET) / "last.npz"
+
+    def load(path, **_):
+        raise OSError(errno.EIO, "Input/output error", str(path))
+
+    monkeypatch.setattr(np, "load", load)
+    with pytest.raises(OSError, match="Input/output error"):
+        begin(UNET, copied / "out", {}, "last")
+    assert last.is_file()
+
+
 def test_of_several_runs_those_without_a_checkpoint_begin(whole, other):
     assert "nothing to resume" in refusal(other, "--model_name", *MODELS, "--resume")
     first, second = MODELS
@@ -363,7 +427,7 @@ def test_a_run_goes_on_with_its_images_and_threshold_only(whole, tmp_path):
     flags = ("--model_name", UNET, "--resume", "--epochs", EPOCHS + 1, "--milestones", 2, 3)
     error = refusal(other, *flags, "--threshold", 0.3)
     assert error == (f"{last}: was scored at --threshold 0.5; take that threshold, or start anew "
-                     "without --resume")
+                     "without --resume (run_train.py: move that folder away)")
     for split in ("test", "train"):
         path = other / "data" / "Tiny" / f"{split}.txt"
         path.write_text("\n".join(path.read_text().split()[:-1]))

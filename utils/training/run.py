@@ -94,7 +94,7 @@ def train(
                 store.save_last(state)
                 print(f"stopped in epoch {state.epochs_done + 1} after {len(state.losses)} of "
                       f"{steps} batches, all of it saved; run the command again to go on "
-                      "(train_device0.py with --resume)")
+                      "(train_device0.py with --resume, without a path)")
                 return False
             store.save_epoch(state)
             left = pace.left(state.epochs_done, recipe.epochs, options.evaluates)

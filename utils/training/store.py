@@ -24,6 +24,7 @@ import re
 import shutil
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -155,7 +156,7 @@ class Store:
             elif not problems:
                 problems.append(f"{path}: no such file")
         if self.last.is_file() or self.before.is_file():
-            raise UserError(problems[0])
+            raise UserError(f"{problems[0]}; or move {self.folder} away, and begin anew")
         return None
 
     def find(self, resume: str | Path) -> SavedRun:
@@ -231,28 +232,43 @@ class Store:
             self.save_last(state)
         if state.history:  # the log may have been lost
             write_log(self.log_path(state), state.history, state.describe())
-        if state.best and not self.best.is_file():
-            self._copy_best(bests, state)
+        if state.best:
+            self._find_best(bests, state)
 
-    def _move_aside(self, name: str, log: Path | None = None) -> Path:
-        """Moves all checkpoints into a folder of this name, and copies a log there."""
-        earlier = self.folder / name
+    def _move_aside(self, name: str, log: Path | None = None, pattern: str = "*") -> Path:
+        """Moves checkpoints, and their cards, into a folder of this name; copies a log there.
+
+        A folder that has such files already is left as it is, and one with a number is made.
+        """
+        files = [path for kind in ("npz", "md") for path in self.folder.glob(f"{pattern}.{kind}")]
+        for number in count(1):
+            earlier = self.folder / (name if number == 1 else f"{name}_{number}")
+            if not any((earlier / path.name).exists() for path in files):
+                break
         earlier.mkdir(parents=True, exist_ok=True)
-        for path in self.folder.glob("*.npz"):
+        for path in files:
             path.replace(earlier / path.name)
         if log and log.is_file():
             shutil.copy(log, earlier)
         print(f"the checkpoints of an earlier run are now in {earlier}")
         return earlier
 
-    def _copy_best(self, paths: Sequence[Path], state: TrainingState) -> None:
-        """Copies the best weights of this run from the first of these files that holds them."""
-        for path in paths:
-            meta = read_meta(path) if path.is_file() else {}
+    def _find_best(self, paths: Sequence[Path], state: TrainingState) -> None:
+        """Sees to it that best.npz holds the best weights of this run, if any of `paths` does."""
+        for path in (self.best, *paths):
+            meta: dict[str, Any] = {}
+            with contextlib.suppress(UserError):  # missing or damaged
+                meta = read_meta(path)
             if meta.get("started") == state.started and len(meta["history"]) == state.best.epoch:
-                with atomic_path(self.best, durable=True) as temporary:
-                    shutil.copyfile(path, temporary)
+                if path != self.best:
+                    with atomic_path(self.best, durable=True) as temporary:
+                        shutil.copyfile(path, temporary)
                 return
+        if state.best is state.history[-1] and not state.losses:  # killed before it was written
+            save_weights(state.net, self.best, state.meta())
+            return
+        if self.best.is_file():  # of another epoch
+            self._move_aside(f"earlier_{state.started}_best", pattern="best")
         print(f"{paths[0]}: does not hold the best weights so far, of epoch {state.best.epoch}; "
               "there is no best.npz until an epoch is better")
 
@@ -290,13 +306,16 @@ class Store:
             self.save_last(state)
 
     def save_epoch(self, state: TrainingState) -> None:
-        """Writes log and last.npz after an epoch, and best.npz if it was the best epoch so far."""
+        """Writes log and last.npz after an epoch, and best.npz if it was the best epoch so far.
+
+        In this order: after a kill before best.npz the network of last.npz is the best.
+        """
         if not ranks.is_main():
             return
-        if state.best is state.history[-1]:
-            save_weights(state.net, self.best, state.meta())
         write_log(self.log_path(state), state.history, state.describe())
         self.save_last(state)
+        if state.best is state.history[-1]:
+            save_weights(state.net, self.best, state.meta())
 
 
 class RunStatus(enum.Enum):
