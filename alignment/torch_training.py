@@ -41,12 +41,15 @@ def train(job: Job) -> int:
     recipe = job.recipe
     folder = framework_folder(job.output_dir, job.dataset_name, "Pytorch")
     last = Paths(folder).checkpoints(job.dataset_name, job.model_name) / "last.pt"
-    state = torch.load(last, map_location="cpu", weights_only=True) if last.is_file() else {}
+    state = _read(last) if last.is_file() else {}
     now = run_status(state, dataclasses.asdict(recipe))
     if now is RunStatus.FINISHED:
         print(f"{job.model_name}: the {recipe.epochs} epochs of PyTorch are there, {last}")
         return 0
-    if now is RunStatus.NEW:
+    if now is RunStatus.NEW and state:
+        earlier = last.with_name(f"earlier_{state['started']}.pt")
+        last.replace(earlier)
+        print(f"the checkpoint of an earlier run is now {earlier}")
         state = {}
     if state and state.get("compile", False) != job.compile:
         way = "with" if state.get("compile") else "without"
@@ -63,13 +66,14 @@ def train(job: Job) -> int:
             began = time.monotonic()
             evaluated = options.evaluates(len(run.history) + 1, recipe.epochs)
             complete = run.train_epoch(*splits, evaluated, stop)
+            if complete:  # before the checkpoint, which says that the run is finished
+                write_log(log, run.history, run.describe())
             run.save(last)
             if not complete:
                 print(f"stopped in epoch {len(run.history) + 1} after {len(run.losses)} of "
                       f"{num_train_batches(splits[0], recipe)} batches, all of it "
                       "saved; run the command again to go on")
                 return stop.status
-            write_log(log, run.history, run.describe())
             record = run.history[-1]
             score = f", mIoU {record.mIoU:.4f}" if evaluated else ""
             print(f"epoch {record.epoch}/{recipe.epochs}: loss {record.loss:.6f}{score}; "
@@ -110,7 +114,7 @@ class Run:
 
     def save(self, path: Path) -> None:
         """Writes all that is needed to go on."""
-        with atomic_path(path) as temporary:
+        with atomic_path(path, durable=True) as temporary:
             torch.save({
                 "recipe": self.job.run_recipe(), "started": self.started, "losses": self.losses,
                 "history": [dataclasses.asdict(record) for record in self.history],
@@ -174,6 +178,15 @@ class Run:
                 if stop.requested():
                     return False
         return True
+
+
+def _read(path: Path) -> dict[str, Any]:
+    """What `Run.save` has written."""
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # a damaged file makes the decoders raise nearly anything
+        raise UserError(f"{path}: damaged, or no checkpoint of this command; move it "
+                        "away") from error
 
 
 def _wanted_device(job: Job) -> str:

@@ -242,6 +242,15 @@ def test_pytorch_trains_alone_and_goes_on_where_it_was_stopped(tmp_path):
 
     assert "the 4 epochs of PyTorch are there" in succeeds("alignment", tmp_path, *flags,
                                                            "--compile")
+    last = folder / "Pytorch" / "model" / "checkpoints" / "Tiny" / model_name / "last.pt"
+    finished = last.read_bytes()
+    _, output = signalled(signal.SIGTERM, "epoch 1/4", "alignment", tmp_path, *flags[:-1], 2e-3)
+    (earlier,) = last.parent.glob("earlier_*.pt")
+    assert f"the checkpoint of an earlier run is now {earlier}\n" in output
+    assert earlier.read_bytes() == finished
+    last.write_bytes(finished[:99])
+    assert f"{last}: damaged, or no checkpoint of this command" in refused(
+        "alignment", tmp_path, *flags)
     assert refused("alignment", tmp_path, *small, "--only_pytorch").startswith(
         "error: --only_pytorch: trains whole runs; ")
 
