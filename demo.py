@@ -123,7 +123,9 @@ def run(script: str, *arguments: object) -> None:
 
     words = [script, *map(str, arguments)]
     print("\n$ python " + " ".join(map(shlex.quote, words)), flush=True)
-    status, _ = processes.run([sys.executable, *words], cwd=environment.ROOT)
+    status, received = processes.run([sys.executable, *words], cwd=environment.ROOT)
+    if received:
+        raise KeyboardInterrupt
     if status:
         raise UserError(f"{script} ended with status {status}, see above; "
                         "correct that, then `python3 demo.py` goes on from here")

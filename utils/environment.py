@@ -26,6 +26,7 @@ VENV_PYTHON = os.path.join(VENV, "bin", "python")
 STAMP = os.path.join(VENV, "l2sknet.installed")  # .venv/'s path, and what is installed there
 PACKAGES = ("numpy", "scipy", "skimage", "PIL", "matplotlib", "tqdm")
 REQUIREMENTS = "requirements.txt"
+INTERRUPTED = "interrupted; the next run goes on"
 FOR_TESTS = ("requirements-dev.txt", "requirements-onnx.txt", "requirements-video.txt")
 
 # Jittor 1.3.11 needs NumPy 1.x, whose last wheels are for Python 3.12.
@@ -131,7 +132,7 @@ def ensure(*more: str) -> str:
     """
     installed = {}
     if os.path.isfile(STAMP) and os.path.isfile(VENV_PYTHON):
-        with open(STAMP) as file:
+        with open(STAMP, encoding="utf-8", errors="surrogateescape") as file:
             lines = file.read().splitlines()
         if lines[:1] == [VENV]:  # .venv/ holds absolute paths: it cannot be moved
             installed = dict(line.partition(" ")[::2] for line in lines[1:])
@@ -172,7 +173,7 @@ def ensure(*more: str) -> str:
             "pip could not install the packages, see above: check the network, or name a mirror, "
             "e.g. `export PIP_INDEX_URL=https://pypi.tuna.tsinghua.edu.cn/simple`, and run again; "
             f"if that does not help, remove {VENV}")
-    with open(STAMP, "w") as file:
+    with open(STAMP, "w", encoding="utf-8", errors="surrogateescape") as file:
         file.write("\n".join([VENV, *map(" ".join, wanted.items())]) + "\n")
     return VENV_PYTHON
 
@@ -198,7 +199,7 @@ def reexec(*more: str) -> None:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)
     except KeyboardInterrupt:
-        print("interrupted; the next run goes on", file=sys.stderr)
+        print(INTERRUPTED, file=sys.stderr)
         sys.exit(130)
     if os.path.realpath(sys.prefix) != os.path.realpath(VENV):
         sys.stdout.flush()
@@ -219,6 +220,9 @@ def main(arguments: "list[str]") -> int:
     except UserError as error:
         print(error if check else f"error: {error}", file=sys.stdout if check else sys.stderr)
         return 0 if check else 2
+    except KeyboardInterrupt:
+        print(INTERRUPTED, file=sys.stderr)
+        return 130
     return 0
 
 

@@ -8,11 +8,13 @@ import ctypes
 import os
 import platform
 import re
+import shlex
 import signal
 import sys
 import threading
 import time
 import warnings
+import zlib
 from collections.abc import Iterator, MutableMapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -21,6 +23,7 @@ from typing import Any
 
 from utils import environment
 from utils.errors import UserError
+from utils.files import atomic_path
 from utils.runtime import cuda, ranks
 from utils.runtime.home import has_locks, jittor_home
 from utils.runtime.onednn import (
@@ -253,13 +256,27 @@ def _import_jittor(home: Path, toolkit: cuda.Toolkit | None) -> ModuleType:
             import jittor
 
         if home != user_home:
-            # For the Python that Jittor starts for each operator. One word by -S, because Jittor
-            # takes each further word that is no option for a source file.
-            jittor.flags.python_path = (f"/usr/bin/env -S'HOME={home} JITTOR_HOME={home} "
-                                        f"{jittor.flags.python_path}'")
+            jittor.flags.python_path = _python_at(home, jittor.flags.python_path)
         if not toolkit:
             quick_kernels(jittor, onednn_folder(home))
         return jittor
+
+
+def _python_at(home: Path, python: str) -> str:
+    """A script that starts a Python with this home, for the one that Jittor starts per operator.
+
+    A script, because Jittor takes each further word that is no option for a source file, and the
+    -S of `env` is missing in coreutils before 8.30 (Ubuntu 18.04).
+    """
+    quoted = shlex.quote(str(home))
+    text = (f"#!/bin/sh\nHOME={quoted} JITTOR_HOME={quoted} exec {shlex.quote(python)} "
+            '"$@"\n')
+    script = home / ".cache" / "jittor" / f"python_{zlib.crc32(text.encode()):08x}"
+    if not (script.is_file() and script.read_text() == text):
+        with atomic_path(script) as temporary:
+            temporary.write_text(text)
+            temporary.chmod(0o755)
+    return str(script)
 
 
 @contextlib.contextmanager
