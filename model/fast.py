@@ -12,6 +12,7 @@ bfloat16, activations are stored rounded, and a convolution rounds its kernel wh
 from __future__ import annotations
 
 import copy
+import math
 from collections import OrderedDict
 from collections.abc import Sequence
 from itertools import chain
@@ -27,6 +28,7 @@ from .ops.batch_norm import EPS, activate
 from .ops.conv import Pair, conv2d_activated
 from .ops.elementwise import add, global_average, to_bfloat16, weighted_channels
 from .ops.llskm import image_conv_activated, image_conv_sum_activated
+from .ops.native import on_cuda
 from .ops.resize import add_resized, doubled_conv3x3
 from .unet import Up
 
@@ -163,6 +165,7 @@ class FastAttention(jt.Module):
         parts = zip(*(chain(*(folded(*step) for step in module.avg_channel.steps))
                       for module in modules))
         self.parts = [_constant(np.stack(arrays), "float64") for arrays in parts]
+        self.e = _constant(np.array([math.e]), "float64")
 
     def execute(self, pooled: jt.Var) -> jt.Var:
         first, hidden_bias, second, bias = self.parts  # B×H×C×1×1, B×H, B×C×H×1×1, B×C
@@ -170,7 +173,10 @@ class FastAttention(jt.Module):
         hidden = (pooled.reshape(n, 1, 1, -1) * first.reshape(1, *first.shape[:3])).sum(3)
         hidden = activate(hidden + hidden_bias.unsqueeze(0), RELU)
         values = (hidden.unsqueeze(2) * second.reshape(1, *second.shape[:3])).sum(3)
-        return jt.sigmoid(values + bias.unsqueeze(0))
+        values = values + bias.unsqueeze(0)
+        if on_cuda():  # where Jittor's sigmoid has single precision, whatever the type
+            return 1.0 / (1.0 + jt.pow(self.e, -values))
+        return jt.sigmoid(values)
 
 
 class _Affine(jt.Module):

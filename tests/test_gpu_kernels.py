@@ -14,6 +14,7 @@ import pytest
 from alignment.selfcheck import operator_checks
 from benchmarks.launches import Graph, count, count_step
 from model import MODEL_NAMES, build_model, fast_form, soft_iou_loss
+from model.fast import FastAttention
 from model.layers import LEAKY, LINEAR, RELU, BatchNorm
 from model.llskm import LLSKM, LLSKM1D, ChannelAttention, separable_centres, square_kernels
 from model.ops import llskm, native
@@ -105,6 +106,18 @@ def test_batch_norm_of_a_large_mean_and_of_nan():
     for slope in (RELU, LEAKY):
         y = compute(norm(slope), [x, *values(1, 3, 3)], True)[0]
         assert np.isnan(y[:, 1]).all() and np.isfinite(y[:, ::2]).all()
+
+
+def test_theta_of_the_fast_form_in_double_precision():
+    attention = ChannelAttention(32)
+    attention.eval()
+    theta = FastAttention([attention])
+    pooled = jt.array(20 * values(1, 64, 32, 1, 1)).float64()
+    on_cpu = theta(pooled).numpy()
+    with native.rehearse_cuda():
+        on_gpu = theta(pooled).numpy()
+    assert on_gpu.dtype == np.float64 and np.ptp(on_gpu) > 0.1
+    np.testing.assert_allclose(on_gpu, on_cpu, rtol=1e-14)
 
 
 def test_every_operator_against_numpy():
@@ -216,8 +229,8 @@ def test_a_choice_is_made_by_running_both_forms(monkeypatch):
     monkeypatch.setattr(llskm, "chosen", {})
     monkeypatch.setattr(llskm, "_tries", lambda: True)
     compute_module(block, x, False)
-    # The gradients of x and θ, and of K (grouped) or of A and B (two).
-    assert results == [3, 4]
+    # The result, the gradients of x and θ, and of K (grouped) or of A and B (two).
+    assert results == [4, 5]
     block.eval()
     with jt.no_grad():
         for number, width in ((2, 7), (2, 6), (1, 7)):  # one choice for sizes that are alike

@@ -311,7 +311,8 @@ def _fastest_form(x, theta, kernels, centre, padding, dilation):
             return making
 
         y = form(*zeros, keep(kernels), keep(centre), padding, dilation)
-        return jt.grad(y.sum(), zeros + made) if with_gradient else [y]
+        # y as well: no gradient needs its values, so that Jittor would not compute it.
+        return [y, *jt.grad(y.sum(), zeros + made)] if with_gradient else [y]
 
     n, channels, height, width = shape_of(x)
     size = 2 * (padding // dilation) + 1
