@@ -155,6 +155,15 @@ def test_lists_of_windows_in_china(tmp_path):
     assert refused(tmp_path).endswith("(neither UTF-8 nor GBK); save it as UTF-8 text")
 
 
+def test_names_with_blanks_of_which_one_is_missing(tmp_path):
+    write(tmp_path / "SET", [(8, 8)] * 2)
+    rename(tmp_path / "SET", "01", "image (2)")
+    (tmp_path / "SET" / "train.txt").write_text("image (1)\nimage (2)\n00\n")
+    split = load_split(tmp_path, "SET", "train", skip_bad=True)
+    assert split.names == ["image (2)", "00"] and list(split.skipped) == ["image (1)"]
+    assert "images/image (1): no such image" in split.skipped["image (1)"][0]
+
+
 LAYOUTS = {
     "IRSTD-1K": ("IRSTD1k_Img", "IRSTD1k_Label", "",
                  ("img_idx/train_IRSTD-1K.txt", "img_idx/test_IRSTD-1K.txt")),

@@ -19,6 +19,7 @@ _BRACKETS = _QUOTES + "[](){}"
 _COMMAS = ",;\uff0c\uff1b\u3001"  # also Chinese commas
 _UNSEEN = dict.fromkeys(map(ord, "\x1a\u00ad\u200b\u200c\u200d\u200e\u200f\u2060\ufeff"))
 _COMMENT = re.compile(r"(^|\s)(#|%|//).*")
+_COPY = re.compile(r" \(\d+\)$")  # the second `image` of a folder in Windows: `image (2)`
 _HEADINGS = ("image", "images", "img", "name", "names", "file", "filename", "file_name", "id")
 
 
@@ -44,10 +45,11 @@ def read_names(
     lines = [(number, line.strip()) for number, line in enumerate(text.splitlines(), 1)
              if line.strip()]
     known = spellings(images)
+    blanks = any(" " in name for name in images)
     names: list[str] = []
     for number, line in lines:
         try:
-            names += _read_line(line, number, known, suffix, alone=len(lines) == 1)
+            names += _read_line(line, number, known, suffix, len(lines) == 1, blanks)
         except ValueError as odd:
             shown = line if line.isprintable() and len(line) < 80 else ascii(line)[1:-1][:60]
             raise UserError(f'{path}: line {number} "{shown}" {odd}; write a name of {folder}/ on '
@@ -82,13 +84,14 @@ def _read_text(path: Path) -> tuple[str, bool]:
 
 
 def _read_line(
-    line: str, number: int, known: Mapping[str, str], suffix: str, alone: bool
+    line: str, number: int, known: Mapping[str, str], suffix: str, alone: bool, blanks: bool
 ) -> list[str]:
     """The names on a line of a list; a ValueError says what is odd about the line.
 
     Args:
         known: spelling of a name → the name.
         alone: True if the list has no other line.
+        blanks: True if the names of images have blanks in them.
     """
     text = _COMMENT.sub("", line).strip(_QUOTES + _COMMAS)
     for whole in (line, _plain(line), text, _plain(text)):  # a name may have any signs in it
@@ -116,13 +119,13 @@ def _read_line(
     name = image_of(text, known, suffix)  # a path with blanks in its folders
     if name:
         return [name]
-    if number == 1 and columns[0].lower() in _HEADINGS:
+    if number == 1 and columns[0].lower() in _HEADINGS and not _COPY.search(text):
         return []
     if ".." in re.split(r"[/\\]", text):
         raise ValueError("leads out of the folder")
     if len(text) > 255 or not text.isprintable():
         raise ValueError("is no name; save the list as text")
-    odd = re.search(r"[\s,;\"'`<>|:*?]", text)
+    odd = re.search(r"[\s,;\"'`<>|:*?]", text.replace(" ", "") if blanks else text)
     if odd:
         raise ValueError(f"names no image, and has {odd[0].strip() or 'a blank'} in it")
     return [_plain(text)]

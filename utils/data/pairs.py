@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import glob
+import contextlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
@@ -66,11 +67,13 @@ def read_pairs(
     images = layout.image_files()
     masks = layout.mask_files(names) if masks_required else {}
 
+    by_stem = lru_cache(_by_stem)  # a folder may lack masks by the thousand
+
     def read(name: str) -> Pair:
         pair = Pair(name, (images.get(name), masks.get(name)))
-        pair.image = _read(pair, pair.files[0], layout.images, "image", read_gray)
+        pair.image = _read(pair, pair.files[0], layout.images, "image", read_gray, by_stem)
         if masks_required:
-            pair.levels = _read(pair, pair.files[1], layout.masks, "mask", read_levels)
+            pair.levels = _read(pair, pair.files[1], layout.masks, "mask", read_levels, by_stem)
             if not pair.problems and pair.image.shape != pair.levels.shape:
                 _fit(pair, fit_masks)
         return pair
@@ -83,10 +86,12 @@ def read_pairs(
 
 
 def _read(
-    pair: Pair, path: Path | None, folder: Path, kind: str, read: Callable[[Path], np.ndarray]
+    pair: Pair, path: Path | None, folder: Path, kind: str, read: Callable[[Path], np.ndarray],
+    by_stem: Callable[[Path], dict[str, Path]],
 ) -> np.ndarray | None:
     if path is None:
-        other = min(folder.glob(f"{glob.escape(pair.name)}.*"), default=None)
+        place = folder / pair.name
+        other = by_stem(place.parent).get(place.name)
         pair.problems.append(
             f"{other}: no type of {kind} that is read ({KINDS}); save it as PNG" if other
             else f"{folder}/{pair.name}: no such {kind} ({KINDS}); add the file")
@@ -96,6 +101,13 @@ def _read(
     except UserError as error:
         pair.problems.append(str(error))
         return None
+
+
+def _by_stem(folder: Path) -> dict[str, Path]:
+    """The files of a folder by their stems; empty if there is no such folder."""
+    with contextlib.suppress(OSError):
+        return {path.stem: path for path in sorted(folder.iterdir(), reverse=True)}
+    return {}
 
 
 def _fit(pair: Pair, fit_masks: bool) -> None:

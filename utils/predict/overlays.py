@@ -19,6 +19,7 @@ from utils.predict.detections import Detection
 # Not the colours of utils.report.panels: without a mask a detection is neither hit nor miss.
 DETECTION, INSET = "#ff9d2e", "#58a6ff"
 LONGER_SIDE, LARGEST_SCALE = 512, 8  # small images are enlarged to about this longer side
+LARGE_RING = 512  # pixels of the canvas
 WHOLE, DASHES = ((0, 360),), [(angle, angle + 25) for angle in range(0, 360, 40)]
 
 
@@ -132,8 +133,9 @@ def _painted(gray, scale, rings, origin, unit):
     for ring in rings:
         x, y = ((c - o + 0.5) * scale for c, o in zip((ring.column, ring.row), origin))
         radius, stroke = max(ring.extent / 2 * scale + 3 * unit, 8 * unit), 1.9 * unit
-        # Drawn four times as large on a patch of its own, because Pillow's lines are not smooth.
-        half, fine = ceil(radius + stroke) + 1, 4
+        # Drawn enlarged on a patch of its own, because Pillow's lines are not smooth.
+        half = ceil(radius + stroke) + 1
+        fine = 4 if half < LARGE_RING else 1  # the patch of a cloud's edge may take gigabytes
         left, top = floor(x) - half, floor(y) - half
         mask = Image.new("L", (2 * half * fine, 2 * half * fine))
         box = [fine * (c + sign * radius) for sign in (-1, 1) for c in (x - left, y - top)]
