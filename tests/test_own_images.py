@@ -590,6 +590,20 @@ def test_a_smaller_copy_of_a_page_is_no_page(tmp_path):
     np.testing.assert_array_equal(read_gray(path), np.full((40, 40), 9))
 
 
+def test_a_large_stack_of_imagej_is_refused(tmp_path):
+    path = tmp_path / "a.tif"
+    for length in (3, 1):
+        tifffile.imwrite(path, np.zeros((length, 20, 30), np.uint16), imagej=True, truncate=True)
+        found = pages([path])
+        assert len(found) == (2 if length > 1 else 1)
+        if length > 1:
+            with pytest.raises(UserError, match="a.tif page 2: ImageJ keeps 3 images in one entry"):
+                read_gray(found[1])
+            with pytest.raises(UserError, match="a.tif: ImageJ keeps 3 images in one entry"):
+                read_gray(path)
+    np.testing.assert_array_equal(read_gray(path), np.zeros((20, 30), np.uint16))
+
+
 def test_of_a_file_that_breaks_off_the_pages_before_are_read(tmp_path):
     path = tmp_path / "a.tif"
     with tifffile.TiffWriter(path) as file:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import re
 import sys
 import threading
+from collections import deque
 from collections.abc import Iterator, Sequence
 from itertools import count
 from pathlib import Path
@@ -29,6 +31,7 @@ _MODES = {"1": "L", "L": "L", "LA": "LA", "La": "LA", "RGBA": "RGBA", "RGBa": "R
 _FORMATS = ("PNG", "BMP", "TIFF", "JPEG", "GIF", "WEBP", "PPM")
 
 # Tags of a TIFF.
+_DESCRIPTION, _IMAGEJ = 0x10E, re.compile(r"ImageJ=.*?^images=(\d+)", re.DOTALL | re.MULTILINE)
 _SUBFILE, _NO_FRAME = 0xFE, 5  # bits of a smaller copy and of a mask
 _WIDTH, _HEIGHT, _BITS, _PHOTOMETRIC, _ORIENTATION = 0x100, 0x101, 0x102, 0x106, 0x112
 _SAMPLES, _PLANES, _EXTRA, _SAMPLE_FORMAT = 0x115, 0x11C, 0x152, 0x153
@@ -114,6 +117,8 @@ def decode(path: Path | Page) -> Picture:
                         "cut it into pieces") from error
     except UserError as error:
         raise UserError(f"{path}: {error}") from error
+    except MemoryError:
+        raise
     except Exception as error:  # a damaged file makes decoders raise nearly anything
         unknown = isinstance(error, UnidentifiedImageError)  # its text only repeats the path
         reason = "unknown format" if unknown else f"{type(error).__name__}: {error}"
@@ -292,6 +297,8 @@ class _Stack:
 
     def decode(self, index: int) -> Picture:
         page = self.stored[index].page
+        if not self.stored[index].height:  # the page that cannot be read
+            deque(_stored_pages(self.path), maxlen=0)  # raises the reason
         with self._lock:
             if not self._image and _only_tifffile_reads(self.path):
                 return _by_tifffile(self.path, page)
@@ -351,6 +358,10 @@ def _stored_in(image: Image.Image) -> Iterator[_Stored]:
         try:
             image.seek(index)
         except EOFError:
+            told = _IMAGEJ.match(str(image.tag_v2.get(_DESCRIPTION, "")))
+            if index == 1 and told and int(told[1]) > 1:  # above 4 GB
+                raise UserError(f"ImageJ keeps {told[1]} images in one entry of this TIFF; save "
+                                "them as an image sequence") from None
             return
         if not image.tag_v2.get(_SUBFILE, 0) & _NO_FRAME:
             yield _Stored.of(image, index)
