@@ -34,11 +34,10 @@ from __future__ import annotations
 
 import argparse
 import json
-import signal
 from collections.abc import Sequence
 from pathlib import Path
 
-from utils import cli
+from utils import cli, processes
 from utils.data.decoding import EXTENSIONS
 from utils.data.find import Given
 from utils.data.join import join
@@ -99,7 +98,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
     def bring(source: Path, place: Path) -> str:
         return prepare(source, place, args.copy, args.split, seed, args.num_workers, given,
-                       args.fit_masks, redraw=not others)
+                       args.fit_masks, make_test=not others)
 
     is_target = not others and first.exists() and target.exists() and target.samefile(first)
     if not (is_target and args.boxes):
@@ -124,5 +123,5 @@ def _suffix(text: str) -> str:
 
 
 if __name__ == "__main__":
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # so that no work folder stays
+    processes.end_by_sigterm()  # so that no work folder stays
     cli.run(main)

@@ -11,6 +11,7 @@ still trained; the summary at the end and the exit status report it.
 
 from __future__ import annotations
 
+import contextlib
 import sys
 import time
 from argparse import Namespace
@@ -45,6 +46,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             minutes = None if deadline is None else (deadline - time.monotonic()) / 60
             if now is RunStatus.FINISHED:
                 state = "finished before"
+            elif now is None:
+                state = "failed (unreadable)"
             elif received or (minutes is not None and minutes <= 0):
                 state = "to be resumed" if now is RunStatus.RESUME else "not begun"
             else:
@@ -76,9 +79,16 @@ def parse(argv: Sequence[str] | None) -> Namespace:
     return args
 
 
-def status_of(args: Namespace, dataset_name: str, model_name: str) -> RunStatus:
-    """The status of the run that the flags ask for."""
-    last = last_run(args.output_dir, dataset_name, model_name)
+def status_of(args: Namespace, dataset_name: str, model_name: str) -> RunStatus | None:
+    """The status of the run that the flags ask for.
+
+    None if the disk or the network does not give its checkpoint; a line says so.
+    """
+    try:
+        last = last_run(args.output_dir, dataset_name, model_name)
+    except OSError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return None
     return run_status(last, recipe_values(vars(args)), args.threshold)
 
 
@@ -100,9 +110,11 @@ def summary(args: Namespace, states: Mapping[tuple[str, str], str]) -> str:
     """A table with each model's state and its best epoch by mIoU in the run of these flags."""
     lines = [f"{'model':<16} {'dataset':<12} {'state':<16} epochs   mIoU  in   Pd      Fa/1e-6"]
     for (dataset_name, model_name), state in states.items():
-        meta = last_run(args.output_dir, dataset_name, model_name)
-        if status_of(args, dataset_name, model_name) is RunStatus.NEW:  # of other flags
-            meta = {}
+        meta = {}
+        with contextlib.suppress(OSError):
+            meta = last_run(args.output_dir, dataset_name, model_name)
+        if run_status(meta, recipe_values(vars(args)), args.threshold) is RunStatus.NEW:
+            meta = {}  # of other flags
         history = [EpochRecord(**record) for record in meta.get("history", ())]
         best = best_epochs(history).get("mIoU")
         scores = "" if best is None else (

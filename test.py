@@ -36,11 +36,10 @@ Images that cannot be read are named at the end, with exit status 2; the others 
 from __future__ import annotations
 
 import argparse
-import signal
 from collections.abc import Sequence
 from pathlib import Path
 
-from utils import cli, runtime
+from utils import cli, processes, runtime
 from utils.checkpoint.pretrained import choose_weights, dataset_for_own_images, threshold_for
 from utils.data.images import input_name
 from utils.data.sources import ImageSource
@@ -189,5 +188,5 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
 
 
 if __name__ == "__main__":
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # keeps what was found until then
+    processes.end_by_sigterm()  # which keeps what was found until then
     cli.run(main, many=True)

@@ -46,11 +46,7 @@ def train(job: Job) -> int:
     if now is RunStatus.FINISHED:
         print(f"{job.model_name}: the {recipe.epochs} epochs of PyTorch are there, {last}")
         return 0
-    if now is RunStatus.NEW and state:
-        earlier = last.with_name(f"earlier_{state['started']}.pt")
-        last.replace(earlier)
-        print(f"the checkpoint of an earlier run is now {earlier}")
-        state = {}
+    before, state = state, {} if now is RunStatus.NEW else state
     if state and state.get("compile", False) != job.compile:
         way = "with" if state.get("compile") else "without"
         raise UserError(f"{last}: is a run {way} --compile; go on {way} it, or move it away")
@@ -61,6 +57,11 @@ def train(job: Job) -> int:
     splits = load_splits(job.dataset_dir, job.dataset_name, num_workers=job.num_workers)
     print(f"{job.model_name}: {describe(run.device)}{', torch.compile' * job.compile}; epochs "
           f"{len(run.history) + 1} to {recipe.epochs}; log {log}", flush=True)
+    if before and not state:
+        epochs, steps = len(before["history"]), len(before["losses"])
+        earlier = last.with_name(f"earlier_{before['started']}_{epochs}_{steps}.pt")
+        last.replace(earlier)
+        print(f"the checkpoint of an earlier run is now {earlier}")
     with StopRequest() as stop:
         while len(run.history) < recipe.epochs:
             began = time.monotonic()
@@ -183,7 +184,10 @@ class Run:
 def _read(path: Path) -> dict[str, Any]:
     """What `Run.save` has written."""
     try:
-        return torch.load(path, map_location="cpu", weights_only=True)
+        state = torch.load(path, map_location="cpu", weights_only=True)
+        if not {"recipe", "started", "losses", "history", *PARTS} <= state.keys():
+            raise ValueError("another file of PyTorch")
+        return state
     except Exception as error:  # a damaged file makes the decoders raise nearly anything
         raise UserError(f"{path}: damaged, or no checkpoint of this command; move it "
                         "away") from error

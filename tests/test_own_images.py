@@ -351,9 +351,12 @@ def test_predictions_of_a_test_list_are_not_replaced(tmp_path, predicts):
     Image.fromarray(scene()[0]).save(tmp_path / "a.png")
     maps = tmp_path / "out" / "mat" / UNET
     maps.mkdir(parents=True)
-    with pytest.raises(UserError, match="out: holds maps of L2SKNet_UNet without detections, as"):
+    with pytest.raises(UserError, match="out: holds maps of L2SKNet_UNet without detections and"):
         predicts("--input", tmp_path / "a.png", "--output", tmp_path / "out")
     assert not list(maps.iterdir())
+    (tmp_path / "out" / "overlay" / UNET).mkdir(parents=True)  # as a run that was killed leaves it
+    predicts("--input", tmp_path / "a.png", "--output", tmp_path / "out")
+    assert len(list(maps.iterdir())) == 1
 
 
 def test_results_of_another_input_are_not_mixed_with(tmp_path, predicts):
@@ -464,6 +467,25 @@ def test_what_was_found_before_an_interruption_is_kept(weights, monkeypatch, tmp
     assert saved == ["00.mat", "01.mat", "02.mat"]
 
 
+def test_sigterm_ends_a_prediction_as_ctrl_c_does(tmp_path):
+    Image.fromarray(scene()[0]).save(tmp_path / "a.png")
+    code = ("import os, runpy, signal\n"
+            "from utils.predict import frames\n"
+            "def killed(*_):\n"
+            "    try:\n"
+            "        os.kill(os.getpid(), signal.SIGTERM)\n"
+            "    finally:\n"  # a second one, while the lists are written
+            "        os.kill(os.getpid(), signal.SIGTERM)\n"
+            "        print('kept')\n"
+            "frames.predict_frames = killed\n"
+            "runpy.run_path('test.py', run_name='__main__')")
+    done = subprocess.run([sys.executable, "-c", code, "--input", tmp_path / "a.png", "--output",
+                           tmp_path / "out", "--device", "cpu"], cwd=ROOT, capture_output=True,
+                          text=True)
+    assert (done.returncode, done.stderr.splitlines()[-1]) == (130, "interrupted")
+    assert done.stdout.endswith("kept\n")
+
+
 def test_a_run_that_is_killed_leaves_the_name_of_its_input(weights, monkeypatch, tmp_path):
     Image.fromarray(scene()[0]).save(tmp_path / "a.png")
     out = tmp_path / "out"
@@ -486,7 +508,7 @@ def test_a_run_that_is_killed_leaves_the_name_of_its_input(weights, monkeypatch,
         frames.refuse_mixing(out, [UNET], tmp_path / "b.png")
 
 
-def test_a_second_run_leaves_nothing_of_the_first_beside_it(weights, tmp_path):
+def test_a_second_run_leaves_nothing_of_the_first_beside_it(weights, monkeypatch, tmp_path):
     Image.fromarray(scene()[0]).save(tmp_path / "a.png")
     out, source = tmp_path / "out", ImageSource(tmp_path / "a.png")
     frames.predict_frames(UNET, weights, source, out, frames.FrameOptions(coco=True))
@@ -497,6 +519,18 @@ def test_a_second_run_leaves_nothing_of_the_first_beside_it(weights, tmp_path):
     left = {path.relative_to(out) for path in out.rglob("*") if path.is_file()}
     gone = {f"detections/{UNET}.coco.json", f"overlay/{UNET}/a.png", f"overlay/{UNET}.mp4"}
     assert {str(path) for path in written - left} == gone and left < written
+    # The clip of another input stays, and so does all of a run whose prediction fails.
+    video.write_bytes(b"of a clip")
+    Image.fromarray(scene()[0]).save(tmp_path / "b.png")
+    frames.predict_frames(UNET, weights, ImageSource(tmp_path / "b.png"), out,
+                          frames.FrameOptions(overlays=False))
+    assert video.exists()
+    before = {path: path.read_bytes() for path in out.rglob("*") if path.is_file()}
+    interrupt_after(0, monkeypatch)
+    with pytest.raises(KeyboardInterrupt):
+        frames.predict_frames(UNET, weights, ImageSource(tmp_path / "b.png"), out,
+                              frames.FrameOptions(overlays=False))
+    assert {path: path.read_bytes() for path in out.rglob("*") if path.is_file()} == before
 
 
 def test_frames_of_one_size_in_batches_give_what_single_frames_give(weights, tmp_path, monkeypatch):
@@ -601,6 +635,9 @@ def test_a_large_stack_of_imagej_is_refused(tmp_path):
                 read_gray(found[1])
             with pytest.raises(UserError, match="a.tif: ImageJ keeps 3 images in one entry"):
                 read_gray(path)
+    # A single image with the description of its stack.
+    tifffile.imwrite(path, np.zeros((20, 30), np.uint16), description="ImageJ=1.54f\nimages=3\n")
+    assert len(pages([path])) == 1
     np.testing.assert_array_equal(read_gray(path), np.zeros((20, 30), np.uint16))
 
 

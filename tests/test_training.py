@@ -347,7 +347,7 @@ def test_best_weights_are_those_that_the_log_calls_best(whole, other, tmp_path, 
     alone = changed_copy(theirs / "last.npz", tmp_path, lambda meta, _: meta["history"][0].update(
         mIoU=0.99))
     resumed(alone)
-    (aside,) = ours.glob("earlier_*_best")
+    (aside,) = ours.glob("earlier_*_best_2")
     assert (aside / "best.npz").read_bytes() == stale and not (ours / "best.npz").exists()
     assert "of epoch 1; there is no best.npz until an epoch is better" in capsys.readouterr().out
     # The run was killed after last.npz and before best.npz.
@@ -427,7 +427,7 @@ def test_a_run_goes_on_with_its_images_and_threshold_only(whole, tmp_path):
     flags = ("--model_name", UNET, "--resume", "--epochs", EPOCHS + 1, "--milestones", 2, 3)
     error = refusal(other, *flags, "--threshold", 0.3)
     assert error == (f"{last}: was scored at --threshold 0.5; take that threshold, or start anew "
-                     "without --resume (run_train.py: move that folder away)")
+                     f"without --resume (for run_train.py move {last.parent} away)")
     for split in ("test", "train"):
         path = other / "data" / "Tiny" / f"{split}.txt"
         path.write_text("\n".join(path.read_text().split()[:-1]))

@@ -41,6 +41,20 @@ def run(
     return status, received[0] if received else None
 
 
+def end_by_sigterm() -> None:
+    """Lets SIGTERM end this process as Ctrl-C does.
+
+    Further ones are ignored: `timeout` and batch systems may send several.
+    """
+    def interrupt(number: int, _: FrameType | None) -> None:
+        signal.signal(number, signal.SIG_IGN)
+        raise KeyboardInterrupt
+
+    signal.signal(signal.SIGTERM, interrupt)
+    # Jittor ends its compiler processes by SIGTERM.
+    os.register_at_fork(after_in_child=lambda: signal.signal(signal.SIGTERM, signal.SIG_DFL))
+
+
 def _in_a_terminal() -> bool:
     """True if this process is in the foreground of a terminal."""
     with contextlib.suppress(OSError, AttributeError, ValueError):  # no standard input

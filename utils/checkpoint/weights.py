@@ -117,7 +117,7 @@ def read_checkpoint(path: str | Path) -> tuple[dict[str, np.ndarray], dict[str, 
         meta = json.loads(str(arrays.get(META, "{}")))
         if not isinstance(meta, dict):
             raise ValueError("not a dict")
-    except (UserError, MemoryError):
+    except UserError:
         raise
     except Exception as error:  # a damaged file makes the decoders raise nearly anything
         if isinstance(error, OSError) and error.errno in _NOT_OF_THE_FILE:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import os
 import re
 import sys
 import threading
@@ -34,6 +35,7 @@ _FORMATS = ("PNG", "BMP", "TIFF", "JPEG", "GIF", "WEBP", "PPM")
 _DESCRIPTION, _IMAGEJ = 0x10E, re.compile(r"ImageJ=.*?^images=(\d+)", re.DOTALL | re.MULTILINE)
 _SUBFILE, _NO_FRAME = 0xFE, 5  # bits of a smaller copy and of a mask
 _WIDTH, _HEIGHT, _BITS, _PHOTOMETRIC, _ORIENTATION = 0x100, 0x101, 0x102, 0x106, 0x112
+_STRIPS = 0x111
 _SAMPLES, _PLANES, _EXTRA, _SAMPLE_FORMAT = 0x115, 0x11C, 0x152, 0x153
 _WHITE_IS_ZERO, _UNSIGNED, _SIGNED, _ALPHA = 0, 1, 2, (1, 2)
 
@@ -118,7 +120,7 @@ def decode(path: Path | Page) -> Picture:
     except UserError as error:
         raise UserError(f"{path}: {error}") from error
     except MemoryError:
-        raise
+        raise UserError(f"{path}: needs more memory than there is; cut it into pieces") from None
     except Exception as error:  # a damaged file makes decoders raise nearly anything
         unknown = isinstance(error, UnidentifiedImageError)  # its text only repeats the path
         reason = "unknown format" if unknown else f"{type(error).__name__}: {error}"
@@ -297,12 +299,12 @@ class _Stack:
 
     def decode(self, index: int) -> Picture:
         page = self.stored[index].page
-        if not self.stored[index].height:  # the page that cannot be read
-            deque(_stored_pages(self.path), maxlen=0)  # raises the reason
         with self._lock:
-            if not self._image and _only_tifffile_reads(self.path):
-                return _by_tifffile(self.path, page)
             try:
+                if not self.stored[index].height:  # the page that cannot be read
+                    deque(_stored_pages(self.path), maxlen=0)  # raises the reason
+                if not self._image and _only_tifffile_reads(self.path):
+                    return _by_tifffile(self.path, page)
                 self._image = self._image or _header(self.path)
                 self._image.seek(page)
                 return _by_pillow(self._image, self.path, page, self.stored[index])
@@ -359,12 +361,22 @@ def _stored_in(image: Image.Image) -> Iterator[_Stored]:
             image.seek(index)
         except EOFError:
             told = _IMAGEJ.match(str(image.tag_v2.get(_DESCRIPTION, "")))
-            if index == 1 and told and int(told[1]) > 1:  # above 4 GB
+            if index == 1 and told and _holds(image, int(told[1])):
                 raise UserError(f"ImageJ keeps {told[1]} images in one entry of this TIFF; save "
                                 "them as an image sequence") from None
             return
         if not image.tag_v2.get(_SUBFILE, 0) & _NO_FRAME:
             yield _Stored.of(image, index)
+
+
+def _holds(image: Image.Image, images: int) -> bool:
+    """True if a TIFF of one entry is long enough for several images, as ImageJ's above 4 GB are.
+
+    A single image may have the description of the stack that it was taken from.
+    """
+    tags = image.tag_v2
+    size = image.width * image.height * sum(tags.get(_BITS, (1,))) // 8
+    return images > 1 and image.fp.seek(0, os.SEEK_END) >= tags[_STRIPS][0] + images * size
 
 
 def read_size(path: str | Path | Page) -> tuple[int, int] | None:

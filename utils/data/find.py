@@ -60,7 +60,7 @@ class Found(NamedTuple):
 
 
 def find(
-    folder: Path, source: Path, fraction: float, seed: int, given: Given, redraw: bool
+    folder: Path, source: Path, fraction: float, seed: int, given: Given, make_test: bool
 ) -> Found:
     """Finds the dataset at or below a folder, and makes the lists that it lacks.
 
@@ -69,8 +69,8 @@ def find(
         fraction: of images for the train list, if there are no lists.
         seed: the seed with which lists are drawn.
         given: what the user has given.
-        redraw: True makes a missing test list: of the images on no list, or if there are none, both
-            lists are drawn anew. False leaves it out.
+        make_test: True makes a missing test list of the images on no list. If there are none, both
+            lists are drawn anew. False leaves a missing test list out.
 
     Raises:
         UserError: there is no dataset, or several; or as `layouts.find_list`.
@@ -99,7 +99,7 @@ def find(
             found.notes.append(f"of no list, left out: {found.shown(other)}/")
     missing = [split for split in SPLITS if split not in found.names]
     if missing:
-        _make_lists(found, missing, first, fraction, seed, redraw)
+        _make_lists(found, missing, first, fraction, seed, make_test)
     names = {split: found.names[split] for split in SPLITS if split in found.names}
     return found._replace(names=names)
 
@@ -184,7 +184,8 @@ def _named_folder(
 
 
 def _make_lists(
-    found: Found, missing: Sequence[str], layout: Layout, fraction: float, seed: int, redraw: bool
+    found: Found, missing: Sequence[str], layout: Layout, fraction: float, seed: int,
+    make_test: bool,
 ) -> None:
     """Adds the missing lists: by folders, from the images on no list, or at random."""
     taken = {name for names in found.names.values() for name in names}
@@ -198,11 +199,11 @@ def _make_lists(
         return
     if len(missing) == 1:
         missing_list = f"{missing[0]} list: not there"
-        if rest and (redraw or missing[0] != "test"):
+        if rest and (make_test or missing[0] != "test"):
             found.names[missing[0]] = rest
             found.notes.append(f"{missing_list}; made of the {len(rest)} other images")
             return
-        if not redraw or len(taken) < 2:
+        if not make_test or len(taken) < 2:
             found.notes.append(missing_list + ", and no image is left for it" * (not rest))
             return
         found.notes.append(f"{missing_list}, and no image is left for it; both are drawn from the "

@@ -19,7 +19,6 @@ _BRACKETS = _QUOTES + "[](){}"
 _COMMAS = ",;\uff0c\uff1b\u3001"  # also Chinese commas
 _UNSEEN = dict.fromkeys(map(ord, "\x1a\u00ad\u200b\u200c\u200d\u200e\u200f\u2060\ufeff"))
 _COMMENT = re.compile(r"(^|\s)(#|%|//).*")
-_COPY = re.compile(r" \(\d+\)$")  # the second `image` of a folder in Windows: `image (2)`
 _HEADINGS = ("image", "images", "img", "name", "names", "file", "filename", "file_name", "id")
 
 
@@ -119,12 +118,13 @@ def _read_line(
     name = image_of(text, known, suffix)  # a path with blanks in its folders
     if name:
         return [name]
-    if number == 1 and columns[0].lower() in _HEADINGS and not _COPY.search(text):
+    if number == 1 and columns[0].lower() in _HEADINGS and not re.search(r"\d", text):
         return []
     if ".." in re.split(r"[/\\]", text):
         raise ValueError("leads out of the folder")
     if len(text) > 255 or not text.isprintable():
         raise ValueError("is no name; save the list as text")
+    blanks = blanks and not found  # else a line that names an image, and more
     odd = re.search(r"[\s,;\"'`<>|:*?]", text.replace(" ", "") if blanks else text)
     if odd:
         raise ValueError(f"names no image, and has {odd[0].strip() or 'a blank'} in it")

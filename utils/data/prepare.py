@@ -34,7 +34,7 @@ TEXTS = (".txt", ".json", ".xml", ".csv", ".md", ".db", ".ini")
 def prepare(
     source: Path, target: Path, copy: bool = False, fraction: float = 0.5, seed: int = 42,
     num_workers: int = 4, given: Given = NOTHING_GIVEN, fit_masks: bool = False,
-    redraw: bool = True,
+    make_test: bool = True,
 ) -> str:
     """Brings a dataset into the project's layout; all of it or nothing.
 
@@ -42,7 +42,7 @@ def prepare(
         source: a folder or a .zip, in any layout of `utils.data.layouts`.
         target: the dataset's new folder: images/, masks/, train.txt, test.txt and the report.
         copy: True copies files, False links them. Files of a zip are always copied.
-        fraction, seed, given, redraw: of `find`.
+        fraction, seed, given, make_test: of `find`.
         fit_masks: True resizes masks of another size to their image, see `read_pairs`.
 
     Returns:
@@ -63,7 +63,7 @@ def prepare(
             folder, copy = work / "unpacked", True
             encoding = unpack(source, folder)
         try:
-            found = find(folder, source, fraction, seed, given, redraw)
+            found = find(folder, source, fraction, seed, given, make_test)
             if encoding:
                 found.notes.append(f"names of files in the zip: {encoding}")
             layouts, unmade, pairs = found.layouts, {}, {}

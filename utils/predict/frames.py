@@ -111,9 +111,11 @@ def refuse_mixing(folder: Path, model_names: Sequence[str], input_path: Path | N
     """
     for model_name in model_names:
         paths = PredictionPaths(folder, model_name)
-        if paths.mat.exists() and not paths.detections(".json").exists():
-            raise UserError(f"{folder}: holds maps of {model_name} without detections, as of a "
-                            "test list; name another folder with --output, or remove it")
+        if paths.mat.exists() and not (paths.detections(".json").exists()
+                                       or paths.overlay.exists()):
+            raise UserError(f"{folder}: holds maps of {model_name} without detections and "
+                            "overlays, as of a test list; name another folder with --output, or "
+                            "remove it")
     for model_name in MODEL_NAMES if input_path else ():
         before = input_of(PredictionPaths(folder, model_name).detections(".json"))
         if before not in (None, str(input_path.resolve())):
@@ -131,8 +133,9 @@ def predict_frames(
 
     Writes below `folder`: `img/<model>/NAME.png`, `mat/<model>/NAME.mat`,
     `overlay/<model>/NAME.png`, and `detections/<model>.csv` and `.json` (and `.coco.json` if
-    wanted); of a clip `overlay/<model>.mp4` if wanted. One process writes the detections also when
-    it is interrupted.
+    wanted); of a clip `overlay/<model>.mp4` if wanted. The lists of detections are written without
+    any before the first frame, and with all at the end. One process writes them also when it is
+    interrupted.
 
     Under mpirun every rank predicts a subset of the frames; the first rank writes the detections.
 
@@ -151,24 +154,29 @@ def predict_frames(
     paths = PredictionPaths(folder, model_name)
     own, began = Outcome(), time.perf_counter()
 
+    this_input = str(source.path.resolve())
+
     def save_lists(outcome: Outcome) -> None:
-        """Writes the detections; removes what an earlier run wrote and this run does not."""
-        if not options.coco:
-            paths.detections(".coco.json").unlink(missing_ok=True)
-        if not options.overlay_video:
-            paths.overlay_video.unlink(missing_ok=True)
         save_detections(paths.detections(".csv"), paths.detections(".json"), outcome.frames,
                         outcome.problems,
-                        {"input": str(source.path.resolve()), "model": model_name,
+                        {"input": this_input, "model": model_name,
                          "weights": str(weights), **options._asdict()})
         if options.coco:
             save_coco(paths.detections(".coco.json"), outcome.frames,
                       f"{model_name} with {weights}, threshold {options.threshold:g}")
 
+    def begin() -> None:
+        """Removes what a run of this input wrote and this run does not; names the input."""
+        if input_of(paths.detections(".json")) == this_input:
+            if not options.coco:
+                paths.detections(".coco.json").unlink(missing_ok=True)
+            if not options.overlay_video:
+                paths.overlay_video.unlink(missing_ok=True)
+        save_lists(Outcome())  # a run that is killed leaves this
+
     try:
         try:
-            # The lists come first, so that a run that is killed leaves the name of its input.
-            _stream(net, source, paths, options, own, lambda: save_lists(Outcome()))
+            _stream(net, source, paths, options, own, begin)
         except BaseException:
             if own.frames and ranks.size() == 1:
                 save_lists(own)
@@ -202,7 +210,7 @@ def _stream(
     """Predicts this rank's frames and fills `outcome`, but for its duration.
 
     Args:
-        begin: what the first rank calls before it writes the first frame.
+        begin: called by the first rank before it writes its first frame.
 
     Raises:
         OSError: the results cannot be written.
@@ -241,8 +249,6 @@ def _stream(
         bar = tqdm(reading, paths.model_name, source.count and len(range(source.count)[own]),
                    unit="image", disable=None)
         for group in _in_batches(bar, most, outcome.problems):
-            if not outcome.frames and ranks.is_main():
-                begin()
             images = [image for _, image in group]
             if images[0].shape != shape:  # Jittor would keep the memory for each size
                 shape = images[0].shape
@@ -250,6 +256,8 @@ def _stream(
             x = [stretch(image) if options.stretch else to_float(image) for image in images]
             maps = ([predict_tiles(net, x[0], options.tile)] if options.tile
                     else predict(net, np.stack(x)[:, None]))
+            if not outcome.frames and ranks.is_main():
+                begin()
             for (frame, image), probability in zip(group, maps):
                 found = find_detections(probability, options.threshold)
                 outcome.frames.append(Frame(frame.file, shape[1], shape[0], found,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from itertools import chain
+from itertools import chain, islice
 from pathlib import Path
 
 import numpy as np
@@ -91,9 +91,9 @@ def predict_split(
 ) -> None:
     """Predicts the images of a list, and writes a .png and a .mat for each.
 
-    The files are `<output_dir>/result/<split.dataset>/{img,mat}/<model_name>/NAME`. Those of an
-    earlier run are removed first: so a run that is stopped leaves a list with missing maps, and not
-    one with the maps of two networks.
+    The files are `<output_dir>/result/<split.dataset>/{img,mat}/<model_name>/NAME`. Once the
+    first batch is predicted, the maps of an earlier run are removed: a run that is stopped leaves a
+    list with missing maps, and not one with the maps of two networks.
 
     Args:
         weights: a file of weights.
@@ -105,12 +105,14 @@ def predict_split(
     """
     net = load_model(model_name, weights)
     folder = Paths(output_dir).predictions(split.dataset)
+    batches = ((indices, predict(net, x)) for indices, x in test_batches(split, batch_size, subset))
+    first = list(islice(batches, 1))  # it may fail, for want of memory
     if ranks.is_main():
         for path in chain.from_iterable(map(PredictionPaths(folder, model_name).maps, split.names)):
             path.unlink(missing_ok=True)
     ranks.gather(None)  # no rank writes before
     with tqdm(total=len(split), desc=model_name, unit="image", disable=None) as bar:
-        for indices, x in test_batches(split, batch_size, subset):
-            for index, probability in zip(indices, predict(net, x)):
+        for indices, maps in chain(first, batches):
+            for index, probability in zip(indices, maps):
                 save_prediction(probability, folder, model_name, split.names[index])
             bar.update(len(indices))

@@ -118,8 +118,8 @@ def find_predictions(
     """The predictions for all names in a folder; of one name .mat before .npy before .png.
 
     Args:
-        all_names: all names of the list; of several suffixes that fit `names`, the one that fits
-            most of these is taken.
+        all_names: all names of the list. Of several suffixes that fit `names`, the one that fits
+            most of these is taken; a suffix that makes another of these names is none.
 
     Raises:
         UserError: there is no such folder, or predictions are missing; says which.

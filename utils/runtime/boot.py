@@ -263,18 +263,18 @@ def _import_jittor(home: Path, toolkit: cuda.Toolkit | None) -> ModuleType:
 
 
 def _python_at(home: Path, python: str) -> str:
-    """A script that starts a Python with this home, for the one that Jittor starts per operator.
+    """Path of a script that starts `python` with this home; Jittor calls it per operator.
 
     A script, because Jittor takes each further word that is no option for a source file, and the
     -S of `env` is missing in coreutils before 8.30 (Ubuntu 18.04).
     """
     quoted = shlex.quote(str(home))
-    text = (f"#!/bin/sh\nHOME={quoted} JITTOR_HOME={quoted} exec {shlex.quote(python)} "
-            '"$@"\n')
-    script = home / ".cache" / "jittor" / f"python_{zlib.crc32(text.encode()):08x}"
-    if not (script.is_file() and script.read_text() == text):
+    content = os.fsencode(f"#!/bin/sh\nHOME={quoted} JITTOR_HOME={quoted} "
+                          f'exec {shlex.quote(python)} "$@"\n')
+    script = home / ".cache" / "jittor" / f"python_{zlib.crc32(content):08x}"
+    if not (script.is_file() and script.read_bytes() == content):
         with atomic_path(script) as temporary:
-            temporary.write_text(text)
+            temporary.write_bytes(content)
             temporary.chmod(0o755)
     return str(script)
 

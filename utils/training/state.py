@@ -128,8 +128,8 @@ class TrainingState:
                 problem = (f"was scored at --threshold {value}; take that threshold"
                            if name == "threshold" else
                            f"this run has another list of {name} images; restore that list")
-                raise UserError(f"{self.resumed}: {problem}, or start anew without --resume "
-                                "(run_train.py: move that folder away)")
+                raise UserError(f"{self.resumed}: {problem}, or start anew without --resume (for "
+                                f"run_train.py move {Path(self.resumed).parent} away)")
 
     def check_ranks(self, splits: Sequence[ImageList] = ()) -> None:
         """Raises a UserError unless the run and the images given are equal on all ranks."""

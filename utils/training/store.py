@@ -10,7 +10,9 @@ What `train_device0.py` does with the files of an earlier run:
     bad           bad or -      refuses                            refuses
 
 With --resume, a flag that differs from the run's recipe is refused. With --resume and the path of
-an older checkpoint of this run, the newer files move to earlier_<time>_<epochs>_<steps>/.
+an older checkpoint of this run, the newer files move to earlier_<time>_<epochs>_<steps>/. A
+best.npz that is not the best of the log moves to earlier_<time>_best/. No file that was moved is
+overwritten: a second folder of one name ends in _2.
 `run_train.py` adds --resume by `run_status`: where such a flag differs, it begins a run.
 """
 
@@ -130,6 +132,7 @@ class Store:
         self.folder = Paths(output_dir).checkpoints(dataset_name, model_name)
         self.last, self.before, self.best = (
             self.folder / name for name in (LAST, BEFORE, BEST))
+        self.new_best = self.folder / f"new_{BEST}"  # for a moment
         # before.npz must be whole: last.npz becomes before.npz only if we read or wrote it.
         self.last_is_whole = False
         self.saved_at = time.monotonic()
@@ -156,7 +159,7 @@ class Store:
             elif not problems:
                 problems.append(f"{path}: no such file")
         if self.last.is_file() or self.before.is_file():
-            raise UserError(f"{problems[0]}; or move {self.folder} away, and begin anew")
+            raise UserError(f"{problems[0]}, or move {self.folder} away and begin anew")
         return None
 
     def find(self, resume: str | Path) -> SavedRun:
@@ -210,6 +213,7 @@ class Store:
     def _begin(self, state: TrainingState, saved: SavedRun | None) -> None:
         for path in (self.best, self.last, self.log_path(state)):
             remove_leftovers(path)
+        self.new_best.unlink(missing_ok=True)
         newest, bests = self.newest_run(), []
         started = newest.meta["started"] if newest else self._started_by_best()
         if saved:
@@ -254,23 +258,27 @@ class Store:
         return earlier
 
     def _find_best(self, paths: Sequence[Path], state: TrainingState) -> None:
-        """Sees to it that best.npz holds the best weights of this run, if any of `paths` does."""
-        for path in (self.best, *paths):
-            meta: dict[str, Any] = {}
+        """Makes best.npz the best weights of this run; takes them from `paths` if need be."""
+        def holds_them(path: Path) -> bool:
             with contextlib.suppress(UserError):  # missing or damaged
                 meta = read_meta(path)
-            if meta.get("started") == state.started and len(meta["history"]) == state.best.epoch:
-                if path != self.best:
-                    with atomic_path(self.best, durable=True) as temporary:
-                        shutil.copyfile(path, temporary)
-                return
-        if state.best is state.history[-1] and not state.losses:  # killed before it was written
-            save_weights(state.net, self.best, state.meta())
+                return (meta.get("started") == state.started
+                        and len(meta["history"]) == state.best.epoch)
+            return False
+
+        if holds_them(self.best):
             return
         if self.best.is_file():  # of another epoch
             self._move_aside(f"earlier_{state.started}_best", pattern="best")
-        print(f"{paths[0]}: does not hold the best weights so far, of epoch {state.best.epoch}; "
-              "there is no best.npz until an epoch is better")
+        source = next(filter(holds_them, paths), None)
+        if source:
+            with atomic_path(self.best, durable=True) as temporary:
+                shutil.copyfile(source, temporary)
+        elif state.best is state.history[-1] and not state.losses:  # killed before it was written
+            save_weights(state.net, self.best, state.meta())
+        else:
+            print(f"{paths[0]}: does not hold the best weights so far, of epoch "
+                  f"{state.best.epoch}; there is no best.npz until an epoch is better")
 
     def save_last(self, state: TrainingState) -> None:
         """Writes last.npz, all that `--resume` needs; the last.npz before becomes before.npz.
@@ -308,14 +316,18 @@ class Store:
     def save_epoch(self, state: TrainingState) -> None:
         """Writes log and last.npz after an epoch, and best.npz if it was the best epoch so far.
 
-        In this order: after a kill before best.npz the network of last.npz is the best.
+        The best weights take their name last: if the disk is full or the run is killed, best.npz
+        stays the best of what last.npz says.
         """
         if not ranks.is_main():
             return
+        is_best = state.best is state.history[-1]
+        if is_best:
+            save_weights(state.net, self.new_best, state.meta())
         write_log(self.log_path(state), state.history, state.describe())
         self.save_last(state)
-        if state.best is state.history[-1]:
-            save_weights(state.net, self.best, state.meta())
+        if is_best:
+            self.new_best.replace(self.best)
 
 
 class RunStatus(enum.Enum):
