@@ -47,7 +47,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             if now is RunStatus.FINISHED:
                 state = "finished before"
             elif now is None:
-                state = "failed (unreadable)"
+                state = "failed to read"
             elif received or (minutes is not None and minutes <= 0):
                 state = "to be resumed" if now is RunStatus.RESUME else "not begun"
             else:
@@ -58,7 +58,7 @@ def main(argv: Sequence[str] | None = None) -> int:
                 state = "stopped" if received else f"failed ({status})" if status else "done"
                 after = status_of(args, dataset_name, model_name)
                 if state == "done" and after is not RunStatus.FINISHED:
-                    state = "to be resumed"
+                    state = "to be resumed" if after else "failed to read"
             states[dataset_name, model_name] = state
 
     print("\n" + summary(args, states))

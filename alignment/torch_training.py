@@ -188,6 +188,8 @@ def _read(path: Path) -> dict[str, Any]:
         if not {"recipe", "started", "losses", "history", *PARTS} <= state.keys():
             raise ValueError("another file of PyTorch")
         return state
+    except (MemoryError, OSError):
+        raise
     except Exception as error:  # a damaged file makes the decoders raise nearly anything
         raise UserError(f"{path}: damaged, or no checkpoint of this command; move it "
                         "away") from error

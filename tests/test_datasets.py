@@ -162,6 +162,10 @@ def test_names_with_blanks_of_which_one_is_missing(tmp_path):
     split = load_split(tmp_path, "SET", "train", skip_bad=True)
     assert split.names == ["image (2)", "00"] and list(split.skipped) == ["image (1)"]
     assert "images/image (1): no such image" in split.skipped["image (1)"][0]
+    (tmp_path / "SET" / "train.txt").write_text(
+        "image,mask_256\nimage (2).png,image (2).png\n[ odd\n")
+    split = load_split(tmp_path, "SET", "train", skip_bad=True)
+    assert split.names == ["image (2)"] and list(split.skipped) == ["[ odd"]
 
 
 LAYOUTS = {

@@ -387,9 +387,11 @@ def test_lists_of_an_earlier_run_do_not_outlive_its_images(tmp_path, predicts):
     Image.fromarray(scene()[0]).save(image)
     predicts("--input", image, *flags)
     image.write_text("no image")
+    lists = tmp_path / "result" / "a" / "detections"
+    (lists / f"{UNET}.coco.json").write_text("{}")
     with pytest.raises(UserError, match="a.png: cannot be read as an image"):
         predicts("--input", image, *flags)
-    lists = tmp_path / "result" / "a" / "detections"
+    assert not (lists / f"{UNET}.coco.json").exists()
     assert read_table(lists / f"{UNET}.csv") == []
     content = json.loads((lists / f"{UNET}.json").read_text())
     assert content["images"] == [] and [bad["file"] for bad in content["unreadable"]] == ["a.png"]
@@ -636,9 +638,11 @@ def test_a_large_stack_of_imagej_is_refused(tmp_path):
             with pytest.raises(UserError, match="a.tif: ImageJ keeps 3 images in one entry"):
                 read_gray(path)
     # A single image with the description of its stack.
-    tifffile.imwrite(path, np.zeros((20, 30), np.uint16), description="ImageJ=1.54f\nimages=3\n")
-    assert len(pages([path])) == 1
-    np.testing.assert_array_equal(read_gray(path), np.zeros((20, 30), np.uint16))
+    for tile in (None, (16, 16)):
+        tifffile.imwrite(path, np.zeros((20, 30), np.uint16), tile=tile,
+                         description="ImageJ=1.54f\nimages=3\n")
+        assert len(pages([path])) == 1
+        np.testing.assert_array_equal(read_gray(path), np.zeros((20, 30), np.uint16))
 
 
 def test_of_a_file_that_breaks_off_the_pages_before_are_read(tmp_path):

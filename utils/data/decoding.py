@@ -376,7 +376,8 @@ def _holds(image: Image.Image, images: int) -> bool:
     """
     tags = image.tag_v2
     size = image.width * image.height * sum(tags.get(_BITS, (1,))) // 8
-    return images > 1 and image.fp.seek(0, os.SEEK_END) >= tags[_STRIPS][0] + images * size
+    start = tags.get(_STRIPS, (0,))[0]  # none in tiles
+    return images > 1 and 0 < start <= image.fp.seek(0, os.SEEK_END) - images * size
 
 
 def read_size(path: str | Path | Page) -> tuple[int, int] | None:

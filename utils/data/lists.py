@@ -98,6 +98,7 @@ def _read_line(
             return [known[whole]]
     if not text.strip(_BRACKETS):
         return []
+    found: list[str] = []
     for separator in (rf"\s*[{_COMMAS}\t]\s*", rf"[{_COMMAS}\s]+"):
         columns = [column.strip(_QUOTES) for column in re.split(separator, text)]
         columns = [column for column in columns if column.strip(_BRACKETS)]
@@ -118,7 +119,8 @@ def _read_line(
     name = image_of(text, known, suffix)  # a path with blanks in its folders
     if name:
         return [name]
-    if number == 1 and columns[0].lower() in _HEADINGS and not re.search(r"\d", text):
+    if number == 1 and columns[0].lower() in _HEADINGS and not (
+            blanks and re.search(r" \(?\d+\)?$", text)):  # image (1)
         return []
     if ".." in re.split(r"[/\\]", text):
         raise ValueError("leads out of the folder")

@@ -66,7 +66,8 @@ class ClipSource:
         Damaged frames are counted but not yielded. If there are any, or if the clip breaks off, the
         last frame is one whose `read` raises a UserError that says so.
         """
-        done, last, end, good, damaged = 0, 0.0, 0.0, -1, []
+        done, last, good, damaged = 0, 0.0, -1, []
+        longest = shown = 1 / float(self.rate)  # seconds between two frames, and of the last
         with self._opened() as (container, stream):
             start = float((stream.start_time or 0) * stream.time_base)
             for frame in _decoded(container, stream):
@@ -74,12 +75,13 @@ class ClipSource:
                     damaged.append(done - 1)
                     done += frame is not None
                     continue
-                last = done / float(self.rate) if frame.time is None else frame.time - start
-                end = last + max(_seconds(frame), 1 / float(self.rate))
+                time = done / float(self.rate) if frame.time is None else frame.time - start
+                longest, last = max(longest, time - last), time
+                shown = _seconds(frame) or longest
                 yield InputFrame(f"{done:06d}", self.path.name,
                                  partial(_read, frame), done, round(last, 6))
                 good, done = done, done + 1
-        short = self._seconds and end + 0.5 / self.rate < self._seconds
+        short = self._seconds and last + shown + 0.5 / self.rate < self._seconds
         if short or damaged and damaged[-1] >= good:
             told = f" of {self._seconds:.2f} s" if short else ""
             where = f"breaks off after frame {good}, at {last:.2f} s{told}"
@@ -133,7 +135,7 @@ def _told_seconds(stream: av.video.VideoStream) -> float | None:
 
 def _seconds(frame: av.VideoFrame) -> float:
     """How long a frame is shown, where rates vary; 0 if the file does not say."""
-    return float((getattr(frame, "duration", None) or 0) * frame.time_base)
+    return float((getattr(frame, "duration", None) or 0) * (frame.time_base or 0))
 
 
 def _decoded(

@@ -133,9 +133,9 @@ def predict_frames(
 
     Writes below `folder`: `img/<model>/NAME.png`, `mat/<model>/NAME.mat`,
     `overlay/<model>/NAME.png`, and `detections/<model>.csv` and `.json` (and `.coco.json` if
-    wanted); of a clip `overlay/<model>.mp4` if wanted. The lists of detections are written without
-    any before the first frame, and with all at the end. One process writes them also when it is
-    interrupted.
+    wanted); of a clip `overlay/<model>.mp4` if wanted. Empty lists of
+    detections are written before the first frame, the full ones at the end; one process writes
+    these also when it is interrupted.
 
     Under mpirun every rank predicts a subset of the frames; the first rank writes the detections.
 
@@ -155,8 +155,15 @@ def predict_frames(
     own, began = Outcome(), time.perf_counter()
 
     this_input = str(source.path.resolve())
+    again = input_of(paths.detections(".json")) == this_input
 
     def save_lists(outcome: Outcome) -> None:
+        """Writes the lists; removes what an earlier run of this input wrote and this does not."""
+        if again:
+            if not options.coco:
+                paths.detections(".coco.json").unlink(missing_ok=True)
+            if not options.overlay_video:
+                paths.overlay_video.unlink(missing_ok=True)
         save_detections(paths.detections(".csv"), paths.detections(".json"), outcome.frames,
                         outcome.problems,
                         {"input": this_input, "model": model_name,
@@ -165,18 +172,11 @@ def predict_frames(
             save_coco(paths.detections(".coco.json"), outcome.frames,
                       f"{model_name} with {weights}, threshold {options.threshold:g}")
 
-    def begin() -> None:
-        """Removes what a run of this input wrote and this run does not; names the input."""
-        if input_of(paths.detections(".json")) == this_input:
-            if not options.coco:
-                paths.detections(".coco.json").unlink(missing_ok=True)
-            if not options.overlay_video:
-                paths.overlay_video.unlink(missing_ok=True)
-        save_lists(Outcome())  # a run that is killed leaves this
 
     try:
         try:
-            _stream(net, source, paths, options, own, begin)
+            # First without detections: a run that is killed leaves the name of its input.
+            _stream(net, source, paths, options, own, lambda: save_lists(Outcome()))
         except BaseException:
             if own.frames and ranks.size() == 1:
                 save_lists(own)

@@ -211,9 +211,8 @@ class Store:
             yield
 
     def _begin(self, state: TrainingState, saved: SavedRun | None) -> None:
-        for path in (self.best, self.last, self.log_path(state)):
+        for path in (self.best, self.new_best, self.last, self.log_path(state)):
             remove_leftovers(path)
-        self.new_best.unlink(missing_ok=True)
         newest, bests = self.newest_run(), []
         started = newest.meta["started"] if newest else self._started_by_best()
         if saved:
@@ -238,6 +237,7 @@ class Store:
             write_log(self.log_path(state), state.history, state.describe())
         if state.best:
             self._find_best(bests, state)
+        self.new_best.unlink(missing_ok=True)
 
     def _move_aside(self, name: str, log: Path | None = None, pattern: str = "*") -> Path:
         """Moves checkpoints, and their cards, into a folder of this name; copies a log there.
@@ -268,13 +268,16 @@ class Store:
 
         if holds_them(self.best):
             return
+        if holds_them(self.new_best):  # killed before it took its name
+            self.new_best.replace(self.best)
+            return
         if self.best.is_file():  # of another epoch
             self._move_aside(f"earlier_{state.started}_best", pattern="best")
         source = next(filter(holds_them, paths), None)
         if source:
             with atomic_path(self.best, durable=True) as temporary:
                 shutil.copyfile(source, temporary)
-        elif state.best is state.history[-1] and not state.losses:  # killed before it was written
+        elif state.best is state.history[-1] and not state.losses:
             save_weights(state.net, self.best, state.meta())
         else:
             print(f"{paths[0]}: does not hold the best weights so far, of epoch "
@@ -316,8 +319,8 @@ class Store:
     def save_epoch(self, state: TrainingState) -> None:
         """Writes log and last.npz after an epoch, and best.npz if it was the best epoch so far.
 
-        The best weights take their name last: if the disk is full or the run is killed, best.npz
-        stays the best of what last.npz says.
+        The best weights take their name last, so that best.npz is the best of what last.npz says
+        also when the disk is full. After a kill just before, `_begin` gives them their name.
         """
         if not ranks.is_main():
             return
