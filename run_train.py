@@ -11,12 +11,12 @@ still trained; the summary at the end and the exit status report it.
 
 from __future__ import annotations
 
-import contextlib
 import sys
 import time
 from argparse import Namespace
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from utils import cli, processes
 from utils.datasets import find_dataset
@@ -84,12 +84,19 @@ def status_of(args: Namespace, dataset_name: str, model_name: str) -> RunStatus 
 
     None if the disk or the network does not give its checkpoint; a line says so.
     """
+    return status_and_run(args, dataset_name, model_name)[0]
+
+
+def status_and_run(
+    args: Namespace, dataset_name: str, model_name: str
+) -> tuple[RunStatus | None, dict[str, Any]]:
+    """The result of `status_of`, and what the newest checkpoint says about its run."""
     try:
         last = last_run(args.output_dir, dataset_name, model_name)
     except OSError as error:
         print(f"error: {error}", file=sys.stderr)
-        return None
-    return run_status(last, recipe_values(vars(args)), args.threshold)
+        return None, {}
+    return run_status(last, recipe_values(vars(args)), args.threshold), last
 
 
 def training_command(
@@ -110,10 +117,8 @@ def summary(args: Namespace, states: Mapping[tuple[str, str], str]) -> str:
     """A table with each model's state and its best epoch by mIoU in the run of these flags."""
     lines = [f"{'model':<16} {'dataset':<12} {'state':<16} epochs   mIoU  in   Pd      Fa/1e-6"]
     for (dataset_name, model_name), state in states.items():
-        meta = {}
-        with contextlib.suppress(OSError):
-            meta = last_run(args.output_dir, dataset_name, model_name)
-        if run_status(meta, recipe_values(vars(args)), args.threshold) is RunStatus.NEW:
+        status, meta = status_and_run(args, dataset_name, model_name)
+        if status is RunStatus.NEW:
             meta = {}  # of other flags
         history = [EpochRecord(**record) for record in meta.get("history", ())]
         best = best_epochs(history).get("mIoU")

@@ -133,9 +133,9 @@ def predict_frames(
 
     Writes below `folder`: `img/<model>/NAME.png`, `mat/<model>/NAME.mat`,
     `overlay/<model>/NAME.png`, and `detections/<model>.csv` and `.json` (and `.coco.json` if
-    wanted); of a clip `overlay/<model>.mp4` if wanted. Empty lists of
-    detections are written before the first frame, the full ones at the end; one process writes
-    these also when it is interrupted.
+    wanted); of a clip `overlay/<model>.mp4` if wanted. Empty lists of detections are written
+    before the first frame, the full ones at the end; one process writes these also when it is
+    interrupted.
 
     Under mpirun every rank predicts a subset of the frames; the first rank writes the detections.
 
@@ -153,7 +153,6 @@ def predict_frames(
     predict(net, np.zeros((1, 1, 64, 64), np.float32))  # compiles, which the speed leaves out
     paths = PredictionPaths(folder, model_name)
     own, began = Outcome(), time.perf_counter()
-
     this_input = str(source.path.resolve())
     again = input_of(paths.detections(".json")) == this_input
 
@@ -171,7 +170,6 @@ def predict_frames(
         if options.coco:
             save_coco(paths.detections(".coco.json"), outcome.frames,
                       f"{model_name} with {weights}, threshold {options.threshold:g}")
-
 
     try:
         try:
